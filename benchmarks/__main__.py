@@ -1,0 +1,93 @@
+"""Runs the benchmarks: ``python -m benchmarks [echo] [post] [neighbour] [--json FILE] [--quick] [--check]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from benchmarks import h2load, machine, report, thresholds
+from benchmarks.echo import EchoBenchmark
+from benchmarks.neighbour import NeighbourBenchmark
+from benchmarks.post import PostBenchmark
+from benchmarks.processes import REPOSITORY, ChildFailedError
+from benchmarks.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.result import Benchmark, Result
+
+BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
+    "echo": EchoBenchmark,
+    "post": PostBenchmark,
+    "neighbour": NeighbourBenchmark,
+}
+LOADED: Final = {"echo", "neighbour"}
+"""Those that need h2load."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for.
+
+    Returns:
+        0, or 1 when a threshold is missed and ``--check`` is given, or 2 when measuring was not possible.
+    """
+    options = _parse(arguments)
+    names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)
+    try:
+        if LOADED.intersection(names):
+            h2load.executable()
+        return _run(names, options)
+    except (h2load.H2loadError, ChildFailedError) as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 2
+
+
+def _run(names: list[str], options: argparse.Namespace) -> int:
+    benchmarks: list[Benchmark] = [BENCHMARKS[name](quick=options.quick) for name in names]
+    facts = machine.facts()
+    report.show_machine(facts)
+    progress = Progress(sum(benchmark.expected_seconds for benchmark in benchmarks))
+    results: dict[str, Result] = {}
+    for benchmark in benchmarks:
+        results[benchmark.name] = benchmark.run(progress)
+        progress.close()
+        report.show_result(results[benchmark.name])
+
+    committed = thresholds.committed()
+    skipped = None
+    if not committed.apply_to(thresholds.running_python()):
+        skipped = f"they hold from Python {'.'.join(map(str, committed.minimum_python))} on"
+    figures = {name: figure for result in results.values() for name, figure in result.figures.items()}
+    verdicts = [] if skipped else committed.judge(names, figures)
+    report.show_verdicts(verdicts, skipped)
+    report.write_json(options.json, facts, results, verdicts)
+    report.show(f"\nwritten to {options.json}")
+    return int(options.check and not all(verdict.passed for verdict in verdicts))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measures atoll beside its peers; about 5 minutes, --quick about 1.5."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        default=REPOSITORY / "build" / "benchmarks.json",
+        help="where the figures go (default: build/benchmarks.json)",
+    )
+    parser.add_argument("--quick", action="store_true", help="shorter and noisier")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a threshold is missed")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

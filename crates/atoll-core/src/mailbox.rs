@@ -1,0 +1,225 @@
+//! The queue in front of every loop, and the protocol that wakes the loop.
+//!
+//! Guarantees:
+//! * What one thread pushes to one lane comes out in the order pushed.
+//! * The consumer is woken at most once per idle→busy change, and a push is never left behind without a wake-up.
+//! * No lane starves: while a lane has items, each [`Mailbox::take`] brings some of them.
+//! * A lane holds at most its bound; a push beyond it gives the item back.
+//!
+//! | field | written by | read by | under |
+//! |---|---|---|---|
+//! | `lanes`, `armed`, `closed` | posters and consumer | the same | the mutex |
+//! | `limits`, `tracker` | nobody after construction | posters | – |
+//!
+//! The mutex is held for a few instructions and never while Python code, a destructor or a system call runs.
+
+use std::collections::VecDeque;
+
+use crate::sync::{Mutex, lock};
+use crate::wake::Wake;
+
+/// A priority class within a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// What keeps the system alive: heartbeats, cancellations.
+    Control = 0,
+    /// Everything else.
+    Normal = 1,
+    /// What can wait: scans, exports.
+    Bulk = 2,
+}
+
+impl Lane {
+    /// All lanes, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Normal, Self::Bulk];
+
+    /// The lane's name, as users write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Normal => "normal",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// How many items one [`Mailbox::take`] brings at most: the lanes' weights.
+    const fn quota(self) -> usize {
+        match self {
+            Self::Control => 64,
+            Self::Normal => 32,
+            Self::Bulk => 8,
+        }
+    }
+}
+
+/// An item that is counted when it is accepted.
+pub trait Post {
+    /// What keeps the count; it belongs to the mailbox.
+    type Tracker;
+
+    /// Called under the mailbox's mutex when the item has been accepted, before the consumer can see it.
+    fn accepted(&self, tracker: &Self::Tracker);
+}
+
+/// Why an item was not accepted; the item comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PushError<T> {
+    /// The lane holds as many items as it may.
+    Full(T),
+    /// The mailbox has been closed.
+    Closed(T),
+}
+
+#[derive(Debug)]
+struct State<T> {
+    lanes: [VecDeque<T>; 3],
+    /// True while the consumer sleeps: the next push takes it and wakes.
+    armed: bool,
+    closed: bool,
+}
+
+impl<T> State<T> {
+    fn is_empty(&self) -> bool {
+        self.lanes.iter().all(VecDeque::is_empty)
+    }
+}
+
+/// A bounded queue with lanes, many producers and one consumer.
+#[derive(Debug)]
+pub struct Mailbox<T: Post, W> {
+    state: Mutex<State<T>>,
+    limits: [usize; 3],
+    waker: W,
+    tracker: T::Tracker,
+}
+
+impl<T: Post, W: Wake> Mailbox<T, W> {
+    /// A mailbox whose lanes hold at most `limits` items each. The consumer counts as asleep.
+    pub fn new(limits: [usize; 3], waker: W, tracker: T::Tracker) -> Self {
+        let lanes = [VecDeque::new(), VecDeque::new(), VecDeque::new()];
+        Self {
+            state: Mutex::new(State {
+                lanes,
+                armed: true,
+                closed: false,
+            }),
+            limits,
+            waker,
+            tracker,
+        }
+    }
+
+    /// What counts the accepted items.
+    pub fn tracker(&self) -> &T::Tracker {
+        &self.tracker
+    }
+
+    /// How many items `lane` holds at most.
+    pub fn limit(&self, lane: Lane) -> usize {
+        self.limits[lane as usize]
+    }
+
+    /// The waker given at construction.
+    pub fn waker(&self) -> &W {
+        &self.waker
+    }
+
+    /// Appends `item`. Any thread.
+    ///
+    /// # Errors
+    /// The item comes back when the lane is full or the mailbox closed.
+    pub fn push(&self, lane: Lane, item: T) -> Result<(), PushError<T>> {
+        self.append(lane, item, self.limits[lane as usize])
+    }
+
+    /// Appends an item that has been admitted before (a delayed post, a cancellation), whatever the lane's bound. Any thread.
+    ///
+    /// # Errors
+    /// The item comes back when the mailbox is closed.
+    pub fn push_admitted(&self, lane: Lane, item: T) -> Result<(), PushError<T>> {
+        self.append(lane, item, usize::MAX)
+    }
+
+    #[inline]
+    fn append(&self, lane: Lane, item: T, limit: usize) -> Result<(), PushError<T>> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(PushError::Closed(item));
+        }
+        let queue = &mut state.lanes[lane as usize];
+        if queue.len() >= limit {
+            return Err(PushError::Full(item));
+        }
+        item.accepted(&self.tracker);
+        queue.push_back(item);
+        let wake = std::mem::take(&mut state.armed);
+        drop(state);
+        if wake {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Appends as many of `items` as the lane has room for, in order, under one lock and with at most one wake-up; the rest
+    /// stays in `items`. Any thread.
+    pub fn push_all(&self, lane: Lane, items: &mut Vec<T>) {
+        let mut state = lock(&self.state);
+        let queue = &state.lanes[lane as usize];
+        let room = self.limits[lane as usize].saturating_sub(queue.len());
+        let count = if state.closed {
+            0
+        } else {
+            room.min(items.len())
+        };
+        if count == 0 {
+            return;
+        }
+        for item in &items[..count] {
+            item.accepted(&self.tracker);
+        }
+        state.lanes[lane as usize].extend(items.drain(..count));
+        let wake = std::mem::take(&mut state.armed);
+        drop(state);
+        if wake {
+            self.waker.wake();
+        }
+    }
+
+    /// Appends the next items to run to `batch`, urgent lanes first, each within its quota. Returns false when there is
+    /// nothing. The consumer only.
+    pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
+        let mut state = lock(&self.state);
+        let before = batch.len();
+        for lane in Lane::ALL {
+            let queue = &mut state.lanes[lane as usize];
+            let count = queue.len().min(lane.quota());
+            batch.extend(queue.drain(..count));
+        }
+        batch.len() > before
+    }
+
+    /// Goes to sleep unless there is something to take: the next push wakes. Returns whether it sleeps. The consumer only.
+    pub fn arm(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.armed = state.is_empty();
+        state.armed
+    }
+
+    /// How many items wait in each lane. Any thread.
+    pub fn queued(&self) -> [usize; 3] {
+        let state = lock(&self.state);
+        [0, 1, 2].map(|lane| state.lanes[lane].len())
+    }
+
+    /// Refuses every later push and gives back what waits, urgent lanes first. Any thread; a second call gives nothing.
+    pub fn close(&self) -> Vec<T> {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let mut left = Vec::new();
+        for queue in &mut state.lanes {
+            left.extend(std::mem::take(queue));
+        }
+        left
+    }
+}

@@ -1,0 +1,180 @@
+//! Accepts connections and brings each to the network thread that will serve it.
+//!
+//! Acceptors run on the first network thread only, so that connections are spread evenly and not by chance.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::AbortHandle;
+
+use super::connection::{Connection, Service};
+use super::counters::count;
+use super::listener::{ListeningSocket, SocketFile};
+use super::outbox::Outbox;
+use super::server::Shared;
+
+/// How long accepting rests after an error such as "too many open files": doubled each time, up to the second.
+const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Streams that we reset and whose late frames are still recognised as such.
+const REMEMBERED_RESETS: usize = 1000;
+
+enum AsyncListener {
+    Tcp(TcpListener),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "removes the file when dropped")] SocketFile,
+    ),
+}
+
+/// A connection between two runtimes.
+enum Accepted {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl AsyncListener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream.into_std()?, peer))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Accepted::Unix(stream.into_std()?))
+            }
+        }
+    }
+}
+
+/// Accepts on `socket` until the task is aborted, which closes it.
+pub(super) fn spawn(shared: &Arc<Shared>, socket: ListeningSocket) -> io::Result<AbortHandle> {
+    let listener = match socket {
+        ListeningSocket::Tcp(listener) => AsyncListener::Tcp(TcpListener::from_std(listener)?),
+        ListeningSocket::Unix(listener, file) => {
+            AsyncListener::Unix(UnixListener::from_std(listener)?, file)
+        }
+    };
+    let registration = shared.register_task();
+    let task = shared.workers[0]
+        .runtime
+        .spawn(async move { accept_forever(&registration.shared, &listener).await });
+    Ok(task.abort_handle())
+}
+
+async fn accept_forever(shared: &Arc<Shared>, listener: &AsyncListener) {
+    let mut pause = FIRST_ACCEPT_PAUSE;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                pause = FIRST_ACCEPT_PAUSE;
+                spawn_connection(shared, accepted);
+            }
+            // The client has gone again: not our trouble.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => {
+                count(&shared.workers[0].counters.accept_errors);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
+    let worker = shared.least_busy_worker();
+    let peer = match &accepted {
+        Accepted::Tcp(_, address) => peer_name(*address),
+        Accepted::Unix(_) => "unix:".into(),
+    };
+    let outbox = Arc::new(Outbox::new(peer, Arc::clone(&worker.counters)));
+    let registration = shared.register_connection(worker, &outbox);
+    let service = Arc::clone(&shared.service);
+    worker.runtime.spawn(async move {
+        let _registration = registration;
+        let counters = Arc::clone(&outbox.counters);
+        let served = match accepted {
+            Accepted::Tcp(stream, _) => match tcp_stream(stream) {
+                Ok(stream) => serve(stream, service, outbox).await,
+                Err(_) => false,
+            },
+            Accepted::Unix(stream) => match UnixStream::from_std(stream) {
+                Ok(stream) => serve(stream, service, outbox).await,
+                Err(_) => false,
+            },
+        };
+        if !served {
+            count(&counters.connection_errors);
+        }
+    });
+}
+
+fn tcp_stream(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here, and a
+/// counter of control frames too.
+async fn serve<S>(io: S, service: Arc<Service>, outbox: Arc<Outbox>) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = &service.config;
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(config.initial_stream_window)
+        .initial_connection_window_size(config.initial_connection_window)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_header_list_size(config.max_header_list_size)
+        .max_frame_size(config.max_frame_size)
+        .max_send_buffer_size(config.max_send_buffer_size)
+        .max_pending_accept_reset_streams(config.max_pending_resets)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS);
+    let timeout = config.handshake_timeout;
+    // Boxed, so that neither it nor its timer is kept for the life of the connection.
+    let mut handshake = Box::pin(tokio::time::timeout(timeout, builder.handshake(io)));
+    let outcome = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending if outbox.sleep_until_stopped(cx) => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await;
+    drop(handshake);
+    match outcome {
+        Some(Ok(Ok(h2))) => Connection::new(h2, service, outbox).await.is_ok(),
+        Some(Ok(Err(_)) | Err(_)) => false,
+        None => true,
+    }
+}
+
+/// The client's address as grpc writes it.
+fn peer_name(address: SocketAddr) -> Box<str> {
+    let name = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => format!("ipv4:{ip}:{}", address.port()),
+        IpAddr::V6(ip) => format!("ipv6:%5B{ip}%5D:{}", address.port()),
+    };
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_named_as_grpc_names_them() {
+        let name = |text: &str| peer_name(text.parse().unwrap());
+        assert_eq!(&*name("127.0.0.1:1234"), "ipv4:127.0.0.1:1234");
+        assert_eq!(&*name("[::1]:1234"), "ipv6:%5B::1%5D:1234");
+        assert_eq!(&*name("[::ffff:10.0.0.1]:1234"), "ipv4:10.0.0.1:1234");
+    }
+}

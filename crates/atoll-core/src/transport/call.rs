@@ -1,0 +1,262 @@
+//! A call, as its handler and its dispatch target see it.
+//!
+//! Calls are shared between the connection that received them, the loop that runs them, and whoever answers first:
+//!
+//! | field             | written by                                    | read by      | under                     |
+//! |-------------------|-----------------------------------------------|--------------|---------------------------|
+//! | `state`           | whoever begins, answers or cancels the call   | everyone     | atomically, see [`State`] |
+//! | `message`         | the connection; taken once by the handler     | the handler  | its lock, never contended |
+//! | `sent_metadata`   | the handler                                   | the handler  | atomically                |
+//! | all others        | the connection, before it shares the call     | everyone     | nothing, they are frozen  |
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Uri};
+
+use super::counters::count;
+use super::outbox::{Outbox, Outgoing};
+use super::reply::Reply;
+use super::routes::Route;
+use super::status::Status;
+use super::streams::StreamKey;
+
+/// Why the transport answered or gave up a call itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Its deadline passed; the client got `DEADLINE_EXCEEDED`.
+    Deadline,
+    /// The client reset the stream.
+    Client,
+    /// The connection ended.
+    ConnectionLost,
+    /// The server stopped and the grace ran out; the client got UNAVAILABLE.
+    Shutdown,
+}
+
+/// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
+///
+/// * `Queued → Running`: [`begin`](Call::begin), by the loop.
+/// * `Queued | Running → Answered`: [`reply`](Call::reply), by any thread.
+/// * `Queued | Running → Cancelled(reason)`: `cancel`, by the connection.
+struct State(AtomicU8);
+
+impl State {
+    const QUEUED: u8 = 0;
+    const RUNNING: u8 = 1;
+    const ANSWERED: u8 = 2;
+    /// This and above: cancelled, one value per reason.
+    const CANCELLED: u8 = 3;
+
+    const REASONS: [CancelReason; 4] = [
+        CancelReason::Deadline,
+        CancelReason::Client,
+        CancelReason::ConnectionLost,
+        CancelReason::Shutdown,
+    ];
+
+    fn transition_to_running(&self) -> bool {
+        let (queued, running) = (Self::QUEUED, Self::RUNNING);
+        self.0
+            .compare_exchange(queued, running, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Ends the call; the state before, unless another thread ended it first.
+    fn transition_to_end(&self, end: u8) -> Option<u8> {
+        let next = |state| (state < Self::ANSWERED).then_some(end);
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .ok()
+    }
+
+    fn load(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn reason(state: u8) -> Option<CancelReason> {
+        let index = state.checked_sub(Self::CANCELLED)?;
+        Self::REASONS.get(usize::from(index)).copied()
+    }
+}
+
+/// One unary call: its request, and the way to answer it. Any thread may use it; no method blocks.
+pub struct Call {
+    route: Arc<Route>,
+    uri: Uri,
+    headers: HeaderMap,
+    arrived: Instant,
+    deadline: Option<Instant>,
+    message: Mutex<Bytes>,
+    state: State,
+    sent_metadata: AtomicBool,
+    key: StreamKey,
+    outbox: Arc<Outbox>,
+}
+
+/// What is known of a call when its headers have been read.
+pub(super) struct CallHead {
+    pub(super) route: Arc<Route>,
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Call {
+    pub(super) fn new(head: CallHead, message: Bytes, key: StreamKey, outbox: Arc<Outbox>) -> Self {
+        Self {
+            route: head.route,
+            uri: head.uri,
+            headers: head.headers,
+            arrived: head.arrived,
+            deadline: head.deadline,
+            message: Mutex::new(message),
+            state: State(AtomicU8::new(State::QUEUED)),
+            sent_metadata: AtomicBool::new(false),
+            key,
+            outbox,
+        }
+    }
+
+    /// The route that the call took.
+    #[must_use]
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The path that the client called, such as `"/package.Service/Method"`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
+    }
+
+    /// All request headers as received; see [`metadata::application_view`](super::metadata::application_view).
+    #[must_use]
+    pub fn metadata(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The client's address in grpc's form: `"ipv4:127.0.0.1:1234"`, `"ipv6:%5B::1%5D:1234"` or `"unix:"`.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.outbox.peer
+    }
+
+    /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not say.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        match self.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => self
+                .headers
+                .get(http::header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or(""),
+        }
+    }
+
+    /// When the headers were read.
+    #[must_use]
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// When the client stops waiting, if it said so.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time until the deadline, zero when it has passed; `None` without a deadline.
+    #[must_use]
+    pub fn time_remaining(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes the request message, without its prefix; empty when taken already.
+    #[must_use]
+    pub fn take_message(&self) -> Bytes {
+        std::mem::take(&mut *self.message.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Marks the call as running. `false` when it has been answered already: then its handler must not run.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        self.state.transition_to_running()
+    }
+
+    /// Whether the call has its answer, from the handler or from the transport.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.state.load() >= State::ANSWERED
+    }
+
+    /// Why the transport answered or gave up the call, if it did.
+    #[must_use]
+    pub fn cancelled_by(&self) -> Option<CancelReason> {
+        State::reason(self.state.load())
+    }
+
+    /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or the call
+    /// has been answered.
+    pub fn send_initial_metadata(&self, metadata: HeaderMap) -> bool {
+        if self.is_answered() || self.sent_metadata.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.outbox
+            .push(Outgoing::InitialMetadata(self.key, Box::new(metadata)))
+    }
+
+    /// Answers the call; the first answer wins. `false` when there is one already, or nobody left to receive it.
+    pub fn reply(&self, reply: Reply) -> bool {
+        if self.state.transition_to_end(State::ANSWERED).is_none() {
+            if self.cancelled_by().is_some() {
+                count(&self.outbox.counters.late_replies);
+            }
+            return false;
+        }
+        let sent = self.outbox.push(Outgoing::Reply(self.key, reply));
+        if !sent {
+            count(&self.outbox.counters.late_replies);
+        }
+        sent
+    }
+
+    /// Answers the call with a status and nothing else; as [`reply`](Self::reply).
+    pub fn refuse(&self, status: Status) -> bool {
+        self.reply(Reply::error(status))
+    }
+
+    /// Ends the call on the transport's account; `false` when an answer came first.
+    pub(super) fn cancel(&self, reason: CancelReason) -> bool {
+        let Some(before) = self
+            .state
+            .transition_to_end(State::CANCELLED + reason as u8)
+        else {
+            return false;
+        };
+        if before == State::QUEUED {
+            // No handler will run, so the message need not wait for the loop to come by. A running one may be
+            // about to take it.
+            drop(self.take_message());
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Call")
+            .field("path", &self.path())
+            .field("peer", &self.peer())
+            .field("answered", &self.is_answered())
+            .field("cancelled_by", &self.cancelled_by())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! What the transport counts, always.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Counters of one network thread. All are written relaxed: they are read for people, not for decisions, except
+/// `connections`, by which new connections are spread.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) connections: AtomicUsize,
+    pub(super) calls_in_flight: AtomicUsize,
+    pub(super) calls: AtomicU64,
+    pub(super) late_replies: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
+    pub(super) connection_errors: AtomicU64,
+    pub(super) deadlines_exceeded: AtomicU64,
+    pub(super) cancelled_by_client: AtomicU64,
+    pub(super) lost_with_connection: AtomicU64,
+    pub(super) cancelled_by_shutdown: AtomicU64,
+}
+
+/// What the transport has counted since its start, over all network threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportStats {
+    /// Connections now open.
+    pub connections: usize,
+    /// Calls that were received whole and are not answered.
+    pub calls_in_flight: usize,
+    /// Calls that were received whole.
+    pub calls: u64,
+    /// Replies that came after the transport had given up the call, and were dropped.
+    pub late_replies: u64,
+    /// Times that accepting a connection failed, for example for want of file descriptors.
+    pub accept_errors: u64,
+    /// Connections that ended with an error: garbage, a broken protocol, a flood, a lost peer.
+    pub connection_errors: u64,
+    /// Calls answered by the transport because their deadline passed.
+    pub deadlines_exceeded: u64,
+    /// Calls that their client reset.
+    pub cancelled_by_client: u64,
+    /// Calls whose connection ended first.
+    pub lost_with_connection: u64,
+    /// Calls answered by the transport because the server stopped.
+    pub cancelled_by_shutdown: u64,
+}
+
+impl Counters {
+    pub(super) fn add_to(&self, stats: &mut TransportStats) {
+        stats.connections += self.connections.load(Ordering::Relaxed);
+        stats.calls_in_flight += self.calls_in_flight.load(Ordering::Relaxed);
+        stats.calls += self.calls.load(Ordering::Relaxed);
+        stats.late_replies += self.late_replies.load(Ordering::Relaxed);
+        stats.accept_errors += self.accept_errors.load(Ordering::Relaxed);
+        stats.connection_errors += self.connection_errors.load(Ordering::Relaxed);
+        stats.deadlines_exceeded += self.deadlines_exceeded.load(Ordering::Relaxed);
+        stats.cancelled_by_client += self.cancelled_by_client.load(Ordering::Relaxed);
+        stats.lost_with_connection += self.lost_with_connection.load(Ordering::Relaxed);
+        stats.cancelled_by_shutdown += self.cancelled_by_shutdown.load(Ordering::Relaxed);
+    }
+}
+
+/// Counts one more.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,50 @@
+//! gRPC over HTTP/2 on native threads, without Python.
+//!
+//! The transport owns sockets, connections and streams. It decodes unary calls, hands them in batches to the
+//! [`Dispatch`] targets of their [`Route`]s, and sends what is answered through [`Call::reply`]. Deadlines, clients
+//! that cancel, lost connections, unknown methods, limits and shutdown are answered here, also while no target runs.
+//!
+//! Guarantees:
+//! * every call that was dispatched ends exactly once: by its reply, or by [`Dispatch::cancelled`];
+//! * network threads never wait for a target, and no input from the network makes them panic;
+//! * an answered call keeps nothing alive in the transport.
+//!
+//! | thread              | enters                                                                  |
+//! |---------------------|-------------------------------------------------------------------------|
+//! | `atoll-net-<i>`     | everything; [`Dispatch`] is called on these                             |
+//! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
+//! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
+//!
+//! A call's way: `acceptor` accepts it, `connection` owns the task, `request` checks the headers, `body` puts the message
+//! together, `routes` names the target, `call` is shared with it, `outbox` brings the reply back, `wire` sends it.
+
+mod acceptor;
+mod address;
+mod base64;
+mod body;
+mod call;
+mod config;
+mod connection;
+mod counters;
+mod deadlines;
+mod listener;
+pub mod metadata;
+mod outbox;
+mod reply;
+mod request;
+mod routes;
+mod server;
+mod status;
+mod streams;
+mod timeout;
+mod wire;
+
+pub use address::BindError;
+pub use call::{Call, CancelReason};
+pub use config::{ConfigError, TransportConfig};
+pub use counters::TransportStats;
+pub use listener::Listener;
+pub use reply::{MESSAGE_PREFIX, Reply, frame};
+pub use routes::{Dispatch, Route, Routes};
+pub use server::Transport;
+pub use status::{Code, Status};

@@ -1,0 +1,251 @@
+//! The one place through which other threads reach a connection.
+//!
+//! | field      | written by                         | read by             | under        |
+//! |------------|------------------------------------|---------------------|--------------|
+//! | `replies`  | any thread that answers a call     | the connection task | the lock     |
+//! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
+//! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
+//! | `stop_at`  | `Transport::shutdown`              | the connection task | the lock     |
+//!
+//! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing to do.
+//! Whoever adds something takes the waker, so the first reply after idle wakes the task and the others ride along.
+//! The lock is never held while h2 is called, because h2 calls wakers under its own lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::time::Instant;
+
+use http::HeaderMap;
+
+use super::counters::Counters;
+use super::reply::Reply;
+use super::streams::StreamKey;
+
+/// What a call asks its connection to send.
+pub(super) enum Outgoing {
+    InitialMetadata(StreamKey, Box<HeaderMap>),
+    Reply(StreamKey, Reply),
+}
+
+/// The part of a connection that its calls share with it.
+pub(super) struct Outbox {
+    inner: Mutex<Inner>,
+    pub(super) peer: Box<str>,
+    pub(super) counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct Inner {
+    replies: Vec<Outgoing>,
+    ready: Vec<u32>,
+    sleeper: Option<Waker>,
+    /// A wake-up that arrived while the task ran: it must go round once more.
+    woken: bool,
+    stop_at: Option<Instant>,
+    /// The task has not seen the present `stop_at`. Not a part of `woken`, which the task forgets before it polls
+    /// h2: polling h2 is no answer to a stop.
+    stop_is_news: bool,
+    closed: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(peer: Box<str>, counters: Arc<Counters>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            peer,
+            counters,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics under this lock; if it ever does, the vectors are still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues something to send; `false` when the connection is gone.
+    pub(super) fn push(&self, outgoing: Outgoing) -> bool {
+        let mut inner = self.lock();
+        if inner.closed {
+            return false;
+        }
+        inner.replies.push(outgoing);
+        wake(inner);
+        true
+    }
+
+    /// Asks the connection to finish by `at`; the earliest of several instants counts.
+    pub(super) fn stop(&self, at: Instant) {
+        let mut inner = self.lock();
+        inner.stop_at = Some(inner.stop_at.map_or(at, |earlier| earlier.min(at)));
+        inner.stop_is_news = true;
+        wake(inner);
+    }
+
+    pub(super) fn stop_at(&self) -> Option<Instant> {
+        self.lock().stop_at
+    }
+
+    /// Swaps what has been queued into `replies`, which must be empty; says when to stop.
+    pub(super) fn take_replies(&self, replies: &mut Vec<Outgoing>) -> Option<Instant> {
+        debug_assert!(replies.is_empty());
+        let mut inner = self.lock();
+        std::mem::swap(&mut inner.replies, replies);
+        inner.stop_is_news = false;
+        inner.stop_at
+    }
+
+    /// Forgets wake-ups whose cause is about to be polled.
+    pub(super) fn clear_woken(&self) {
+        self.lock().woken = false;
+    }
+
+    /// Swaps the streams that something happened to into `ready`, which must be empty.
+    pub(super) fn take_ready(&self, ready: &mut Vec<u32>) {
+        debug_assert!(ready.is_empty());
+        std::mem::swap(&mut self.lock().ready, ready);
+    }
+
+    /// Lets the task sleep, unless there is something to do: then it returns `false`.
+    pub(super) fn sleep(&self, cx: &Context<'_>) -> bool {
+        let mut inner = self.lock();
+        let idle = inner.replies.is_empty() && inner.ready.is_empty();
+        if inner.woken || inner.stop_is_news || !idle {
+            return false;
+        }
+        inner.sleeper = Some(cx.waker().clone());
+        true
+    }
+
+    /// Like [`Self::sleep`] for a connection whose handshake is not done: only a stop keeps it awake.
+    pub(super) fn sleep_until_stopped(&self, cx: &Context<'_>) -> bool {
+        let mut inner = self.lock();
+        inner.sleeper = Some(cx.waker().clone());
+        inner.stop_at.is_none()
+    }
+
+    /// The connection is gone: what is queued and what comes later is dropped. Returns how many replies were.
+    pub(super) fn close(&self) -> usize {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.sleeper = None;
+        let replies = std::mem::take(&mut inner.replies);
+        drop(inner);
+        replies
+            .iter()
+            .filter(|outgoing| matches!(outgoing, Outgoing::Reply(..)))
+            .count()
+    }
+}
+
+fn wake(mut inner: MutexGuard<'_, Inner>) {
+    let sleeper = inner.sleeper.take();
+    drop(inner);
+    if let Some(sleeper) = sleeper {
+        sleeper.wake();
+    }
+}
+
+/// The connection's own waker, given to h2 and to the timer. A wake-up while the task runs becomes another round of
+/// its loop instead of a trip through the scheduler.
+impl Wake for Outbox {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        inner.woken = true;
+        wake(inner);
+    }
+}
+
+/// The waker of one slot in the stream table: it says which stream to look at.
+pub(super) struct StreamWaker {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) index: u32,
+}
+
+impl Wake for StreamWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut inner = self.outbox.lock();
+        inner.ready.push(self.index);
+        wake(inner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::transport::status::{Code, Status};
+
+    struct CountWakes(AtomicUsize);
+
+    impl Wake for CountWakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn reply() -> Outgoing {
+        let key = StreamKey {
+            index: 0,
+            generation: 0,
+        };
+        Outgoing::Reply(key, Reply::error(Status::new(Code::Internal, "")))
+    }
+
+    #[test]
+    fn the_first_reply_after_idle_wakes_the_connection_and_the_rest_ride_along() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        let counter = Arc::new(CountWakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&counter));
+        let cx = Context::from_waker(&waker);
+        assert!(outbox.sleep(&cx));
+        for _ in 0..10 {
+            assert!(outbox.push(reply()));
+        }
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+        assert!(!outbox.sleep(&cx), "there are replies to send");
+        let mut replies = Vec::new();
+        outbox.take_replies(&mut replies);
+        assert_eq!(replies.len(), 10);
+        assert!(outbox.sleep(&cx));
+    }
+
+    #[test]
+    fn a_wake_up_while_the_task_runs_sends_it_round_again() {
+        let outbox = Arc::new(Outbox::new("".into(), Arc::default()));
+        let cx = Context::from_waker(Waker::noop());
+        Waker::from(Arc::clone(&outbox)).wake();
+        assert!(!outbox.sleep(&cx));
+        outbox.clear_woken();
+        assert!(outbox.sleep(&cx));
+    }
+
+    #[test]
+    fn a_stop_that_comes_while_the_task_runs_is_not_forgotten() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        let cx = Context::from_waker(Waker::noop());
+        let at = Instant::now();
+        assert_eq!(outbox.take_replies(&mut Vec::new()), None);
+        outbox.stop(at);
+        outbox.clear_woken();
+        assert!(!outbox.sleep(&cx), "the stop has not been seen");
+        assert_eq!(outbox.take_replies(&mut Vec::new()), Some(at));
+        assert!(outbox.sleep(&cx));
+    }
+
+    #[test]
+    fn a_closed_connection_takes_no_replies_and_counts_those_it_drops() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        assert!(outbox.push(reply()));
+        assert_eq!(outbox.close(), 1);
+        assert!(!outbox.push(reply()));
+    }
+}

@@ -1,0 +1,162 @@
+//! Decides from a request's headers whether it is a gRPC call, and which.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use super::call::CallHead;
+use super::routes::Routes;
+use super::status::{Code, Status};
+use super::timeout;
+use super::wire::{GRPC_ENCODING, GRPC_TIMEOUT};
+
+/// Why a request is answered at once, and how.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A gRPC status, as Trailers-Only.
+    Status(Status),
+    /// As `Status`, with the encodings that the server understands.
+    Encoding(Status),
+    /// Not gRPC at all: an HTTP status that the client's HTTP library understands, with a gRPC status for one that
+    /// is gRPC after all.
+    Http(StatusCode, Option<Status>),
+}
+
+/// Checks the headers in the order in which grpc-go does, so that the answer to a request with several mistakes is
+/// the same.
+pub(super) fn check(parts: Parts, routes: &Routes, now: Instant) -> Result<CallHead, Refusal> {
+    if parts.method != Method::POST {
+        let text = format!("The method of a gRPC request is POST, not {}", parts.method);
+        return Err(Refusal::Http(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Some(Status::new(Code::Internal, text)),
+        ));
+    }
+    if !parts.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, None));
+    }
+    let timeout = requested_timeout(&parts.headers)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let Some(route) = routes.find(path) else {
+        return Err(Refusal::Status(Status::new(
+            Code::Unimplemented,
+            "Method not found!",
+        )));
+    };
+    check_encoding(&parts.headers)?;
+    Ok(CallHead {
+        route: Arc::clone(route),
+        uri: parts.uri,
+        headers: parts.headers,
+        arrived: now,
+        // A time that the clock cannot express is no deadline.
+        deadline: timeout.and_then(|timeout| now.checked_add(timeout)),
+    })
+}
+
+/// `application/grpc`, alone or followed by a message format (`+proto`) or a parameter.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else {
+        return Ok(None);
+    };
+    let timeout = timeout::parse(value.as_bytes());
+    if timeout.is_none() {
+        let text = format!(
+            "grpc-timeout is {value:?}, not one to eight digits and one of H, M, S, m, u, n"
+        );
+        return Err(Refusal::Status(Status::new(Code::Internal, text)));
+    }
+    Ok(timeout)
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(GRPC_ENCODING) {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(encoding) => {
+            let text = format!(
+                "grpc-encoding {encoding:?} is not supported here: send messages uncompressed"
+            );
+            Err(Refusal::Encoding(Status::new(Code::Unimplemented, text)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn refusal(request: http::request::Builder) -> Refusal {
+        let (parts, ()) = request
+            .uri("http://host/s/m")
+            .body(())
+            .unwrap()
+            .into_parts();
+        check(parts, &Routes::default(), Instant::now())
+            .err()
+            .expect("nothing is routed here")
+    }
+
+    fn grpc() -> http::request::Builder {
+        Request::builder()
+            .method("POST")
+            .header("content-type", "application/grpc")
+    }
+
+    #[test]
+    fn content_types_of_grpc_are_accepted_and_no_others() {
+        for accepted in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+        ] {
+            assert!(is_grpc(&HeaderValue::from_static(accepted)), "{accepted}");
+        }
+        for refused in [
+            "application/grpc-web",
+            "application/json",
+            "",
+            "application/grp",
+        ] {
+            assert!(!is_grpc(&HeaderValue::from_static(refused)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_grpc_gets_an_http_status() {
+        let plain = Request::builder().method("POST");
+        assert_eq!(
+            refusal(plain),
+            Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, None)
+        );
+        let Refusal::Http(status, Some(_)) = refusal(grpc().method("DELETE")) else {
+            panic!("an HTTP status")
+        };
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[test]
+    fn a_bad_timeout_is_internal_and_an_unknown_path_unimplemented() {
+        let Refusal::Status(status) = refusal(grpc().header("grpc-timeout", "soon")) else {
+            panic!("a status")
+        };
+        assert_eq!(status.code, Code::Internal);
+        let Refusal::Status(status) = refusal(grpc()) else {
+            panic!("a status")
+        };
+        assert_eq!(
+            status,
+            Status::new(Code::Unimplemented, "Method not found!")
+        );
+    }
+}

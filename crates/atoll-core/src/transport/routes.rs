@@ -1,0 +1,214 @@
+//! Which dispatch target serves which path; frozen before the transport starts.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::call::Call;
+
+/// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network threads, so
+/// they must neither block nor wait for anything that a handler may hold.
+pub trait Dispatch: Send + Sync + 'static {
+    /// Takes every call out of `calls`, in order. Called once per target and socket read. A call that cannot be
+    /// taken is answered with [`Call::refuse`]; one that is left in the vector is answered UNAVAILABLE.
+    fn dispatch(&self, calls: &mut Vec<Arc<Call>>);
+
+    /// The transport has answered or given up a call after it was dispatched (see
+    /// [`Call::cancelled_by`]): its handler should be cancelled.
+    fn cancelled(&self, call: &Arc<Call>);
+}
+
+/// One method: its path, its target, and what the target wants to know about it.
+pub struct Route {
+    path: Box<str>,
+    target: Arc<dyn Dispatch>,
+    target_index: usize,
+    data: Arc<dyn Any + Send + Sync>,
+    max_receive_message_size: Option<usize>,
+    max_send_message_size: Option<usize>,
+}
+
+impl Route {
+    /// Sends calls of `path`, such as `"/package.Service/Method"`, to `target`; `data` comes back with each call.
+    pub fn new(
+        path: impl Into<Box<str>>,
+        target: Arc<dyn Dispatch>,
+        data: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            target,
+            target_index: 0,
+            data,
+            max_receive_message_size: None,
+            max_send_message_size: None,
+        }
+    }
+
+    /// Overrides [`TransportConfig::max_receive_message_size`](super::TransportConfig) for this route.
+    #[must_use]
+    pub fn with_max_receive_message_size(mut self, size: usize) -> Self {
+        self.max_receive_message_size = Some(size);
+        self
+    }
+
+    /// Overrides [`TransportConfig::max_send_message_size`](super::TransportConfig) for this route.
+    #[must_use]
+    pub fn with_max_send_message_size(mut self, size: usize) -> Self {
+        self.max_send_message_size = Some(size);
+        self
+    }
+
+    /// The path it was made with; for a fallback route the call's own [`path`](Call::path) differs.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What the route was made with.
+    #[must_use]
+    pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.data
+    }
+
+    pub(super) fn target_index(&self) -> usize {
+        self.target_index
+    }
+
+    pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
+        &self.target
+    }
+
+    pub(super) fn max_receive_message_size(&self) -> Option<usize> {
+        self.max_receive_message_size
+    }
+
+    pub(super) fn max_send_message_size(&self) -> Option<usize> {
+        self.max_send_message_size
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Route")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All routes of a server. A path that none of them has is answered UNIMPLEMENTED without leaving the network
+/// thread, unless there is a fallback.
+#[derive(Debug, Default)]
+pub struct Routes {
+    by_path: HashMap<Box<str>, Arc<Route>>,
+    fallback: Option<Arc<Route>>,
+    targets: Targets,
+}
+
+#[derive(Default)]
+struct Targets(Vec<Arc<dyn Dispatch>>);
+
+impl fmt::Debug for Targets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} targets", self.0.len())
+    }
+}
+
+impl Routes {
+    /// Freezes the routes. Where two have the same path, the first one counts, as in grpcio.
+    pub fn new(routes: impl IntoIterator<Item = Route>, fallback: Option<Route>) -> Self {
+        let mut all = Self::default();
+        for mut route in routes {
+            route.target_index = all.targets.index_of(&route.target);
+            all.by_path
+                .entry(route.path.clone())
+                .or_insert_with(|| Arc::new(route));
+        }
+        all.fallback = fallback.map(|mut route| {
+            route.target_index = all.targets.index_of(&route.target);
+            Arc::new(route)
+        });
+        all
+    }
+
+    /// The route of a path: its own, else the fallback, else none.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        self.by_path.get(path).or(self.fallback.as_ref())
+    }
+
+    /// How many different targets there are; [`Route::target_index`] counts up to it.
+    pub(super) fn target_count(&self) -> usize {
+        self.targets.0.len()
+    }
+
+    pub(super) fn target(&self, index: usize) -> &Arc<dyn Dispatch> {
+        &self.targets.0[index]
+    }
+}
+
+impl Targets {
+    fn index_of(&mut self, target: &Arc<dyn Dispatch>) -> usize {
+        let same = |known: &Arc<dyn Dispatch>| {
+            Arc::as_ptr(known).cast::<()>() == Arc::as_ptr(target).cast::<()>()
+        };
+        self.0.iter().position(same).unwrap_or_else(|| {
+            self.0.push(Arc::clone(target));
+            self.0.len() - 1
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Dispatch for Nowhere {
+        fn dispatch(&self, _: &mut Vec<Arc<Call>>) {}
+        fn cancelled(&self, _: &Arc<Call>) {}
+    }
+
+    fn route(path: &str, target: &Arc<dyn Dispatch>, data: u8) -> Route {
+        Route::new(path, Arc::clone(target), Arc::new(data))
+    }
+
+    #[test]
+    fn the_first_of_two_routes_with_one_path_counts() {
+        let target: Arc<dyn Dispatch> = Arc::new(Nowhere);
+        let routes = Routes::new([route("/a", &target, 1), route("/a", &target, 2)], None);
+        assert_eq!(
+            routes.find("/a").unwrap().data().downcast_ref::<u8>(),
+            Some(&1)
+        );
+        assert!(routes.find("/b").is_none());
+    }
+
+    #[test]
+    fn an_unknown_path_goes_to_the_fallback() {
+        let target: Arc<dyn Dispatch> = Arc::new(Nowhere);
+        let routes = Routes::new([route("/a", &target, 1)], Some(route("*", &target, 2)));
+        assert_eq!(routes.find("/b").unwrap().path(), "*");
+    }
+
+    #[test]
+    fn each_target_is_counted_once() {
+        let (one, two): (Arc<dyn Dispatch>, Arc<dyn Dispatch>) =
+            (Arc::new(Nowhere), Arc::new(Nowhere));
+        let routes = Routes::new(
+            [
+                route("/a", &one, 0),
+                route("/b", &two, 0),
+                route("/c", &one, 0),
+            ],
+            None,
+        );
+        assert_eq!(routes.target_count(), 2);
+        let index = |path| routes.find(path).unwrap().target_index();
+        assert_eq!(index("/a"), index("/c"));
+        assert_ne!(index("/a"), index("/b"));
+    }
+}

@@ -1,0 +1,277 @@
+//! Network threads, who is connected, and stopping.
+//!
+//! | thread          | runs                                                                           |
+//! |-----------------|--------------------------------------------------------------------------------|
+//! | `atoll-net-<i>` | a tokio current-thread runtime with the connections that were assigned to it   |
+//! | `atoll-net-0`   | also the acceptors, which assign each connection to the thread with the fewest |
+//! | any other       | [`Transport::start`], [`Transport::shutdown`], [`Transport::join`]             |
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::acceptor;
+use super::config::TransportConfig;
+use super::connection::Service;
+use super::counters::{Counters, TransportStats};
+use super::listener::Listener;
+use super::outbox::Outbox;
+use super::routes::Routes;
+
+/// A grace longer than this is as good as none at all, and clocks can express it.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+type Done = Box<dyn FnOnce() + Send>;
+
+/// A running server side: network threads that serve listeners until [`shutdown`](Self::shutdown).
+///
+/// Dropping it stops it at once, without waiting.
+pub struct Transport {
+    shared: Arc<Shared>,
+    acceptors: Vec<AbortHandle>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads share; `state` is entered when a connection comes or goes, never per call.
+pub(super) struct Shared {
+    pub(super) service: Arc<Service>,
+    pub(super) workers: Vec<Worker>,
+    state: Mutex<State>,
+    finished: watch::Sender<bool>,
+}
+
+/// One network thread, from outside.
+pub(super) struct Worker {
+    pub(super) runtime: Handle,
+    pub(super) counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Slab<Arc<Outbox>>,
+    /// Tasks that must end before the transport has: connections, acceptors, and the one that shutdown starts.
+    tasks: usize,
+    stop_at: Option<Instant>,
+    done: Vec<Done>,
+    finished: bool,
+}
+
+impl Transport {
+    /// Starts the threads and serves.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a config that cannot be served (the message names the field), else what the system said
+    /// when threads, pollers or listeners were set up.
+    pub fn start(
+        config: TransportConfig,
+        routes: Arc<Routes>,
+        listeners: Vec<Listener>,
+    ) -> io::Result<Self> {
+        config
+            .validate()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let runtimes: Vec<Runtime> = (0..config.network_threads)
+            .map(|_| {
+                Builder::new_current_thread()
+                    .enable_io()
+                    .enable_time()
+                    .build()
+            })
+            .collect::<io::Result<_>>()?;
+        let worker = |runtime: &Runtime| Worker {
+            runtime: runtime.handle().clone(),
+            counters: Arc::default(),
+        };
+        let shared = Arc::new(Shared {
+            workers: runtimes.iter().map(worker).collect(),
+            service: Arc::new(Service { config, routes }),
+            state: Mutex::default(),
+            finished: watch::Sender::new(false),
+        });
+        let acceptors = {
+            let _entered = runtimes[0].enter();
+            let sockets = listeners.into_iter().flat_map(|listener| listener.sockets);
+            sockets
+                .map(|socket| acceptor::spawn(&shared, socket))
+                .collect::<io::Result<_>>()?
+        };
+        let mut transport = Self {
+            shared,
+            acceptors,
+            threads: Mutex::default(),
+        };
+        let mut threads = Vec::new();
+        for (index, runtime) in runtimes.into_iter().enumerate() {
+            let mut finished = transport.shared.finished.subscribe();
+            let thread = thread::Builder::new()
+                .name(format!("atoll-net-{index}"))
+                .spawn(move || {
+                    // The sender lives in the acceptors and connections that this waits for.
+                    let _ = runtime.block_on(finished.wait_for(|finished| *finished));
+                })?;
+            threads.push(thread);
+        }
+        transport.threads = Mutex::new(threads);
+        Ok(transport)
+    }
+
+    /// Stops: no more connections, GOAWAY to the clients, and calls in flight may finish. Calls that have not when
+    /// the grace is over are answered UNAVAILABLE and cancelled; no grace means at once. `done` runs when every
+    /// connection is closed, on a network thread, or on this one when that has already happened. Called again, the
+    /// earlier of the two ends of grace counts.
+    pub fn shutdown(&self, grace: Option<Duration>, done: Done) {
+        let at = Instant::now() + grace.unwrap_or_default().min(LONGEST_GRACE);
+        let mut state = self.shared.lock();
+        if state.finished {
+            drop(state);
+            return done();
+        }
+        state.done.push(done);
+        state.stop_at = Some(state.stop_at.map_or(at, |earlier| earlier.min(at)));
+        for (_, connection) in &state.connections {
+            connection.stop(at);
+        }
+        drop(state);
+        for acceptor in &self.acceptors {
+            acceptor.abort();
+        }
+        // Without connections and listeners nobody else would notice that all is done.
+        let last = self.shared.register_task();
+        self.shared.workers[0]
+            .runtime
+            .spawn(async move { drop(last) });
+    }
+
+    /// Waits for the network threads to end. Without a shutdown before it, it is one without grace; with one, it
+    /// lasts until the grace is over at the latest. On a network thread (in `done`) it returns at once.
+    pub fn join(&self) {
+        let stopping = self.shared.lock().stop_at.is_some();
+        if !stopping {
+            self.shutdown(None, Box::new(|| ()));
+        }
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let here = thread::current().id();
+        for thread in threads {
+            if thread.thread().id() != here {
+                // A thread that panicked has ended, which is all that is asked here.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Connections now open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.stats().connections
+    }
+
+    /// Calls that were received whole and are not answered.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> usize {
+        self.stats().calls_in_flight
+    }
+
+    /// All counters, summed over the network threads.
+    #[must_use]
+    pub fn stats(&self) -> TransportStats {
+        let mut stats = TransportStats::default();
+        for worker in &self.shared.workers {
+            worker.counters.add_to(&mut stats);
+        }
+        stats
+    }
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Transport")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        let finished = self.shared.lock().finished;
+        if !finished {
+            self.shutdown(None, Box::new(|| ()));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn register_task(self: &Arc<Self>) -> Registration {
+        self.lock().tasks += 1;
+        Registration {
+            shared: Arc::clone(self),
+            connection: None,
+        }
+    }
+
+    /// Counts a connection of `worker` in; a transport that is stopping stops it too.
+    pub(super) fn register_connection(
+        self: &Arc<Self>,
+        worker: &Worker,
+        outbox: &Arc<Outbox>,
+    ) -> Registration {
+        let mut registration = self.register_task();
+        let mut state = self.lock();
+        let index = state.connections.insert(Arc::clone(outbox));
+        registration.connection = Some((index, Arc::clone(&worker.counters)));
+        worker.counters.connections.fetch_add(1, Ordering::Relaxed);
+        if let Some(at) = state.stop_at {
+            outbox.stop(at);
+        }
+        registration
+    }
+
+    /// The thread with the fewest connections.
+    pub(super) fn least_busy_worker(&self) -> &Worker {
+        let connections = |worker: &&Worker| worker.counters.connections.load(Ordering::Relaxed);
+        self.workers
+            .iter()
+            .min_by_key(connections)
+            .unwrap_or(&self.workers[0])
+    }
+}
+
+/// Held by every task that must end before the transport has; the last one to go says so.
+pub(super) struct Registration {
+    pub(super) shared: Arc<Shared>,
+    connection: Option<(usize, Arc<Counters>)>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.tasks -= 1;
+        if let Some((index, counters)) = self.connection.take() {
+            state.connections.remove(index);
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        if state.tasks > 0 || state.stop_at.is_none() {
+            return;
+        }
+        state.finished = true;
+        let done = std::mem::take(&mut state.done);
+        drop(state);
+        for done in done {
+            done();
+        }
+        self.shared.finished.send_replace(true);
+    }
+}

@@ -1,0 +1,154 @@
+//! The mailbox from outside: order, lanes, bounds, wake-ups.
+#![cfg(not(atoll_loom))]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use atoll_core::mailbox::{Lane, Mailbox, Post, PushError};
+use atoll_core::wake::Wake;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Item(usize, usize);
+
+impl Post for Item {
+    type Tracker = AtomicUsize;
+
+    fn accepted(&self, tracker: &AtomicUsize) {
+        tracker.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct CountingWaker(AtomicUsize);
+
+impl Wake for CountingWaker {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn mailbox(limit: usize) -> Mailbox<Item, CountingWaker> {
+    Mailbox::new([limit; 3], CountingWaker::default(), AtomicUsize::new(0))
+}
+
+fn wakes(mailbox: &Mailbox<Item, CountingWaker>) -> usize {
+    mailbox.waker().0.load(Ordering::SeqCst)
+}
+
+#[test]
+fn items_come_out_in_the_order_pushed() {
+    let mailbox = mailbox(100);
+    for n in 0..10 {
+        mailbox.push(Lane::Normal, Item(0, n)).unwrap();
+    }
+    let mut batch = VecDeque::new();
+    assert!(mailbox.take(&mut batch));
+    assert_eq!(batch, (0..10).map(|n| Item(0, n)).collect::<Vec<_>>());
+    assert_eq!(mailbox.tracker().load(Ordering::Relaxed), 10);
+}
+
+#[test]
+fn only_the_first_push_after_arming_wakes() {
+    let mailbox = mailbox(100);
+    for n in 0..5 {
+        mailbox.push(Lane::Normal, Item(0, n)).unwrap();
+    }
+    assert_eq!(wakes(&mailbox), 1);
+    assert!(!mailbox.arm(), "there is something to take");
+    mailbox.take(&mut VecDeque::new());
+    assert!(mailbox.arm());
+    mailbox.push_all(Lane::Bulk, &mut vec![Item(1, 0), Item(1, 1)]);
+    mailbox.push(Lane::Control, Item(2, 0)).unwrap();
+    assert_eq!(wakes(&mailbox), 2);
+}
+
+#[test]
+fn urgent_lanes_come_first_and_no_lane_starves() {
+    let mailbox = mailbox(1_000);
+    for n in 0..500 {
+        mailbox.push(Lane::Bulk, Item(2, n)).unwrap();
+        mailbox.push(Lane::Normal, Item(1, n)).unwrap();
+        mailbox.push(Lane::Control, Item(0, n)).unwrap();
+    }
+    let mut batch = VecDeque::new();
+    mailbox.take(&mut batch);
+    let lanes: Vec<usize> = batch.iter().map(|item| item.0).collect();
+    assert!(lanes.is_sorted(), "control before normal before bulk");
+    assert!(lanes.contains(&0) && lanes.contains(&1) && lanes.contains(&2));
+    assert!(
+        batch.len() < 200,
+        "a later control item waits for one short batch at most"
+    );
+}
+
+#[test]
+fn a_full_lane_gives_the_item_back_and_leaves_the_other_lanes_open() {
+    let mailbox = mailbox(2);
+    mailbox.push(Lane::Normal, Item(0, 0)).unwrap();
+    mailbox.push(Lane::Normal, Item(0, 1)).unwrap();
+    assert_eq!(
+        mailbox.push(Lane::Normal, Item(0, 2)),
+        Err(PushError::Full(Item(0, 2)))
+    );
+    mailbox.push(Lane::Control, Item(1, 0)).unwrap();
+    mailbox.push_admitted(Lane::Normal, Item(0, 3)).unwrap();
+    assert_eq!(mailbox.queued(), [1, 3, 0]);
+}
+
+#[test]
+fn push_all_takes_what_fits_and_leaves_the_rest() {
+    let mailbox = mailbox(3);
+    let mut items: Vec<Item> = (0..5).map(|n| Item(0, n)).collect();
+    mailbox.push_all(Lane::Normal, &mut items);
+    assert_eq!(items, [Item(0, 3), Item(0, 4)]);
+    assert_eq!(mailbox.queued(), [0, 3, 0]);
+}
+
+#[test]
+fn a_closed_mailbox_gives_back_what_waits_and_refuses_what_comes() {
+    let mailbox = mailbox(10);
+    mailbox.push(Lane::Bulk, Item(1, 0)).unwrap();
+    mailbox.push(Lane::Control, Item(0, 0)).unwrap();
+    assert_eq!(mailbox.close(), [Item(0, 0), Item(1, 0)]);
+    assert_eq!(
+        mailbox.push(Lane::Normal, Item(2, 0)),
+        Err(PushError::Closed(Item(2, 0)))
+    );
+    assert_eq!(mailbox.close(), []);
+}
+
+#[test]
+fn eight_threads_lose_nothing_and_keep_their_own_order() {
+    const EACH: usize = 20_000;
+    let mailbox = Arc::new(mailbox(usize::MAX));
+    let posters: Vec<_> = (0..8)
+        .map(|poster| {
+            let mailbox = Arc::clone(&mailbox);
+            std::thread::spawn(move || {
+                for n in 0..EACH {
+                    mailbox.push(Lane::Normal, Item(poster, n)).unwrap();
+                }
+            })
+        })
+        .collect();
+    let (mut next, mut seen, mut batch) = ([0; 8], 0, VecDeque::new());
+    while seen < 8 * EACH {
+        let asleep_since = wakes(&mailbox);
+        if !mailbox.take(&mut batch) && mailbox.arm() {
+            // Asleep: only a wake-up may make us look again.
+            while wakes(&mailbox) == asleep_since && seen < 8 * EACH {
+                std::thread::yield_now();
+            }
+        }
+        for Item(poster, n) in batch.drain(..) {
+            assert_eq!(n, next[poster]);
+            next[poster] += 1;
+            seen += 1;
+        }
+    }
+    for poster in posters {
+        poster.join().unwrap();
+    }
+    assert!(wakes(&mailbox) <= 8 * EACH);
+}

@@ -1,0 +1,286 @@
+//! Running what is in the mailbox, on the thread of the asyncio loop.
+//!
+//! Guarantees: handlers of one poster and lane start in the order posted; none runs while another does; after each budget's
+//! worth of time asyncio's own timers and tasks get their turn; a handler that raises is counted, named and handed to the
+//! exception hook, and the next one runs. Only `KeyboardInterrupt` and `SystemExit` leave the loop, and lose nothing.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use atoll_core::clock;
+use atoll_core::stats::HandlerSlot;
+use atoll_core::wake::Wake;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+
+use crate::handler_steps::{Completion, HandlerSteps};
+use crate::item::{Item, Job};
+use crate::loop_core::{LoopCore, lock};
+
+/// Keeps what a drain did not run, however the drain ends.
+struct Batch<'a> {
+    core: &'a LoopCore,
+    items: VecDeque<Item>,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.core.draining.store(false, Ordering::Relaxed);
+        let empty = std::mem::replace(&mut lock(&self.core.local).batch, std::mem::take(&mut self.items));
+        debug_assert!(empty.is_empty(), "a drain ran inside a drain");
+    }
+}
+
+impl LoopCore {
+    pub(crate) fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, core) = (slf.py(), slf.get());
+        if core.draining.swap(true, Ordering::Relaxed) {
+            // A handler runs the asyncio loop recursively; what is queued waits for the outer drain.
+            return Ok(());
+        }
+        let mailbox = &core.shared.mailbox;
+        mailbox.waker().clear();
+        let (items, asyncio_loop) = {
+            let mut local = lock(&core.local);
+            let asyncio_loop = local.asyncio_loop.as_ref().map(|asyncio_loop| asyncio_loop.clone_ref(py));
+            (std::mem::take(&mut local.batch), asyncio_loop)
+        };
+        let mut batch = Batch { core, items };
+        let Some(asyncio_loop) = asyncio_loop else {
+            return Ok(());
+        };
+        let asyncio_loop = asyncio_loop.bind(py);
+        let end = clock::now().saturating_add(core.budget);
+        core.last_stamp.store(clock::now(), Ordering::Relaxed);
+        // Before 3.12 a coroutine's first step waits for asyncio's next round, and so must everything posted after it.
+        let mut starting = false;
+        loop {
+            if core.owner && core.shared.stopped.load(Ordering::Acquire) {
+                asyncio_loop.call_method0(intern!(py, "stop"))?;
+                return Ok(());
+            }
+            let Some(item) = batch.items.pop_front() else {
+                if mailbox.take(&mut batch.items) {
+                    continue;
+                }
+                if core.owner && core.out_of_work() {
+                    core.shared.stopped.store(true, Ordering::Release);
+                    continue;
+                }
+                if mailbox.arm() {
+                    return Ok(());
+                }
+                continue;
+            };
+            if starting {
+                batch.items.push_front(item);
+                asyncio_loop.call_method1(intern!(py, "call_soon"), (slf.getattr(intern!(py, "_drain"))?,))?;
+                return Ok(());
+            }
+            match item {
+                Item::Job(job) => starting = Self::run_job(slf, asyncio_loop, job)? && !core.eager,
+                Item::Call { call, queued_at } => {
+                    starting = Self::run_call(slf, asyncio_loop, call, queued_at)? && !core.eager;
+                }
+                Item::Cancel(call) => Self::cancel_call(slf, &call)?,
+                Item::Internal(callable) => {
+                    if let Err(raised) = callable.call0(py) {
+                        Self::raised(slf, "internal", raised)?;
+                    }
+                }
+            }
+            if core.last_stamp.load(Ordering::Relaxed) > end {
+                mailbox.waker().wake();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs a dispatched handler inside the one that is running.
+    pub(crate) fn run_inline(slf: &Bound<'_, Self>, job: Job) -> PyResult<()> {
+        let (py, core) = (slf.py(), slf.get());
+        let asyncio_loop = lock(&core.local).asyncio_loop.as_ref().map(|it| it.clone_ref(py));
+        let Some(asyncio_loop) = asyncio_loop else {
+            return Ok(());
+        };
+        core.shared.tracker().slot(job.slot).accepted();
+        core.last_stamp.store(job.queued_at, Ordering::Relaxed);
+        Self::run_job(slf, asyncio_loop.bind(py), job).map(drop)
+    }
+
+    /// Runs one handler, a coroutine up to its first await. Returns whether it started a coroutine.
+    #[inline]
+    fn run_job(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>, job: Job) -> PyResult<bool> {
+        let (py, core) = (slf.py(), slf.get());
+        let slot = core.shared.tracker().slot(job.slot);
+        if let Some(future) = &job.future {
+            let wanted = future.call_method0(py, intern!(py, "set_running_or_notify_cancel"))?;
+            if !wanted.is_truthy(py)? {
+                slot.dropped();
+                return Ok(false);
+            }
+        }
+        let start = core.last_stamp.load(Ordering::Relaxed);
+        if core.recording {
+            slot.started(start.saturating_sub(job.queued_at));
+        }
+        core.executed.store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let result = call_in_context(py, &job);
+        let result = match result {
+            Ok(result) => result,
+            Err(raised) => {
+                core.handler_ended(slot, start);
+                return Self::handler_raised(slf, slot, job.future, raised).map(|()| false);
+            }
+        };
+        // SAFETY: the object is alive.
+        if unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } == 0 {
+            core.handler_ended(slot, start);
+            if let Some(future) = job.future {
+                future.call_method1(py, intern!(py, "set_result"), (result,))?;
+            }
+            return Ok(false);
+        }
+        let completion = job.future.map_or(Completion::Post, Completion::Future);
+        Self::start_coroutine(slf, asyncio_loop, result, Some(job.context), job.slot, start, completion)?;
+        Ok(true)
+    }
+
+    /// Stamps the end of a handler that has run to its end.
+    #[inline]
+    pub(crate) fn handler_ended(&self, slot: &HandlerSlot, start: u64) {
+        if self.recording {
+            let end = clock::now();
+            slot.finished(end.saturating_sub(start));
+            self.last_stamp.store(end, Ordering::Relaxed);
+        } else if self.executed.load(Ordering::Relaxed) % 64 == 0 {
+            self.last_stamp.store(clock::now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a task of a coroutine handler; its first step runs at once where Python can do that.
+    pub(crate) fn start_coroutine(
+        slf: &Bound<'_, Self>,
+        asyncio_loop: &Bound<'_, PyAny>,
+        coroutine: Bound<'_, PyAny>,
+        context: Option<Py<PyAny>>,
+        slot: u32,
+        start: u64,
+        completion: Completion,
+    ) -> PyResult<()> {
+        let (py, core) = (slf.py(), slf.get());
+        let steps = Bound::new(py, HandlerSteps::new(slf, coroutine, slot, start, completion))?;
+        core.running.store(core.running.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let task = new_task(py, core, asyncio_loop, &steps, context.as_ref())?;
+        steps.get().task_started(py, task)
+    }
+
+    /// Accounts for an exception that ended a handler and passes it to whoever waits, or to the exception hook.
+    pub(crate) fn handler_raised(
+        slf: &Bound<'_, Self>,
+        slot: &HandlerSlot,
+        future: Option<Py<PyAny>>,
+        raised: PyErr,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if ends_the_process(py, &raised) {
+            if let Some(future) = future {
+                future.call_method1(py, intern!(py, "set_exception"), (raised.clone_ref(py),))?;
+            }
+            return Err(raised);
+        }
+        slot.failed();
+        match future {
+            Some(future) => future
+                .call_method1(py, intern!(py, "set_exception"), (raised,))
+                .map(drop),
+            None => Self::raised(slf, &slot.name, raised),
+        }
+    }
+
+    /// Hands an exception to the hook.
+    pub(crate) fn raised(slf: &Bound<'_, Self>, name: &str, raised: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if ends_the_process(py, &raised) {
+            return Err(raised);
+        }
+        slf.call_method1(intern!(py, "_handler_raised"), (name, raised)).map(drop)
+    }
+}
+
+pub(crate) fn ends_the_process(py: Python<'_>, raised: &PyErr) -> bool {
+    raised.is_instance_of::<PyKeyboardInterrupt>(py) || raised.is_instance_of::<PySystemExit>(py)
+}
+
+/// Calls the handler with its own context entered.
+#[inline]
+fn call_in_context<'py>(py: Python<'py>, job: &Job) -> PyResult<Bound<'py, PyAny>> {
+    let args = job.args.bind(py);
+    // SAFETY: the context is a context (checked by `PyContext_Enter` itself), and what was entered is exited on every path;
+    // the arguments are alive, a tuple's items lie in sequence, and the call returns a new reference or sets an exception.
+    unsafe {
+        if ffi::PyContext_Enter(job.context.as_ptr()) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        let result = if args.is_empty() {
+            ffi::PyObject_CallNoArgs(job.handler.as_ptr())
+        } else {
+            ffi::PyObject_Call(job.handler.as_ptr(), args.as_ptr(), std::ptr::null_mut())
+        };
+        let result = Bound::from_owned_ptr_or_err(py, result);
+        if ffi::PyContext_Exit(job.context.as_ptr()) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        result
+    }
+}
+
+/// `asyncio.Task(steps, loop=…, context=…, eager_start=True)`.
+fn new_task<'py>(
+    py: Python<'py>,
+    core: &LoopCore,
+    asyncio_loop: &Bound<'py, PyAny>,
+    steps: &Bound<'py, HandlerSteps>,
+    context: Option<&Py<PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let none = py.None();
+    let context = context.unwrap_or(&none);
+    let yes = pyo3::types::PyBool::new(py, true);
+    let arguments = [steps.as_ptr(), asyncio_loop.as_ptr(), context.as_ptr(), yes.as_ptr()];
+    let names = if core.eager {
+        intern_names(py, &TASK_ARGUMENTS, ("loop", "context", "eager_start"))
+    } else {
+        intern_names(py, &LAZY_TASK_ARGUMENTS, ("loop", "context"))
+    };
+    // SAFETY: the array holds one positional argument and one value per name, all alive during the call.
+    unsafe {
+        Bound::from_owned_ptr_or_err(
+            py,
+            ffi::PyObject_Vectorcall(core.task_type.as_ptr(), arguments.as_ptr(), 1, names.as_ptr()),
+        )
+    }
+}
+
+static TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> = pyo3::sync::PyOnceLock::new();
+static LAZY_TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> = pyo3::sync::PyOnceLock::new();
+
+fn intern_names<'a, 'py: 'a, N: IntoPyObject<'py, Target = pyo3::types::PyTuple, Output = Bound<'py, pyo3::types::PyTuple>>>(
+    py: Python<'py>,
+    cell: &'a pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>>,
+    names: N,
+) -> &'a Py<pyo3::types::PyTuple>
+where
+    N::Error: std::fmt::Debug,
+{
+    cell.get_or_init(py, || {
+        let names = names.into_pyobject(py).expect("a tuple of names");
+        let interned = names.iter().map(|name| {
+            let name = name.cast_into::<pyo3::types::PyString>().expect("a name");
+            pyo3::types::PyString::intern(py, name.to_str().expect("ASCII"))
+        });
+        pyo3::types::PyTuple::new(py, interned.collect::<Vec<_>>())
+            .expect("a tuple of names")
+            .unbind()
+    })
+}

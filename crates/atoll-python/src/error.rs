@@ -1,0 +1,65 @@
+//! Where Rust errors become Python exceptions.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+mod classes {
+    #![allow(missing_docs)]
+    pyo3::import_exception!(atoll.errors, LoopClosedError);
+    pyo3::import_exception!(atoll.errors, MailboxFull);
+    pyo3::import_exception!(atoll.errors, ServerStateError);
+    pyo3::import_exception!(atoll.errors, AbortError);
+}
+
+/// The lane has no room for another handler.
+pub(crate) fn mailbox_full(loop_name: &str, lane: &str, limit: usize) -> PyErr {
+    classes::MailboxFull::new_err(format!(
+        "the {lane} lane of loop {loop_name:?} holds {limit} handlers, its bound: post less, wait for the loop to catch up, \
+         or construct it with a larger max_queued",
+        loop_name = Quoted(loop_name),
+    ))
+}
+
+/// The loop has been closed.
+pub(crate) fn loop_closed(loop_name: &str) -> PyErr {
+    classes::LoopClosedError::new_err(format!(
+        "loop {loop_name:?} is closed and runs no more handlers: post before close(), or to another loop",
+        loop_name = Quoted(loop_name),
+    ))
+}
+
+/// The server has been started.
+pub(crate) fn server_started() -> PyErr {
+    classes::ServerStateError::new_err("the server has been started: add ports and services before start()")
+}
+
+/// Whether `raised` is how a handler ends that has aborted its call.
+pub(crate) fn is_abort(py: Python<'_>, raised: &PyErr) -> bool {
+    raised.is_instance_of::<classes::AbortError>(py)
+}
+
+/// `lane` is not the name of a lane.
+pub(crate) fn unknown_lane(lane: &str) -> PyErr {
+    PyValueError::new_err(format!(
+        "unknown lane {lane:?}: it is one of 'control', 'normal' and 'bulk'"
+    ))
+}
+
+/// `delay` can't be waited for.
+pub(crate) fn bad_delay(delay: f64) -> PyErr {
+    PyValueError::new_err(format!(
+        "delay={delay} is not a number of seconds from 0 to {MAX_DELAY_SECONDS}"
+    ))
+}
+
+/// The longest delay of a post: a year.
+pub(crate) const MAX_DELAY_SECONDS: f64 = 365.0 * 86_400.0;
+
+/// A name in Python's quotes.
+struct Quoted<'a>(&'a str);
+
+impl std::fmt::Debug for Quoted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "'{}'", self.0)
+    }
+}

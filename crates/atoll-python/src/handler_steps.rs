@@ -1,0 +1,262 @@
+//! `HandlerSteps`: the coroutine that an `asyncio.Task` drives in place of a coroutine handler's own.
+//!
+//! It passes every step through, measures it, and delivers the outcome itself, so that a task needs no callback. An exception
+//! of the handler ends here; only cancellation and the end of the process reach the task.
+//!
+//! | field | written by | read by |
+//! |---|---|---|
+//! | all | the loop's thread | the loop's thread; the garbage collector reads the references |
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atoll_core::clock;
+use atoll_core::stats::SlotIndex;
+use atoll_core::transport::{Code, Reply, Status};
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+
+use crate::drain::ends_the_process;
+use crate::loop_core::{LoopCore, lock};
+use crate::server_call::ServerCall;
+
+/// Who learns how a coroutine handler ended.
+pub(crate) enum Completion {
+    /// Nobody but the statistics and the exception hook.
+    Post,
+    /// The future of a `submit`.
+    Future(Py<PyAny>),
+    /// A gRPC call, which is answered.
+    Call(Py<ServerCall>),
+}
+
+/// Drives a handler's coroutine and measures its steps.
+#[pyclass(frozen, module = "atoll._core")]
+pub(crate) struct HandlerSteps {
+    core: Py<LoopCore>,
+    coroutine: Py<PyAny>,
+    slot: SlotIndex,
+    /// When the handler started.
+    started_at: u64,
+    /// When the step that runs first began; zero for later ones, which read the clock themselves.
+    begin: AtomicU64,
+    /// The sum of the steps so far.
+    executed: AtomicU64,
+    steps: AtomicU64,
+    /// Taken when the handler ends.
+    completion: Mutex<Option<Completion>>,
+}
+
+impl HandlerSteps {
+    pub(crate) fn new(
+        core: &Bound<'_, LoopCore>,
+        coroutine: Bound<'_, PyAny>,
+        slot: SlotIndex,
+        start: u64,
+        completion: Completion,
+    ) -> Self {
+        Self {
+            core: core.clone().unbind(),
+            coroutine: coroutine.unbind(),
+            slot,
+            started_at: start,
+            begin: AtomicU64::new(if core.get().eager { start } else { 0 }),
+            executed: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            completion: Mutex::new(Some(completion)),
+        }
+    }
+
+    /// Gives the task to whoever may cancel it, unless the handler has ended already.
+    pub(crate) fn task_started(&self, py: Python<'_>, task: Bound<'_, PyAny>) -> PyResult<()> {
+        let future = match &*lock(&self.completion) {
+            Some(Completion::Future(future)) => future.clone_ref(py),
+            Some(Completion::Call(context)) => {
+                self.core.get().remember_task(context.get(), task.unbind());
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        future.setattr(py, intern!(py, "_task"), task)
+    }
+
+    fn begin_step(&self) -> u64 {
+        match self.begin.swap(0, Ordering::Relaxed) {
+            0 => clock::now(),
+            begin => begin,
+        }
+    }
+
+    /// Adds the step that began at `begin`.
+    fn end_step(&self, core: &LoopCore, begin: u64) {
+        let end = clock::now();
+        core.last_stamp.store(end, Ordering::Relaxed);
+        let executed = self.executed.load(Ordering::Relaxed) + end.saturating_sub(begin);
+        self.executed.store(executed, Ordering::Relaxed);
+        self.steps.store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The handler has ended: accounts for it and delivers the outcome. Gives back what must reach the task.
+    fn finish(&self, py: Python<'_>, outcome: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
+        let Some(completion) = lock(&self.completion).take() else {
+            return Ok(());
+        };
+        let slf = self.core.bind(py);
+        let core = slf.get();
+        let slot = core.shared.tracker().slot(self.slot);
+        if core.recording {
+            slot.finished(self.executed.load(Ordering::Relaxed));
+            if self.steps.load(Ordering::Relaxed) > 1 {
+                let now = core.last_stamp.load(Ordering::Relaxed);
+                slot.wall_time.record(now.saturating_sub(self.started_at));
+            }
+        }
+        core.coroutine_ended();
+        match outcome {
+            Ok(result) => match completion {
+                Completion::Post => Ok(()),
+                Completion::Future(future) => future.call_method1(py, intern!(py, "set_result"), (result,)).map(drop),
+                Completion::Call(context) => self.finish_call(py, &context, Ok(result)),
+            },
+            Err(raised) if is_cancelled(py, &raised)? => {
+                match completion {
+                    Completion::Post => {}
+                    Completion::Future(future) => {
+                        future.call_method0(py, intern!(py, "_set_cancelled"))?;
+                    }
+                    Completion::Call(context) => {
+                        let context = context.get();
+                        core.forget_task(context);
+                        context.send(Reply::error(Status::new(Code::Cancelled, "The handler was cancelled")));
+                        LoopCore::run_callbacks(slf, context)?;
+                    }
+                }
+                Err(raised)
+            }
+            Err(raised) => match completion {
+                Completion::Post => LoopCore::handler_raised(slf, slot, None, raised),
+                Completion::Future(future) => LoopCore::handler_raised(slf, slot, Some(future), raised),
+                Completion::Call(context) => self.finish_call(py, &context, Err(raised)),
+            },
+        }
+    }
+
+    fn finish_call(&self, py: Python<'_>, context: &Py<ServerCall>, outcome: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
+        let slf = self.core.bind(py);
+        // A call that ends in its first step was never remembered.
+        if self.steps.load(Ordering::Relaxed) > 1 || !slf.get().eager {
+            slf.get().forget_task(context.get());
+        }
+        LoopCore::answer(slf, context.get(), outcome)
+    }
+
+    /// One step through `PyIter_Send`: what the handler yields, or None at its end.
+    fn step(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        let begin = self.begin_step();
+        let mut result: *mut ffi::PyObject = std::ptr::null_mut();
+        // SAFETY: both objects are alive and `result` has room for the new reference.
+        let sent = unsafe { ffi::PyIter_Send(self.coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
+        self.end_step(self.core.get(), begin);
+        let outcome = match sent {
+            // SAFETY: the call gave us a new reference.
+            ffi::PySendResult::PYGEN_NEXT => return Ok(Some(unsafe { Bound::from_owned_ptr(py, result) }.unbind())),
+            // SAFETY: the call gave us a new reference.
+            ffi::PySendResult::PYGEN_RETURN => Ok(unsafe { Bound::from_owned_ptr(py, result) }),
+            ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
+        };
+        self.finish(py, outcome).map(|()| None)
+    }
+}
+
+fn is_cancelled(py: Python<'_>, raised: &PyErr) -> PyResult<bool> {
+    static CANCELLED: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
+    if ends_the_process(py, raised) {
+        return Ok(false);
+    }
+    let cancelled = CANCELLED.get_or_try_init(py, || {
+        PyResult::Ok(py.import("asyncio")?.getattr("CancelledError")?.unbind())
+    })?;
+    Ok(raised.is_instance(py, cancelled.bind(py)))
+}
+
+#[pymethods]
+impl HandlerSteps {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.step(py, py.None().bind(py))
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.step(value.py(), value)?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (*exception))]
+    fn throw(&self, py: Python<'_>, exception: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<Py<PyAny>> {
+        let begin = self.begin_step();
+        let outcome = self.coroutine.bind(py).call_method1(intern!(py, "throw"), exception);
+        self.end_step(self.core.get(), begin);
+        let outcome = match outcome {
+            Ok(yielded) => return Ok(yielded.unbind()),
+            Err(raised) if raised.is_instance_of::<PyStopIteration>(py) => {
+                raised.value(py).getattr(intern!(py, "value"))
+            }
+            outcome => outcome,
+        };
+        self.finish(py, outcome)?;
+        Err(PyStopIteration::new_err(()))
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let closed = self.coroutine.call_method0(py, intern!(py, "close"));
+        let gone = PyRuntimeError::new_err("the handler's coroutine was closed before its end");
+        let unfinished = lock(&self.completion).is_some();
+        if unfinished {
+            self.finish(py, Err(gone))?;
+        }
+        closed.map(drop)
+    }
+
+    #[getter]
+    fn __name__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "__name__"))
+    }
+
+    #[getter]
+    fn __qualname__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "__qualname__"))
+    }
+
+    #[getter]
+    fn cr_frame(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "cr_frame"))
+    }
+
+    #[getter]
+    fn cr_code(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "cr_code"))
+    }
+
+    #[getter]
+    fn cr_running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "cr_running"))
+    }
+
+    #[getter]
+    fn cr_await(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine.getattr(py, intern!(py, "cr_await"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.coroutine)?;
+        visit.call(&self.core)
+    }
+}

@@ -1,0 +1,38 @@
+//! The extension module `atoll._core`: a thin binding of atoll-core, one file per Python class.
+//!
+//! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`drain`] runs its handlers.
+//! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
+//! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
+//! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`error`]: where Rust errors become Python exceptions.
+
+mod bound_handler;
+mod call;
+mod drain;
+mod error;
+mod handler_steps;
+mod item;
+mod loop_core;
+mod method;
+mod server_call;
+mod server_core;
+mod snapshot;
+mod work_guard;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use crate::bound_handler::BoundHandler;
+    #[pymodule_export]
+    use crate::handler_steps::HandlerSteps;
+    #[pymodule_export]
+    use crate::loop_core::LoopCore;
+    #[pymodule_export]
+    use crate::server_call::ServerCall;
+    #[pymodule_export]
+    use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::work_guard::WorkGuard;
+}

@@ -1,0 +1,81 @@
+//! One method of a service: which loop runs it, and how.
+
+use std::sync::Arc;
+
+use atoll_core::clock;
+use atoll_core::mailbox::Lane;
+use atoll_core::stats::SlotIndex;
+use atoll_core::transport::{Call, Code, Dispatch, Status};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::item::Item;
+use crate::loop_core::{LoopCore, Shared};
+
+/// A method as Python describes it: `atoll.rpc._method.Method`.
+#[derive(FromPyObject)]
+pub(crate) struct MethodSpec {
+    pub(crate) path: String,
+    pub(crate) name: String,
+    pub(crate) io_context: Py<LoopCore>,
+    handler: Py<PyAny>,
+    deserializer: Option<Py<PyAny>>,
+    serializer: Option<Py<PyAny>>,
+    context_type: Py<PyType>,
+    is_coroutine: bool,
+}
+
+/// What the loop needs to run a call of the method; it travels with the route.
+pub(crate) struct Method {
+    pub(crate) slot: SlotIndex,
+    pub(crate) handler: Py<PyAny>,
+    pub(crate) deserializer: Option<Py<PyAny>>,
+    pub(crate) serializer: Option<Py<PyAny>>,
+    pub(crate) context_type: Py<PyType>,
+    pub(crate) is_coroutine: bool,
+}
+
+impl Method {
+    pub(crate) fn new(py: Python<'_>, spec: MethodSpec) -> PyResult<Self> {
+        let name = pyo3::types::PyString::new(py, &spec.name);
+        Ok(Self {
+            slot: spec.io_context.get().named_slot(&name)?,
+            handler: spec.handler,
+            deserializer: spec.deserializer,
+            serializer: spec.serializer,
+            context_type: spec.context_type,
+            is_coroutine: spec.is_coroutine,
+        })
+    }
+
+    /// The method that `call` is of.
+    pub(crate) fn of(call: &Call) -> &Self {
+        call.route()
+            .data()
+            .downcast_ref()
+            .expect("the routes of a ServerCore carry methods")
+    }
+}
+
+/// Puts calls in the mailbox of one loop. Entered by network threads, which never hold the GIL.
+pub(crate) struct LoopDispatch(pub(crate) Arc<Shared>);
+
+impl Dispatch for LoopDispatch {
+    fn dispatch(&self, calls: &mut Vec<Arc<Call>>) {
+        let queued_at = clock::now();
+        let mut items = calls.drain(..).map(|call| Item::Call { call, queued_at }).collect();
+        self.0.mailbox.push_all(Lane::Normal, &mut items);
+        for refused in items {
+            if let Item::Call { call, .. } = refused {
+                let (name, limit) = (&self.0.name, self.0.mailbox.limit(Lane::Normal));
+                let text = format!("Loop {name} is closed or holds {limit} calls, its bound");
+                call.refuse(Status::new(Code::ResourceExhausted, text));
+            }
+        }
+    }
+
+    fn cancelled(&self, call: &Arc<Call>) {
+        // A closed loop has cancelled its handlers itself.
+        let _ = self.0.mailbox.push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
+    }
+}

@@ -1,0 +1,143 @@
+//! `ServerCore`: a transport whose calls run on loops. `atoll.rpc.Server` owns one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atoll_core::mailbox::Lane;
+use atoll_core::transport::{Dispatch, Listener, Route, Routes, Transport, TransportConfig};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::error;
+use crate::item::Item;
+use crate::loop_core::{LoopCore, Shared, lock};
+use crate::method::{LoopDispatch, Method, MethodSpec};
+
+/// The settings of a server: `atoll.rpc._options.ServerOptions`.
+#[derive(FromPyObject)]
+struct ServerOptions {
+    network_threads: Option<usize>,
+    max_receive_message_size: Option<usize>,
+    max_send_message_size: Option<usize>,
+    max_concurrent_streams: u32,
+    max_header_list_size: u32,
+}
+
+enum Stage {
+    Open(Vec<Listener>),
+    Started(Arc<Transport>),
+}
+
+/// A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`.
+#[pyclass(frozen, module = "atoll._core")]
+pub(crate) struct ServerCore {
+    config: TransportConfig,
+    stage: Mutex<Stage>,
+}
+
+impl ServerCore {
+    fn transport(&self) -> Option<Arc<Transport>> {
+        match &*lock(&self.stage) {
+            Stage::Open(_) => None,
+            Stage::Started(transport) => Some(Arc::clone(transport)),
+        }
+    }
+}
+
+#[pymethods]
+impl ServerCore {
+    #[new]
+    #[pyo3(signature = (options))]
+    fn new(options: ServerOptions) -> PyResult<Self> {
+        let defaults = TransportConfig::default();
+        let config = TransportConfig {
+            network_threads: options.network_threads.unwrap_or(defaults.network_threads),
+            max_receive_message_size: options.max_receive_message_size.unwrap_or(usize::MAX),
+            max_send_message_size: options.max_send_message_size.unwrap_or(usize::MAX),
+            max_concurrent_streams: options.max_concurrent_streams,
+            max_header_list_size: options.max_header_list_size,
+            ..defaults
+        };
+        config
+            .validate()
+            .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
+        Ok(Self {
+            config,
+            stage: Mutex::new(Stage::Open(Vec::new())),
+        })
+    }
+
+    /// Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket.
+    fn add_port(&self, py: Python<'_>, address: &str) -> PyResult<u16> {
+        let listener = py
+            .detach(|| Listener::bind(address))
+            .map_err(|problem| PyOSError::new_err(problem.to_string()))?;
+        let port = listener.port().unwrap_or(0);
+        match &mut *lock(&self.stage) {
+            Stage::Open(listeners) => listeners.push(listener),
+            Stage::Started(_) => return Err(error::server_started()),
+        }
+        Ok(port)
+    }
+
+    /// Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED.
+    #[pyo3(signature = (methods, fallback))]
+    fn start(&self, py: Python<'_>, methods: Vec<MethodSpec>, fallback: Option<MethodSpec>) -> PyResult<()> {
+        let mut targets: HashMap<*const Shared, Arc<dyn Dispatch>> = HashMap::new();
+        let mut route = |spec: MethodSpec| -> PyResult<Route> {
+            let shared = &spec.io_context.get().shared;
+            let target = targets
+                .entry(Arc::as_ptr(shared))
+                .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
+            let (path, target) = (spec.path.clone(), Arc::clone(target));
+            Ok(Route::new(path, target, Arc::new(Method::new(py, spec)?)))
+        };
+        let routes = methods.into_iter().map(&mut route).collect::<PyResult<Vec<_>>>()?;
+        let fallback = fallback.map(&mut route).transpose()?;
+        let mut stage = lock(&self.stage);
+        let Stage::Open(listeners) = &mut *stage else {
+            return Err(error::server_started());
+        };
+        let routes = Arc::new(Routes::new(routes, fallback));
+        let transport = Transport::start(self.config.clone(), routes, std::mem::take(listeners))?;
+        *stage = Stage::Started(Arc::new(transport));
+        Ok(())
+    }
+
+    /// Stops accepting, lets calls in flight finish for `grace` seconds, then cancels them; `done` is posted to `io_context`
+    /// when every connection is closed. None is no grace.
+    #[pyo3(signature = (grace, io_context, done))]
+    fn stop(&self, py: Python<'_>, grace: Option<f64>, io_context: &Bound<'_, LoopCore>, done: Py<PyAny>) {
+        let shared = Arc::clone(&io_context.get().shared);
+        let finished = move || {
+            // A loop that is closed meanwhile has cancelled whoever waited.
+            let _ = shared.mailbox.push_admitted(Lane::Control, Item::Internal(done));
+        };
+        let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Open(Vec::new()));
+        match stage {
+            Stage::Open(listeners) => {
+                drop(listeners);
+                finished();
+            }
+            Stage::Started(transport) => {
+                let grace = grace.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                *lock(&self.stage) = Stage::Started(Arc::clone(&transport));
+                py.detach(|| transport.shutdown(grace, Box::new(finished)));
+            }
+        }
+    }
+
+    /// Waits for the network threads to end.
+    fn join(&self, py: Python<'_>) {
+        if let Some(transport) = self.transport() {
+            py.detach(|| transport.join());
+        }
+    }
+
+    /// (connections open, calls in flight).
+    fn counts(&self) -> (usize, usize) {
+        self.transport()
+            .map_or((0, 0), |transport| (transport.connections(), transport.calls_in_flight()))
+    }
+}

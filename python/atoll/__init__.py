@@ -1,0 +1,28 @@
+"""Atoll: every stateful module of a service on its own event loop.
+
+The layers, each of which imports only from those below it:
+
+    cli | testing
+    rpc | placement | observe | chaos      the bridge from gRPC; which module lives where; looking in; provoking bugs
+    loop                                   named single-threaded event loops
+    _core                                  Rust: what must run without the GIL
+    errors
+
+Importing the package changes nothing in the process.
+"""
+
+from atoll._core import BoundHandler, WorkGuard
+from atoll.errors import AtollError, MailboxFull
+from atoll.loop import Distribution, HandlerStats, IoContext, LoopFuture, LoopStats
+
+__all__ = [
+    "AtollError",
+    "BoundHandler",
+    "Distribution",
+    "HandlerStats",
+    "IoContext",
+    "LoopFuture",
+    "LoopStats",
+    "MailboxFull",
+    "WorkGuard",
+]

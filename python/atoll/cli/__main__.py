@@ -1,0 +1,5 @@
+"""`python -m atoll.cli`: the command `atoll`."""
+
+from atoll.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""Everything that Atoll raises of its own.
+
+Each class says who caused the error and what to do about it.
+"""
+
+__all__ = [
+    "AbortError",
+    "AtollError",
+    "BindError",
+    "DeadlockError",
+    "LoopClosedError",
+    "LoopRunningError",
+    "MailboxFull",
+    "NotOnLoopError",
+    "PlacementError",
+    "ServerStateError",
+]
+
+
+class AtollError(Exception):
+    """The root of all errors that Atoll raises of its own."""
+
+
+class MailboxFull(AtollError):  # noqa: N818 - the name says what is the case, like queue.Full
+    """A loop has fallen behind and its mailbox has reached its bound; nothing was queued.
+
+    The poster decides: wait and post again, give up the work, or construct the loop with a larger `max_queued`.
+    """
+
+
+class LoopClosedError(AtollError):
+    """You posted to a loop that has been closed, which runs nothing any more."""
+
+
+class LoopRunningError(AtollError):
+    """You asked a loop that is running (or belongs to somebody else) for what only a resting loop can do."""
+
+
+class NotOnLoopError(AtollError):
+    """You called something that belongs to a loop from outside that loop. Post to the loop instead."""
+
+
+class AbortError(AtollError):
+    """Your handler aborted its call: `context.abort()` raises it to end the handler. Let it pass."""
+
+
+class BindError(AtollError, RuntimeError):
+    """The address that you gave can't be listened on: in use, not this machine's, or not an address."""
+
+
+class DeadlockError(AtollError):
+    """You would have blocked a loop's thread until some loop finished a handler, maybe this very one. Await it instead."""
+
+
+class PlacementError(AtollError, TypeError):
+    """A policy, or its use, contradicts itself. It is raised before anything starts; the message says how to mend it."""
+
+
+class ServerStateError(AtollError):
+    """You asked a server for what it can't do in its present state, such as adding a service after its start."""

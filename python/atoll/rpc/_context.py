@@ -1,0 +1,143 @@
+"""What a handler sees of its call: grpc.aio's `ServicerContext`, on the native `ServerCall`.
+
+Any thread may use a context, also after the call has ended; what comes too late for the client is ignored.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+from atoll._core import ServerCall
+from atoll.errors import AbortError
+from atoll.rpc._status import Code, code_number
+
+MetadataValue = str | bytes
+Metadata = Iterable[tuple[str, MetadataValue]]
+
+
+class Metadatum(NamedTuple):
+    """One entry of a call's metadata; a value is bytes where the key ends in `-bin`."""
+
+    key: str
+    value: MetadataValue
+
+
+class _CallContext(ServerCall):
+    """What contexts of `def` and `async def` handlers share."""
+
+    __slots__ = ("_trailing",)
+
+    _abort_error: ClassVar[type[AbortError]] = AbortError
+    _trailing: Metadata
+
+    def invocation_metadata(self) -> Sequence[Metadatum]:
+        """The client's metadata, without what belongs to the protocol."""
+        return tuple(Metadatum(key, value) for key, value in self._metadata())
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
+        """Sets the metadata that is sent with the status; a later call replaces it.
+
+        Raises:
+            TypeError: When it is no sequence of pairs.
+            ValueError: When a key or value can't be sent; the message says which.
+        """
+        pairs = tuple(trailing_metadata)
+        self._set_trailing(pairs)
+        self._trailing = pairs
+
+    def trailing_metadata(self) -> Metadata:
+        """What `set_trailing_metadata` has set."""
+        return getattr(self, "_trailing", ())
+
+    def set_code(self, code: Code) -> None:
+        """Sets the status that the client gets; with any but OK it gets no message."""
+        self._set_code(code_number(code))
+
+    def code(self) -> int:
+        """The number of the status set so far."""
+        return self._code or 0
+
+    def peer_identities(self) -> None:
+        """None: the client is not authenticated."""
+
+    def peer_identity_key(self) -> None:
+        """None: the client is not authenticated."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Empty: the client is not authenticated."""
+        return {}
+
+    def _aborted(self, code: Code, details: str, trailing_metadata: Metadata) -> AbortError:
+        number = code_number(code)
+        if number == 0:
+            raise ValueError("abort() ends a call with an error: return the reply for StatusCode.OK")
+        if pairs := tuple(trailing_metadata):
+            self.set_trailing_metadata(pairs)
+        self._abort(number, details or self.details())
+        return self._abort_error(f"the call was aborted with status {number}: {details}")
+
+
+class ServicerContext(_CallContext):
+    """What an `async def` handler sees of its call: `grpc.aio.ServicerContext`."""
+
+    __slots__ = ()
+
+    async def abort(self, code: Code, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call at once with an error, and the handler by raising.
+
+        Raises:
+            AbortError: Always; let it pass.
+            ValueError: When the code is OK.
+        """
+        raise self._aborted(code, details, trailing_metadata)
+
+    async def abort_with_status(self, status: Any) -> NoReturn:  # noqa: ANN401 - grpc.Status is any object of this shape
+        """Ends the call at once with the code, details and trailing metadata of `status`. Raises what `abort` raises."""
+        raise self._aborted(status.code, status.details, status.trailing_metadata or ())
+
+    async def send_initial_metadata(self, initial_metadata: Metadata) -> None:
+        """Sends the headers now, before the reply.
+
+        Raises:
+            RuntimeError: When they have been sent already.
+            TypeError: When it is no sequence of pairs.
+            ValueError: When a key or value can't be sent; the message says which.
+        """
+        if not self._send_initial_metadata(tuple(initial_metadata)) and not self.done():
+            raise RuntimeError("the initial metadata has been sent already: send it once, before the reply")
+
+    def add_done_callback(self, callback: Callable[["ServicerContext"], object]) -> None:
+        """Has `callback(context)` run on the loop when the call has ended; at once if it has."""
+        if not self._add_callback(lambda: callback(self)):
+            callback(self)
+
+
+class SyncServicerContext(_CallContext):
+    """What a plain `def` handler sees of its call: `grpc.ServicerContext`, as grpc.aio passes it."""
+
+    __slots__ = ()
+
+    def abort(self, code: Code, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call at once with an error, and the handler by raising.
+
+        Raises:
+            AbortError: Always; let it pass.
+            ValueError: When the code is OK.
+        """
+        raise self._aborted(code, details, trailing_metadata)
+
+    def abort_with_status(self, status: Any) -> NoReturn:  # noqa: ANN401 - grpc.Status is any object of this shape
+        """Ends the call at once with the code, details and trailing metadata of `status`. Raises what `abort` raises."""
+        raise self._aborted(status.code, status.details, status.trailing_metadata or ())
+
+    def send_initial_metadata(self, initial_metadata: Metadata) -> None:
+        """Sends the headers now, before the reply. Raises what `ServicerContext.send_initial_metadata` raises."""
+        if not self._send_initial_metadata(tuple(initial_metadata)) and not self.done():
+            raise RuntimeError("the initial metadata has been sent already: send it once, before the reply")
+
+    def is_active(self) -> bool:
+        """Whether the client still waits for the reply."""
+        return not self.done()
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        """Has `callback()` run on the loop when the call has ended. Returns False when it has already."""
+        return self._add_callback(callback)

@@ -1,0 +1,64 @@
+"""`rpc.server()`: grpc.aio's factory, with a placement."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from atoll.rpc._server import Placement
+
+if TYPE_CHECKING:
+    from atoll.rpc._grpcio import GrpcServer
+
+
+def server(
+    migration_thread_pool: Executor | None = None,
+    handlers: Sequence[Any] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: object | None = None,
+    *,
+    placement: Placement | None = None,
+    network_threads: int | None = None,
+) -> "GrpcServer":
+    """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
+
+    Args:
+        migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
+        handlers: Handlers to add.
+        interceptors: Not served yet: must be empty.
+        options: grpc's channel options, as (name, value).
+        maximum_concurrent_rpcs: Not served yet: must be None.
+        compression: Not served yet: must be None.
+        placement: The provider that places servicers by their class; others live on the loop that starts the server.
+        network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
+
+    Raises:
+        ImportError: Without grpcio.
+        NotImplementedError: For what is not served yet; the message names it.
+        ValueError: When an option can't work; the message names it.
+    """
+    unserved = {
+        "interceptors": interceptors,
+        "maximum_concurrent_rpcs": maximum_concurrent_rpcs,
+        "compression": compression,
+    }
+    for name, value in unserved.items():
+        if value:
+            raise NotImplementedError(f"{name}={value!r} is not served yet: leave it out")
+    try:
+        from atoll.rpc._grpcio import GrpcServer  # noqa: PLC0415 - an extra, imported when it is asked for
+    except ImportError as error:
+        raise ImportError(
+            "rpc.server() makes a grpc.aio.Server, which needs grpcio: pip install 'atoll[grpc]'; or construct rpc.Server, which "
+            "does not"
+        ) from error
+    made = GrpcServer(
+        placement=placement,
+        network_threads=network_threads,
+        options=tuple(options or ()),
+        migration_thread_pool=migration_thread_pool,
+    )
+    if handlers:
+        made.add_generic_rpc_handlers(handlers)
+    return made

@@ -1,0 +1,70 @@
+"""The settings of a server, as they cross into Rust: one frozen object; and grpc's channel options."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_logger = logging.getLogger("atoll.rpc")
+_warned: set[str] = set()
+
+_UNLIMITED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """What can be set for a server; sizes are bytes.
+
+    Attributes:
+        network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
+        max_receive_message_size: The largest request; None is unlimited.
+        max_send_message_size: The largest reply; None is unlimited.
+        max_concurrent_streams: Calls that one connection may have in flight.
+        max_header_list_size: The largest metadata of a request.
+    """
+
+    network_threads: int | None = None
+    max_receive_message_size: int | None = 4 * 1024 * 1024
+    max_send_message_size: int | None = None
+    max_concurrent_streams: int = 1000
+    max_header_list_size: int = 16 * 1024
+
+
+def _size(value: int) -> int | None:
+    return None if value == _UNLIMITED else value
+
+
+def server_options(network_threads: int | None, channel_options: Sequence[tuple[str, Any]]) -> ServerOptions:
+    """Reads grpc's channel options; one that has no meaning here is warned about, once.
+
+    Raises:
+        TypeError: When a value has the wrong type.
+        ValueError: When a value can't work; the message names it.
+    """
+    values: dict[str, Any] = {"network_threads": network_threads}
+    for name, value in channel_options:
+        match name:
+            case "grpc.max_receive_message_length":
+                values["max_receive_message_size"] = _size(_whole(name, value, _UNLIMITED))
+            case "grpc.max_send_message_length":
+                values["max_send_message_size"] = _size(_whole(name, value, _UNLIMITED))
+            case "grpc.max_concurrent_streams":
+                values["max_concurrent_streams"] = _whole(name, value, 1)
+            case "grpc.max_metadata_size":
+                values["max_header_list_size"] = _whole(name, value, 1)
+            case _:
+                if name not in _warned:
+                    _warned.add(name)
+                    _logger.warning("the channel option %s has no effect on an Atoll server", name)
+    if network_threads is not None:
+        _whole("network_threads", network_threads, 1)
+    return ServerOptions(**values)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is not a whole number")
+    most = 2**31 - 1
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value!r} is not a number from {least} to {most}")
+    return value

@@ -1,0 +1,62 @@
+"""`serve`: a server's life from its start to the signal that ends it."""
+
+import asyncio
+import logging
+import signal
+import threading
+
+from atoll.rpc._server import Server
+
+_logger = logging.getLogger("atoll.rpc")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(server: Server, grace: float | None = 20.0) -> None:
+    """Starts `server`, serves until SIGTERM or Ctrl-C, then stops it. A second signal stops it at once.
+
+    Args:
+        server: The server, with its services and ports.
+        grace: Seconds that calls in flight may take to finish; None cancels them.
+
+    Raises:
+        RuntimeError: Outside the main thread, where signals can't be received.
+        ServerStateError: When the server has been started before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("serve() receives signals, which only the main thread can: call server.start() and stop() instead")
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            hurry.set()
+        _logger.info("%s: stopping %s", number.name, "at once" if hurry.is_set() else f"within {grace} s")
+        asked.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await server.start()
+        stopped_elsewhere = asyncio.ensure_future(server.wait_for_termination())
+        waiting = asyncio.ensure_future(asked.wait())
+        try:
+            await asyncio.wait({stopped_elsewhere, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            stopped_elsewhere.cancel()
+            await _stop(server, grace, hurry)
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _stop(server: Server, grace: float | None, hurry: asyncio.Event) -> None:
+    stopping = asyncio.ensure_future(server.stop(grace))
+    hurrying = asyncio.ensure_future(hurry.wait())
+    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if not stopping.done():
+        await server.stop(None)
+    await stopping

@@ -1,0 +1,1 @@
+"""Generated from `atoll/demo`: what only the demo uses."""

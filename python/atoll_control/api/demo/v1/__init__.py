@@ -1,0 +1,1 @@
+"""Generated from `atoll/demo/v1`: the service `FaultService`."""

@@ -1,0 +1,1 @@
+"""Generated from `atoll/v1`: the public services `NodeService` and `KvService`."""

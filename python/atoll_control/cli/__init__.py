@@ -1,0 +1,19 @@
+"""The command `atollctl`, for operators."""
+
+from __future__ import annotations
+
+import sys
+
+INSTALL = 'pip install "atoll[control]"'
+
+
+def main() -> None:
+    """Runs `atollctl`."""
+    try:
+        from atoll_control.cli.commands import app  # noqa: PLC0415 - needs what only the extra installs
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in {"atoll", "atoll_control"}:
+            raise
+        sys.exit(f"atollctl: {missing} is missing; install the control plane with: {INSTALL}")
+    app(prog_name="atollctl")

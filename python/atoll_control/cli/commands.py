@@ -1,0 +1,118 @@
+"""The commands of `atollctl`.
+
+Exit codes: 0 done (also when stopped by Ctrl-C or SIGTERM), 1 could not do it, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from typing import Annotated, NoReturn
+
+import typer
+
+from atoll.errors import BindError
+from atoll_control.server.app import ServerSettings
+from atoll_control.server.app import serve as run_server
+from atoll_control.server.logs import LogFormat, configure
+from atoll_control.server.node_manager import NodeSettings
+
+app = typer.Typer(
+    help="Runs and operates the Atoll control plane.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
+_MAX_PORT = 65535
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"atollctl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@app.callback()
+def commands() -> None:
+    """Runs and operates the Atoll control plane."""
+
+
+@app.command(
+    epilog="Stop it with Ctrl-C or SIGTERM: running calls get 5 seconds to finish. "
+    "Example: atollctl serve --listen 127.0.0.1:50051 --log-format json"
+)
+def serve(
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Address to listen on. Port 0 takes a free one; the log says which."),
+    ] = "127.0.0.1:50051",
+    heartbeat_interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Nodes are told to send a heartbeat this often."),
+    ] = 1.0,
+    node_deadline: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="A node without a heartbeat for this long is marked dead. At least twice the interval; time in which "
+            "the server itself was late does not count against nodes.",
+        ),
+    ] = 5.0,
+    network_threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Native threads that read and write connections. Default: chosen by Atoll."
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(help="Log lines for people or for machines, one per event, on standard error."),
+    ] = LogFormat.CONSOLE,
+    demo_controls: Annotated[
+        bool,
+        typer.Option(
+            "--demo-controls", hidden=True, help="Offer the service by which `atoll demo` slows a module down."
+        ),
+    ] = False,
+    one_loop: Annotated[
+        bool,
+        typer.Option("--one-loop", hidden=True, help="Put all modules on one loop, for comparison."),
+    ] = False,
+    exit_with_stdin: Annotated[
+        bool,
+        typer.Option("--exit-with-stdin", hidden=True, help="Stop when standard input closes."),
+    ] = False,
+) -> None:
+    """Serves membership (atoll.v1.NodeService) and the key-value store (atoll.v1.KvService), in memory.
+
+    Each module lives on its own loop, so a slow one does not delay the others. Any gRPC client in any language can
+    connect; the protos are in the package, under atoll_control/api/protos.
+    """
+    match = _LISTEN.fullmatch(listen)
+    if match is None or int(match.group(2)) > _MAX_PORT:
+        _fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', 2)
+    try:
+        nodes = NodeSettings(heartbeat_interval=heartbeat_interval, node_deadline=node_deadline)
+    except ValueError as error:
+        _fail("--" + str(error).replace("_", "-", 1), 2)
+    configure(log_format)
+    settings = ServerSettings(
+        listen=listen,
+        nodes=nodes,
+        network_threads=network_threads,
+        demo_controls=demo_controls,
+        one_loop=one_loop,
+        exit_with_stdin=exit_with_stdin,
+    )
+    # While the server serves it handles both signals itself. This is for those that arrive before or after.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        asyncio.run(run_server(settings))
+    except BindError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        pass

@@ -1,0 +1,114 @@
+"""Puts the server together: a loop per module, the services on them, one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time  # noqa: TID251 - the wall clock, handed to those who tell people the time
+from dataclasses import dataclass, field
+
+import structlog
+
+from atoll import IoContextProvider, rpc
+from atoll_control.api.demo.v1 import fault_pb2_grpc
+from atoll_control.api.v1 import kv_pb2_grpc, node_pb2_grpc
+from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
+from atoll_control.server.kv_manager import KvManager, KvSettings
+from atoll_control.server.node_manager import NodeManager, NodeSettings
+from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
+
+_log = structlog.get_logger("atoll_control.server")
+
+NODE_METHODS = ("Register", "Unregister", "Heartbeat", "ListNodes")
+KV_METHODS = ("Put", "Get", "Delete", "Keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What `atollctl serve` is told.
+
+    Attributes:
+        listen: "host:port"; port 0 takes a free one.
+        nodes: how nodes are watched.
+        kv: how much is stored.
+        network_threads: native threads of the transport; its own choice when None.
+        grace: seconds that running calls get when the server stops.
+        server_id: names this run to the nodes; made up when None.
+        demo_controls: offer `FaultService`.
+        one_loop: all modules on one loop.
+        exit_with_stdin: stop when standard input closes, for a parent process that must not leave the server behind.
+    """
+
+    listen: str = "127.0.0.1:50051"
+    nodes: NodeSettings = field(default_factory=NodeSettings)
+    kv: KvSettings = field(default_factory=KvSettings)
+    network_threads: int | None = None
+    grace: float = 5.0
+    server_id: str | None = None
+    demo_controls: bool = False
+    one_loop: bool = False
+    exit_with_stdin: bool = False
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        atoll.errors.BindError: the address is in use or not this machine's.
+    """
+    server_id = settings.server_id or os.urandom(8).hex()
+    with contextlib.ExitStack() as at_the_end:
+        await _serve(settings, server_id, at_the_end)
+
+
+async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
+    async with IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy) as provider:
+        nodes = await provider.create(NodeManager, settings.nodes, server_id=server_id, wall_clock=time.time)
+        kv = await provider.create(KvManager, settings.kv)
+        server = rpc.server(placement=provider, network_threads=settings.network_threads)
+        faults: FaultInjector | None = None
+        if settings.demo_controls:
+            modules = {
+                "NodeManager": WatchedModule(provider.io_context(NodeManager), SlowSwitch()),
+                "KvManager": WatchedModule(provider.io_context(KvManager), SlowSwitch()),
+            }
+            modules["NodeManager"].switch.install(nodes, NODE_METHODS)
+            modules["KvManager"].switch.install(kv, KV_METHODS)
+            faults = FaultInjector(modules, provider.ref(NodeManager))
+            fault_pb2_grpc.add_FaultServiceServicer_to_server(faults, server)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
+        kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
+        port = server.add_insecure_port(settings.listen)
+        if settings.exit_with_stdin:
+            await asyncio.get_running_loop().connect_read_pipe(_ParentWatch, sys.stdin)
+        if faults is not None:
+            await faults.start()
+        _log.info(
+            "server_started",
+            address=f"{settings.listen.rpartition(':')[0]}:{port}",
+            server_id=server_id,
+            services={
+                "NodeService": provider.io_context(NodeManager).name,
+                "KvService": provider.io_context(KvManager).name,
+            },
+            heartbeat_interval=settings.nodes.heartbeat_interval,
+            node_deadline=settings.nodes.node_deadline,
+            demo_controls=settings.demo_controls,
+        )
+        # Only a server that started is said to have stopped, and only when its loops have stopped, too.
+        at_the_end.callback(_log.info, "server_stopped", server_id=server_id)
+        try:
+            await rpc.serve(server, grace=settings.grace)
+        finally:
+            if faults is not None:
+                await faults.stop()
+
+
+class _ParentWatch(asyncio.Protocol):
+    """Stops the server as SIGTERM does when standard input closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
+        os.kill(os.getpid(), signal.SIGTERM)

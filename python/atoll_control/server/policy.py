@@ -1,0 +1,20 @@
+"""Which module lives on which loop. Mistakes here fail when this file is imported."""
+
+from __future__ import annotations
+
+from atoll import IoContextPolicy, dedicated
+from atoll_control.server.kv_manager import KvManager
+from atoll_control.server.node_manager import NodeManager
+
+
+class ServerPolicy(IoContextPolicy[NodeManager | KvManager]):
+    """Every module on a loop of its own: none can delay another."""
+
+    node_manager_io_context = dedicated(NodeManager, name="node_manager")
+    kv_manager_io_context = dedicated(KvManager, name="kv_manager")
+
+
+class OneLoopPolicy(IoContextPolicy[NodeManager | KvManager]):
+    """All modules on one loop, as on a stock asyncio server: `atoll demo --one-loop` shows the difference."""
+
+    shared_io_context = dedicated(NodeManager, KvManager, name="shared")

@@ -1,0 +1,110 @@
+"""Fakes for tests of the control plane's modules: time that is set, and calls without a network.
+
+clock = ManualClock()
+timers = ManualTimers(clock)
+nodes = NodeManager(NodeSettings(), clock=clock, server_id="test", timers=timers)
+await nodes.start()
+timers.advance(5.0)                                      # runs what falls due on the way
+reply = await answer(nodes.ListNodes, ListNodesRequest())
+refused = await refusal(nodes.Heartbeat, HeartbeatRequest())
+assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import grpc.aio
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class ManualLoop:
+    """Stands in for a module's `IoContext`: its time stands still until it is moved."""
+
+    def __init__(self, *, now: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
+        """Sets both clocks, in seconds."""
+        self._now = now
+        self._wall_offset = wall - now
+        self._order = itertools.count()
+        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        """Seconds by the monotonic clock."""
+        return self._now
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+        return self._now + self._wall_offset
+
+    def post(self, handler: Callable[[], None], /, *, name: str | None = None, delay: float = 0.0) -> None:  # noqa: ARG002
+        """Keeps the handler until its time comes."""
+        heapq.heappush(self._waiting, (self._now + delay, next(self._order), handler))
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clocks on and runs each handler at the very time it is due, or now if that has passed."""
+        end = self._now + seconds
+        while self._waiting and self._waiting[0][0] <= end:
+            due, _, handler = heapq.heappop(self._waiting)
+            self._now = max(self._now, due)
+            handler()
+        self._now = end
+
+    def stall(self, seconds: float) -> None:
+        """Moves the clocks on while nothing runs, as a stuck loop does; `advance` runs what fell due, late."""
+        self._now += seconds
+
+
+class Refused(Exception):  # noqa: N818 - it is what a call ended with, not what went wrong in the test
+    """A call ended with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        """Takes what the handler aborted with."""
+        super().__init__(f"{code.name}: {details}")
+        self.code = code
+        self.details = details
+
+
+class FakeServicerContext(Generic[Request, Response]):
+    """The part of a servicer context that the control plane's handlers use."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: object = ()) -> NoReturn:  # noqa: ARG002
+        """Ends the call."""
+        raise Refused(code, details)
+
+
+async def answer(
+    method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
+    request: Request,
+) -> Response:
+    """Calls a handler without a network.
+
+    Raises:
+        Refused: the handler aborted.
+    """
+    context: FakeServicerContext[Request, Response] = FakeServicerContext()
+    return await method(request, cast("Any", context))
+
+
+async def refusal(
+    method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
+    request: Request,
+) -> Refused:
+    """Calls a handler without a network and returns what it aborted with.
+
+    Raises:
+        AssertionError: the handler answered.
+    """
+    try:
+        response = await answer(method, request)
+    except Refused as refused:
+        return refused
+    raise AssertionError(f"the call was answered: {response}")

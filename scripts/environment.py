@@ -1,0 +1,281 @@
+"""Creates the virtual environments of the make targets, keeps them up to date, and runs commands in them.
+
+    python scripts/environment.py SET [--] [COMMAND [ARGUMENT...]]
+
+started by scripts/with, which finds the interpreter. Every interpreter version has its environment, `.venv/3.13` say. A
+set names the lock files that are installed into it and whether Atoll itself is: built as a wheel, as a user would get
+it, never imported from the source tree. What is there already is recognised by digests of what it was made from (the
+lock files' texts for the tools, the sources' for the wheel), so that a second run does nothing. Two runs in one tree
+wait for each other.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a set brings into its environment."""
+
+    locks: tuple[str, ...]
+    atoll: bool = True
+    # A second environment beside the usual one, for tools that need other versions than we do.
+    suffix: str = ""
+
+
+SETS = {
+    "build": Contents(("build", "runtime")),
+    "demo": Contents(("build", "runtime")),
+    "test": Contents(("build", "runtime", "test", "test-grpc")),
+    "lint": Contents(("build", "runtime", "test", "test-grpc", "lint")),
+    "docs": Contents(("build", "runtime", "docs")),
+    "bench": Contents(("build", "runtime", "bench")),
+    "protoc": Contents(("protoc",), atoll=False, suffix="-protoc"),
+    "lock": Contents(("lock",), atoll=False, suffix="-lock"),
+}
+# What needs grpcio, which has no wheels for free-threaded builds. There, `test` is the suite without it.
+NEEDS_GIL = {"runtime", "test-grpc", "lint", "bench", "protoc"}
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+# What the wheel is made from.
+SOURCES = ("Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE", "crates", "python")
+# Settings of the compiler that change what it makes.
+COMPILER_SETTINGS = ("RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_PROFILE_RELEASE_LTO", "CARGO_PROFILE_RELEASE_DEBUG")
+
+
+# In a log; on a terminal the one line is rewritten all the time.
+SECONDS_BETWEEN_LINES = 30
+
+
+class Failure(Exception):  # noqa: N818 - it ends the program with its message, as SystemExit does
+    """A step did not work; the message says which one and what is to be done."""
+
+
+def say(message: str) -> None:
+    """Prints a line about what is being done."""
+    print(f"==> {message}", file=sys.stderr, flush=True)
+
+
+def digest(*parts: str | bytes) -> str:
+    """Returns a digest of the parts, in their order."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big") + data)
+    return state.hexdigest()
+
+
+def run_step(title: str, command: list[str | Path]) -> None:
+    """Runs one command of the set-up, its output going to build/logs.
+
+    A terminal shows the newest line of the output and the seconds so far, a log one such line in half a minute. Only
+    when the command fails is the end of its output shown.
+
+    Raises:
+        Failure: the command failed.
+    """
+    say(title)
+    log = BUILD / "logs" / f"{Path(str(command[0])).name}-{Path(str(command[1])).name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = shown = time.monotonic()
+    on_terminal = sys.stderr.isatty()
+    width = shutil.get_terminal_size().columns - 12
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2 if on_terminal else 5)
+                    break
+                now = time.monotonic()
+                if on_terminal or now - shown > SECONDS_BETWEEN_LINES:
+                    shown = now
+                    line = last_line(log)[:width]
+                    start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")
+                    print(f"{start}    {now - started:3.0f} s  {line}", end=end, file=sys.stderr, flush=True)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            if on_terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        print("\n".join(log.read_text(errors="replace").splitlines()[-60:]), file=sys.stderr)
+        message = f"failed with exit code {process.returncode}: {title} (the whole output: {log.relative_to(ROOT)})"
+        raise Failure(message)
+
+
+def last_line(log: Path) -> str:
+    """Returns the newest line of a log that has something in it."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        lines = [line.strip() for line in file.read().decode(errors="replace").replace("\r", "\n").splitlines()]
+    return next((line for line in reversed(lines) if line), "")
+
+
+@contextlib.contextmanager
+def exclusively() -> Iterator[None]:
+    """Keeps two runs in this tree from building or installing at the same time."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another make in this tree")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Environment:
+    """One virtual environment, and in `state.json` within it what it was made from."""
+
+    def __init__(self, suffix: str) -> None:
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        self.key = version + sys.abiflags
+        self.home = ROOT / ".venv" / (self.key + suffix)
+        self.python = self.home / "bin" / "python"
+        self._state_file = self.home / "state.json"
+        self._base = f"{sys.version} of {os.path.realpath(sys.executable)}"
+
+    def _state(self) -> dict[str, str]:
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads(self._state_file.read_text()))
+        return {}
+
+    def _remember(self, key: str, value: str) -> None:
+        self._state_file.write_text(json.dumps(self._state() | {key: value}, indent=2))
+
+    def _pip_install(self, title: str, *arguments: str | Path) -> None:
+        common = ["--quiet", "--no-input", "--no-deps", "--disable-pip-version-check"]
+        run_step(title, [self.python, "-m", "pip", "install", *common, *arguments])
+
+    def ensure(self, locks: list[str]) -> None:
+        """Creates the environment unless it is there, and installs the lock files that are not installed yet.
+
+        When a lock file has changed, or the interpreter, the environment is made anew: it never holds leftovers.
+        """
+        texts = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in locks}
+        state = self._state()
+        changed = any(name in state and state[name] != digest(text) for name, text in texts.items())
+        if state.get("base") != self._base or changed:
+            shutil.rmtree(self.home, ignore_errors=True)
+            where = self.home.relative_to(ROOT)
+            if rejected := os.environ.get("ATOLL_REJECTED_PYTHONS"):
+                say(f"not usable: {rejected}")
+            run_step(
+                f"creating {where} with CPython {sys.version.split()[0]}", [sys.executable, "-m", "venv", self.home]
+            )
+            self._remember("base", self._base)
+            state = self._state()
+        missing = [name for name in locks if name not in state]
+        for name in missing:
+            count = texts[name].count("==")
+            path = Path("requirements", f"{name}.txt")
+            self._pip_install(
+                f"installing {path} ({count} packages)", "--require-hashes", "--only-binary", ":all:", "-r", ROOT / path
+            )
+            self._remember(name, digest(texts[name]))
+
+    def ensure_atoll(self) -> None:
+        """Builds the wheel and installs it, unless the one that is installed is of these sources."""
+        made_from = source_digest()
+        if self._state().get("atoll") == made_from:
+            return
+        self._pip_install("installing Atoll", "--no-index", "--force-reinstall", self.wheel(made_from))
+        self._remember("atoll", made_from)
+
+    def wheel(self, made_from: str) -> Path:
+        """Returns the wheel of the sources that have the digest `made_from`, built if need be."""
+        folder = BUILD / "wheels" / self.key
+        stamp = folder / "made-from"
+        wheels = list(folder.glob("*.whl"))
+        if len(wheels) == 1 and stamp.exists() and stamp.read_text() == made_from:
+            return wheels[0]
+        shutil.rmtree(folder, ignore_errors=True)
+        first = "" if (target_folder() / "release" / "deps").exists() else "; the first time takes minutes"
+        maturin: list[str | Path] = [self.home / "bin" / "maturin", "build", "--release", "--locked", "--out", folder]
+        run_step(f"building Atoll (release) for CPython {self.key}{first}", [*maturin, "--interpreter", self.python])
+        (wheel,) = folder.glob("*.whl")
+        stamp.write_text(made_from)
+        return wheel
+
+
+def target_folder() -> Path:
+    """Returns where cargo builds."""
+    return ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+
+
+def source_digest() -> str:
+    """Returns a digest of the wheel's sources, the compiler and its settings."""
+    files: list[Path] = []
+    for source in SOURCES:
+        path = ROOT / source
+        files += sorted(path.rglob("*")) if path.is_dir() else [path]
+    parts: list[str | bytes] = []
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix not in {".so", ".dylib"}:
+            parts += [str(file.relative_to(ROOT)), file.read_bytes()]
+    compiler = subprocess.run(["rustc", "--version"], capture_output=True, check=True).stdout
+    settings = json.dumps({name: os.environ.get(name) for name in COMPILER_SETTINGS})
+    return digest(compiler, settings, *parts)
+
+
+def prepare(name: str) -> Environment:
+    """Returns the environment of a set, up to date."""
+    contents = SETS[name]
+    locks = [lock for lock in contents.locks if not (FREE_THREADED and lock in NEEDS_GIL)]
+    environment = Environment(contents.suffix)
+    with exclusively():
+        environment.ensure(locks)
+        if contents.atoll:
+            environment.ensure_atoll()
+    return environment
+
+
+def main() -> int:
+    """Prepares the environment and becomes the command; returns an exit code only if there is none, or on failure."""
+    _, name, *command = sys.argv
+    if command[:1] == ["--"]:
+        del command[0]
+    if name not in SETS:
+        print(f"atoll: there is no set {name}; the sets are {', '.join(SETS)}", file=sys.stderr)
+        return 64
+    try:
+        environment = prepare(name)
+    except Failure as failure:
+        print(f"atoll: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if not command:
+        return 0
+    # Cargo links the binding's checks against this interpreter, too.
+    variables = {"VIRTUAL_ENV": str(environment.home), "PYO3_PYTHON": str(environment.python)}
+    os.environ.update(variables, PATH=f"{environment.home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    os.environ.pop("PYTHONHOME", None)
+    os.chdir(ROOT)
+    sys.stderr.flush()
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        print(f"atoll: {command[0]} does not start: {error.strerror}", file=sys.stderr)
+        return 127
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The services as a stock grpcio client sees them: served by `atollctl serve`, in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+
+TIMEOUT = 10.0
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Any]) -> Any:
+    return serve("--demo-controls", "--heartbeat-interval", "0.4", "--node-deadline", "0.8")
+
+
+@pytest.fixture(scope="module")
+def channel(server: Any) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+def status(call: Callable[..., Any], request: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=TIMEOUT)
+    error: Any = caught.value
+    return error.code().name, error.details()
+
+
+def test_a_node_registers_beats_is_listed_and_leaves(channel: grpc.Channel) -> None:
+    nodes = node_pb2_grpc.NodeServiceStub(channel)
+    host = node_pb2.Host(name="box", cpus=2)
+    reply = nodes.Register(node_pb2.RegisterRequest(node_id="wire", incarnation=1, host=host), timeout=TIMEOUT)
+    assert reply.heartbeat_interval.nanos == 400_000_000
+    beat = nodes.Heartbeat(node_pb2.HeartbeatRequest(node_id="wire", incarnation=1), timeout=TIMEOUT)
+    assert beat.server_id == reply.server_id
+    listed = nodes.ListNodes(node_pb2.ListNodesRequest(start_after="wir"), timeout=TIMEOUT).nodes[0]
+    assert (listed.node_id, listed.host, listed.state) == ("wire", host, node_pb2.NODE_STATE_ALIVE)
+    left = nodes.Unregister(node_pb2.UnregisterRequest(node_id="wire", incarnation=1), timeout=TIMEOUT)
+    assert left.node.state == node_pb2.NODE_STATE_LEFT
+
+
+def test_a_silent_node_is_marked_dead_by_the_servers_own_timers_and_logged(server: Any, channel: grpc.Channel) -> None:
+    nodes = node_pb2_grpc.NodeServiceStub(channel)
+    nodes.Register(node_pb2.RegisterRequest(node_id="silent", incarnation=1), timeout=TIMEOUT)
+    death = server.wait_for_event("node_dead")
+    assert (death["node_id"], death["incarnation"], death["level"]) == ("silent", 1, "warning")
+    assert "(deadline 0.8 s" in death["reason"]
+    code, details = status(nodes.Heartbeat, node_pb2.HeartbeatRequest(node_id="silent", incarnation=1))
+    assert code == "FAILED_PRECONDITION"
+    assert "register again" in details
+
+
+def test_the_store_stores_lists_and_deletes(channel: grpc.Channel) -> None:
+    kv = kv_pb2_grpc.KvServiceStub(channel)
+    assert kv.Put(kv_pb2.PutRequest(namespace="w", key=b"a/1", value=b"\x00\xff"), timeout=TIMEOUT).added
+    assert kv.Get(kv_pb2.GetRequest(namespace="w", key=b"a/1"), timeout=TIMEOUT).value == b"\x00\xff"
+    assert list(kv.Keys(kv_pb2.KeysRequest(namespace="w", prefix=b"a/"), timeout=TIMEOUT).keys) == [b"a/1"]
+    assert kv.Delete(kv_pb2.DeleteRequest(namespace="w", key=b"a/1"), timeout=TIMEOUT).deleted
+
+
+def test_a_value_of_the_largest_size_travels(channel: grpc.Channel) -> None:
+    kv = kv_pb2_grpc.KvServiceStub(channel)
+    value = bytes(range(256)) * 4096
+    kv.Put(kv_pb2.PutRequest(namespace="w", key=b"large", value=value), timeout=TIMEOUT)
+    assert kv.Get(kv_pb2.GetRequest(namespace="w", key=b"large"), timeout=TIMEOUT).value == value
+
+
+def test_a_handlers_refusal_arrives_with_its_status_and_message(channel: grpc.Channel) -> None:
+    nodes, kv = node_pb2_grpc.NodeServiceStub(channel), kv_pb2_grpc.KvServiceStub(channel)
+    assert status(nodes.Heartbeat, node_pb2.HeartbeatRequest(node_id="x", incarnation=1))[0] == "NOT_FOUND"
+    assert status(nodes.Register, node_pb2.RegisterRequest(incarnation=1)) == (
+        "INVALID_ARGUMENT",
+        "node_id: is required",
+    )
+    assert status(kv.Get, kv_pb2.GetRequest(key=b"x")) == ("NOT_FOUND", "namespace '' has no key b'x'")
+
+
+def test_a_slow_module_delays_its_own_calls_and_not_the_others(channel: grpc.Channel) -> None:
+    faults = fault_pb2_grpc.FaultServiceStub(channel)
+    nodes, kv = node_pb2_grpc.NodeServiceStub(channel), kv_pb2_grpc.KvServiceStub(channel)
+    block = Duration(seconds=1)
+    slow = fault_pb2.SetSlowRequest(module="KvManager", kind=fault_pb2.SLOW_KIND_SLEEP, block=block)
+    assert faults.SetSlow(slow, timeout=TIMEOUT).loop == "kv_manager"
+    try:
+        waiting = kv.Keys.future(kv_pb2.KeysRequest(), timeout=TIMEOUT)
+        for _ in range(10):
+            nodes.ListNodes(node_pb2.ListNodesRequest(), timeout=TIMEOUT)
+        assert not waiting.done()
+        waiting.result()
+    finally:
+        faults.SetSlow(fault_pb2.SetSlowRequest(module="KvManager", kind=fault_pb2.SLOW_KIND_OFF), timeout=TIMEOUT)
+
+
+def test_statistics_name_the_loops_their_modules_and_each_handler(channel: grpc.Channel) -> None:
+    node_pb2_grpc.NodeServiceStub(channel).ListNodes(node_pb2.ListNodesRequest(), timeout=TIMEOUT)
+    stats = fault_pb2_grpc.FaultServiceStub(channel).GetStats(fault_pb2.GetStatsRequest(), timeout=TIMEOUT)
+    loops = {loop.name: loop for loop in stats.loops}
+    assert {name: list(loop.modules) for name, loop in loops.items()} == {
+        "node_manager": ["NodeManager"],
+        "kv_manager": ["KvManager"],
+    }
+    handler = next(handler for handler in loops["node_manager"].handlers if handler.name == "NodeService.ListNodes")
+    assert handler.total >= 1
+    assert handler.execution_time.count >= 1
+    assert handler.execution_time.p50 > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"module": "Nothing", "kind": fault_pb2.SLOW_KIND_OFF}, "module: this server has KvManager, NodeManager"),
+        ({"module": "KvManager"}, "kind:"),
+        ({"module": "KvManager", "kind": 99}, "kind:"),
+        ({"module": "KvManager", "kind": fault_pb2.SLOW_KIND_CPU}, "block:"),
+        ({"module": "KvManager", "kind": fault_pb2.SLOW_KIND_CPU, "block": Duration(seconds=6)}, "block:"),
+    ],
+)
+def test_slowness_that_makes_no_sense_is_refused(channel: grpc.Channel, fields: dict[str, Any], field: str) -> None:
+    faults = fault_pb2_grpc.FaultServiceStub(channel)
+    code, details = status(faults.SetSlow, fault_pb2.SetSlowRequest(**fields))
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith(field)
