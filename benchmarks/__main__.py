@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for.
 
     Returns:
-        0, or 1 when a threshold is missed and ``--check`` is given, or 2 when measuring was not possible.
+        0; 1 when a threshold is missed and ``--check`` is given; 2 when measuring was not possible; 130 after Ctrl-C.
     """
     options = _parse(arguments)
     names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (h2load.H2loadError, ChildFailedError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: nothing was written\n")
+        return 130
 
 
 def _run(names: list[str], options: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ Importing the package changes nothing in the process.
 
 from atoll._core import BoundHandler, WorkGuard
 from atoll.errors import AtollError, MailboxFull
-from atoll.loop import Distribution, HandlerStats, IoContext, LoopFuture, LoopStats
+from atoll.loop import Distribution, HandlerStats, IoContext, IoContextThread, LoopFuture, LoopStats, ModuleRef
+from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
 
 __all__ = [
     "AtollError",
@@ -21,8 +22,13 @@ __all__ = [
     "Distribution",
     "HandlerStats",
     "IoContext",
+    "IoContextPolicy",
+    "IoContextProvider",
+    "IoContextThread",
     "LoopFuture",
     "LoopStats",
     "MailboxFull",
+    "ModuleRef",
     "WorkGuard",
+    "dedicated",
 ]

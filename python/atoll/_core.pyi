@@ -1,19 +1,211 @@
 """The native half of Atoll: mailboxes, statistics and the transport."""
 
 import contextvars
-from collections.abc import Callable
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import CodeType, FrameType
-from typing import Any, Generic, ParamSpec, TypeVar, final
+from typing import Any, Literal, Self, TypeVarTuple, final
 
 from atoll.loop._future import LoopFuture
 from atoll.loop._options import LoopOptions
+from atoll.rpc._method import Method
+from atoll.rpc._options import ServerOptions
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
+_Lane = Literal["control", "normal", "bulk"]
 _Distribution = tuple[int, float, float, float, list[tuple[float, float, int]]]
 _Handler = tuple[str, int, int, int, int, _Distribution, _Distribution, _Distribution]
 
 class LoopCore:
-    """The mailbox of one loop, and what feeds and drains it."""
+    """The native half of a loop; see `atoll.IoContext`."""
 
-    def __new__(cls, name: str, options: LoopOptions, owner: bool) -> LoopCore: ...  # noqa: PYI034
+    def __new__(cls, name: str, options: LoopOptions, owner: bool) -> Self: ...
+    @property
+    def name(self) -> str:
+        """The loop's name."""
+
+    def post(
+        self,
+        handler: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        delay: float = 0.0,
+        lane: _Lane | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Queues `handler(*args)` to run on the loop. Any thread; never runs it at once.
+
+        Args:
+            handler: A function or a coroutine function.
+            args: Its arguments.
+            name: Its name in statistics; the default is its qualified name.
+            delay: Seconds to wait before it is queued.
+            lane: The priority class: `control`, `normal` (the default) or `bulk`.
+            context: The context variables it runs with; the default is a copy of the caller's.
+
+        Raises:
+            MailboxFull: When the lane has reached its bound.
+            LoopClosedError: When the loop has been closed.
+            ValueError: When the lane is unknown or the delay can't be waited for.
+        """
+
+    def dispatch(
+        self,
+        handler: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        lane: _Lane | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Runs `handler(*args)` at once when called on the loop, unless too deeply nested; else posts it.
+
+        Any thread. An exception of the handler goes to the exception hook, not to the caller. Raises what `post` raises.
+        """
+
+    def bind(
+        self, handler: Callable[..., object], /, *, name: str | None = None, lane: _Lane | None = None
+    ) -> BoundHandler:
+        """Prepares `handler` once: calling the result posts it, faster than `post` does."""
+
+    def work_guard(self) -> WorkGuard:
+        """Keeps `run()` from returning while the result is held. Any thread."""
+
+    def stop(self) -> None:
+        """Makes `run()` return after the handler that is running. Any thread; what is queued stays queued."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop()` was called or `run()` ran out of work, and `restart()` not since."""
+
+    def restart(self) -> None:
+        """Lets `run()` run again after a stop."""
+
+    @property
+    def _fileno(self) -> int: ...
+    @property
+    def _out_of_work(self) -> bool: ...
+    @property
+    def _executed(self) -> int: ...
+    def _attach(self, asyncio_loop: AbstractEventLoop | None) -> None: ...
+    def _drain(self) -> None: ...
+    def _submit(
+        self,
+        future: LoopFuture[Any],
+        handler: Callable[..., object],
+        args: tuple[Any, ...],
+        name: str | None,
+        delay: float,
+        lane: _Lane | None,
+        context: contextvars.Context | None,
+    ) -> None: ...
+    def _post_internal(self, callable: Callable[[], object]) -> bool: ...
+    def _close(self) -> list[LoopFuture[Any]]: ...
+    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler]]: ...
+
+@final
+class BoundHandler:
+    """A handler bound to a loop: calling it posts the handler with the given arguments. Any thread."""
+
+    @property
+    def handler(self) -> Callable[..., object]:
+        """The handler."""
+
+    @property
+    def name(self) -> str:
+        """Its name in statistics."""
+
+    def __call__(self, *args: Any) -> None:
+        """Posts the handler. Raises what `IoContext.post` raises."""
+
+@final
+class WorkGuard:
+    """Keeps a loop's `run()` from returning while it is held: until `reset()`, the end of its `with` block, or its collection."""
+
+    def reset(self) -> None:
+        """Lets the loop go. Any thread; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exc_info: object) -> None: ...
+
+@final
+class HandlerSteps(Coroutine[Any, Any, None]):
+    """The coroutine that a task drives in place of a coroutine handler's own, to measure its steps."""
+
+    @property
+    def __name__(self) -> str: ...
+    @property
+    def __qualname__(self) -> str: ...
+    @property
+    def cr_frame(self) -> FrameType | None: ...
+    @property
+    def cr_code(self) -> CodeType: ...
+    @property
+    def cr_running(self) -> bool: ...
+    @property
+    def cr_await(self) -> object: ...
+    def __await__(self) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: object) -> Any: ...
+    def throw(self, *exception: Any) -> Any: ...
+    def close(self) -> None: ...
+
+class ServerCall:
+    """One call as its handler sees it; see `atoll.rpc.ServicerContext`."""
+
+    def __new__(cls) -> Self: ...
+    def peer(self) -> str:
+        """The client's address in grpc's form, such as `ipv4:127.0.0.1:50051`."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, not below zero; None without one."""
+
+    def done(self) -> bool:
+        """Whether the call has been answered, by the handler or by the transport."""
+
+    def cancelled(self) -> bool:
+        """Whether the call ended before its handler did: by its deadline, its client, or the end of the server."""
+
+    def set_details(self, details: str) -> None:
+        """Sets the text that goes with the status."""
+
+    def details(self) -> str:
+        """The text set so far."""
+
+    @property
+    def _path(self) -> str: ...
+    @property
+    def _authority(self) -> str: ...
+    @property
+    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown"] | None: ...
+    @property
+    def _code(self) -> int | None: ...
+    def _metadata(self) -> list[tuple[str, str | bytes]]: ...
+    def _set_code(self, number: int) -> None: ...
+    def _set_trailing(self, pairs: Iterable[tuple[str, str | bytes]]) -> None: ...
+    def _send_initial_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> bool: ...
+    def _abort(self, number: int, details: str) -> bool: ...
+    def _add_callback(self, callback: Callable[[], object]) -> bool: ...
+
+@final
+class ServerCore:
+    """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
+
+    def __new__(cls, options: ServerOptions) -> Self: ...
+    def add_port(self, address: str) -> int:
+        """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
+
+    def start(self, methods: Sequence[Method], fallback: Method | None) -> None:
+        """Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED."""
+
+    def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:
+        """Stops; `done` is posted to `io_context` when every connection is closed."""
+
+    def join(self) -> None:
+        """Waits for the network threads to end."""
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are open, and how many calls in flight."""

@@ -33,6 +33,7 @@ def failed_checks(**changes: Any) -> list[str]:
 def test_the_claim_holds_when_heartbeats_are_as_fast_as_before() -> None:
     verdict = judge(HEALTHY)
     assert verdict.held
+    assert verdict.outcome == "Heartbeats stayed unaffected while KvManager was slow, and all 200 nodes stayed alive."
     assert verdict.remark == ""
 
 
@@ -52,6 +53,8 @@ def test_one_failed_heartbeat_in_either_half_breaks_the_claim() -> None:
 
 def test_one_dead_node_or_one_that_came_back_breaks_the_claim() -> None:
     assert failed_checks(nodes_alive=199) == ["every node is alive"]
+    outcome = judge(replace(HEALTHY, nodes_alive=199)).outcome
+    assert outcome == "Heartbeats did NOT stay unaffected while KvManager was slow; 1 of 200 nodes were lost."
     assert failed_checks(registered_again=1) == ["no node had to register again"]
 
 
@@ -65,6 +68,8 @@ def test_a_run_without_heartbeats_proves_nothing() -> None:
 
 def test_a_run_in_which_clients_sent_too_little_proves_nothing() -> None:
     assert failed_checks(heartbeats_due=1300) == ["the heartbeats due were sent"]
+    outcome = judge(replace(HEALTHY, heartbeats_due=1300)).outcome
+    assert outcome == "The run shows nothing, for it is not true that the heartbeats due were sent."
 
 
 def test_a_run_in_which_the_module_was_not_slow_proves_nothing() -> None:
@@ -105,6 +110,7 @@ def test_without_controls_a_healthy_run_is_all_that_is_claimed() -> None:
     verdict = judge(replace(HEALTHY, slow_module=None, kv={"healthy": FAST, "slow": FAST}))
     assert verdict.held
     assert verdict.remark.startswith("Nothing was made slow")
+    assert verdict.outcome == "The run was healthy; all 200 nodes stayed alive."
 
 
 def test_a_quantile_is_a_value_that_occurred() -> None:

@@ -8,13 +8,14 @@
 //!     http://127.0.0.1:50051/echo.Echo/Echo
 //! ```
 //!
-//! It ends when its standard input does, and prints what the transport has counted.
+//! A third argument is how many nanoseconds a handler works on each call. It ends when its standard input
+//! does, and prints what the transport has counted.
 
 use std::error::Error;
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_core::transport::{
     Call, Dispatch, Listener, Reply, Route, Routes, Transport, TransportConfig, frame,
@@ -42,7 +43,8 @@ impl Dispatch for Mailbox {
 }
 
 impl Mailbox {
-    fn serve(&self) {
+    /// Answers every call after working `cost` on it.
+    fn serve(&self, cost: Duration) {
         let mut batch = Vec::new();
         loop {
             let mut calls = self.calls.lock().expect("no thread panics with the lock");
@@ -57,6 +59,10 @@ impl Mailbox {
             for call in batch.drain(..) {
                 if call.begin() {
                     let message = call.take_message();
+                    let start = Instant::now();
+                    while start.elapsed() < cost {
+                        std::hint::spin_loop();
+                    }
                     call.reply(Reply::ok(frame(&message)));
                 }
             }
@@ -68,6 +74,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned());
     let network_threads = arguments.next().map_or(Ok(1), |count| count.parse())?;
+    let cost = arguments
+        .next()
+        .map_or(Ok(0), |nanoseconds| nanoseconds.parse())?;
 
     let mailbox = Arc::new(Mailbox::default());
     let route = Route::new(
@@ -77,7 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     thread::Builder::new()
         .name("echo".to_owned())
-        .spawn(move || mailbox.serve())?;
+        .spawn(move || mailbox.serve(Duration::from_nanos(cost)))?;
 
     let listener = Listener::bind(&address)?;
     println!("listening on port {}", listener.port().unwrap_or_default());

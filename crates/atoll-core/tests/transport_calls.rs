@@ -302,6 +302,17 @@ impl Dispatch for Forgetful {
     fn cancelled(&self, _: &Arc<Call>) {}
 }
 
+/// Breaks the rule that dispatching does not panic.
+struct Clumsy;
+
+impl Dispatch for Clumsy {
+    fn dispatch(&self, _: &mut Vec<Arc<Call>>) {
+        panic!("this panic belongs to the test");
+    }
+
+    fn cancelled(&self, _: &Arc<Call>) {}
+}
+
 fn serve(routes: Routes, address: &str) -> (Transport, Option<u16>) {
     let listener = Listener::bind(address).unwrap();
     let port = listener.port();
@@ -328,6 +339,26 @@ async fn a_call_that_its_target_leaves_behind_is_answered_unavailable() {
     let mut client = Client::connect(port.unwrap(), &h2::client::Builder::new()).await;
     assert_eq!(client.call(HELD, b"").await.status(), 14);
     assert_eq!(transport.calls_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_target_that_panics_costs_its_connection_and_nothing_else() {
+    let routes = [
+        Route::new(HELD, Arc::new(Clumsy), Arc::new(())),
+        Route::new(ECHO, Arc::new(transport_support::Echo), Arc::new(())),
+    ];
+    let (transport, port) = serve(Routes::new(routes, None), "127.0.0.1:0");
+    let builder = h2::client::Builder::new();
+    let mut unlucky = Client::connect(port.unwrap(), &builder).await;
+    let mut other = Client::connect(port.unwrap(), &builder).await;
+    let pending = unlucky.open(request(HELD), Some(frame(b""))).await;
+    unlucky.closed().await;
+    assert!(pending.response.await.is_err());
+    assert_eq!(other.call(ECHO, b"").await.status(), 0);
+    assert_eq!(
+        (transport.connections(), transport.calls_in_flight()),
+        (1, 0)
+    );
 }
 
 #[tokio::test]

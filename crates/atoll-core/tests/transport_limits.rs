@@ -187,7 +187,7 @@ fn settings_announce_the_limits() {
     assert!(announced.contains(&(3, config.max_concurrent_streams)));
     assert!(announced.contains(&(4, config.initial_stream_window)));
     assert!(announced.contains(&(5, config.max_frame_size)));
-    assert!(announced.contains(&(6, config.max_header_list_size)));
+    assert!(announced.contains(&(6, 2 * config.max_header_list_size)));
 }
 
 #[tokio::test]

@@ -33,7 +33,17 @@ impl Drop for Batch<'_> {
 }
 
 impl LoopCore {
+    /// Runs queued handlers for at most the budget. The loop's thread.
     pub(crate) fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let drained = Self::drain_within_budget(slf);
+        if drained.is_err() {
+            // It neither emptied the mailbox nor armed it: a guest's loop that runs on, or again, must come back.
+            slf.get().shared.poke();
+        }
+        drained
+    }
+
+    fn drain_within_budget(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         if core.draining.swap(true, Ordering::Relaxed) {
             // A handler runs the asyncio loop recursively; what is queued waits for the outer drain.
@@ -53,8 +63,6 @@ impl LoopCore {
         let asyncio_loop = asyncio_loop.bind(py);
         let end = clock::now().saturating_add(core.budget);
         core.last_stamp.store(clock::now(), Ordering::Relaxed);
-        // Before 3.12 a coroutine's first step waits for asyncio's next round, and so must everything posted after it.
-        let mut starting = false;
         loop {
             if core.owner && core.shared.stopped.load(Ordering::Acquire) {
                 asyncio_loop.call_method0(intern!(py, "stop"))?;
@@ -73,15 +81,17 @@ impl LoopCore {
                 }
                 continue;
             };
-            if starting {
+            if core.unstarted.load(Ordering::Relaxed) > 0 {
+                // Before 3.12 a coroutine's first step waits for asyncio's next round, and so must what was posted after it,
+                // whoever starts the next drain.
                 batch.items.push_front(item);
                 asyncio_loop.call_method1(intern!(py, "call_soon"), (slf.getattr(intern!(py, "_drain"))?,))?;
                 return Ok(());
             }
             match item {
-                Item::Job(job) => starting = Self::run_job(slf, asyncio_loop, job)? && !core.eager,
+                Item::Job(job) => Self::run_job(slf, asyncio_loop, job)?,
                 Item::Call { call, queued_at } => {
-                    starting = Self::run_call(slf, asyncio_loop, call, queued_at)? && !core.eager;
+                    Self::run_call(slf, asyncio_loop, call, queued_at)?;
                 }
                 Item::Cancel(call) => Self::cancel_call(slf, &call)?,
                 Item::Internal(callable) => {
@@ -106,19 +116,19 @@ impl LoopCore {
         };
         core.shared.tracker().slot(job.slot).accepted();
         core.last_stamp.store(job.queued_at, Ordering::Relaxed);
-        Self::run_job(slf, asyncio_loop.bind(py), job).map(drop)
+        Self::run_job(slf, asyncio_loop.bind(py), job)
     }
 
-    /// Runs one handler, a coroutine up to its first await. Returns whether it started a coroutine.
+    /// Runs one handler, a coroutine up to its first await.
     #[inline]
-    fn run_job(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>, job: Job) -> PyResult<bool> {
+    fn run_job(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>, job: Job) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let slot = core.shared.tracker().slot(job.slot);
         if let Some(future) = &job.future {
             let wanted = future.call_method0(py, intern!(py, "set_running_or_notify_cancel"))?;
             if !wanted.is_truthy(py)? {
                 slot.dropped();
-                return Ok(false);
+                return Ok(());
             }
         }
         let start = core.last_stamp.load(Ordering::Relaxed);
@@ -131,7 +141,7 @@ impl LoopCore {
             Ok(result) => result,
             Err(raised) => {
                 core.handler_ended(slot, start);
-                return Self::handler_raised(slf, slot, job.future, raised).map(|()| false);
+                return Self::handler_raised(slf, slot, job.future, raised);
             }
         };
         // SAFETY: the object is alive.
@@ -140,11 +150,10 @@ impl LoopCore {
             if let Some(future) = job.future {
                 future.call_method1(py, intern!(py, "set_result"), (result,))?;
             }
-            return Ok(false);
+            return Ok(());
         }
         let completion = job.future.map_or(Completion::Post, Completion::Future);
-        Self::start_coroutine(slf, asyncio_loop, result, Some(job.context), job.slot, start, completion)?;
-        Ok(true)
+        Self::start_coroutine(slf, asyncio_loop, result, Some(job.context), job.slot, start, completion)
     }
 
     /// Stamps the end of a handler that has run to its end.
@@ -172,6 +181,9 @@ impl LoopCore {
         let (py, core) = (slf.py(), slf.get());
         let steps = Bound::new(py, HandlerSteps::new(slf, coroutine, slot, start, completion))?;
         core.running.store(core.running.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if !core.eager {
+            core.unstarted.store(core.unstarted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
         let task = new_task(py, core, asyncio_loop, &steps, context.as_ref())?;
         steps.get().task_started(py, task)
     }
@@ -184,13 +196,13 @@ impl LoopCore {
         raised: PyErr,
     ) -> PyResult<()> {
         let py = slf.py();
+        slot.failed();
         if ends_the_process(py, &raised) {
             if let Some(future) = future {
                 future.call_method1(py, intern!(py, "set_exception"), (raised.clone_ref(py),))?;
             }
             return Err(raised);
         }
-        slot.failed();
         match future {
             Some(future) => future
                 .call_method1(py, intern!(py, "set_exception"), (raised,))

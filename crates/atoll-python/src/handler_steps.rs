@@ -83,9 +83,18 @@ impl HandlerSteps {
     }
 
     fn begin_step(&self) -> u64 {
+        self.leave_unstarted();
         match self.begin.swap(0, Ordering::Relaxed) {
             0 => clock::now(),
             begin => begin,
+        }
+    }
+
+    /// From its first step on, or from its end before, it holds up nobody.
+    fn leave_unstarted(&self) {
+        let core = self.core.get();
+        if !core.eager && self.steps.load(Ordering::Relaxed) == 0 {
+            core.first_step();
         }
     }
 
@@ -220,6 +229,7 @@ impl HandlerSteps {
         let gone = PyRuntimeError::new_err("the handler's coroutine was closed before its end");
         let unfinished = lock(&self.completion).is_some();
         if unfinished {
+            self.leave_unstarted();
             self.finish(py, Err(gone))?;
         }
         closed.map(drop)

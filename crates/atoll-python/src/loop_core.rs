@@ -45,12 +45,19 @@ pub(crate) struct LoopOptions {
     recording: bool,
 }
 
+/// Handlers that wait for their time, by number.
+#[derive(Default)]
+struct Delayed {
+    items: HashMap<u64, (Lane, Job)>,
+    closed: bool,
+}
+
 /// What threads without the GIL may hold of a loop.
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) mailbox: Mailbox<Item, WakeFd>,
     pub(crate) guards: AtomicUsize,
-    delayed: Mutex<HashMap<u64, (Lane, Job)>>,
+    delayed: Mutex<Delayed>,
     delayed_count: AtomicUsize,
     next_delayed: AtomicU64,
     pub(crate) stopped: AtomicBool,
@@ -68,11 +75,12 @@ impl Shared {
 
     /// Moves a delayed handler to the mailbox. The timer thread.
     fn deliver(&self, id: u64) {
-        let Some((lane, mut job)) = lock(&self.delayed).remove(&id) else {
+        // Locked until it is in the mailbox, so that `close` finds it either here or there.
+        let mut delayed = lock(&self.delayed);
+        let Some((lane, mut job)) = delayed.items.remove(&id) else {
             return;
         };
         job.queued_at = clock::now();
-        // Closed meanwhile: `close` takes what it finds under the lock, so this one was delivered before.
         let _ = self.mailbox.push_admitted(lane, Item::Job(job));
         // After the push, so that the loop never sees neither.
         self.delayed_count.fetch_sub(1, Ordering::AcqRel);
@@ -95,6 +103,8 @@ pub(crate) struct LoopCore {
     pub(crate) local: Mutex<Local>,
     /// Coroutine handlers between their first step and their end.
     pub(crate) running: AtomicUsize,
+    /// Those of them whose first step waits for asyncio's next round, as it does before Python 3.12.
+    pub(crate) unstarted: AtomicUsize,
     pub(crate) draining: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
     pub(crate) tasks: Mutex<HashMap<usize, Py<PyAny>>>,
@@ -162,8 +172,18 @@ impl LoopCore {
         }
         let shared = &self.shared;
         let id = shared.next_delayed.fetch_add(1, Ordering::Relaxed);
-        shared.delayed_count.fetch_add(1, Ordering::AcqRel);
-        lock(&shared.delayed).insert(id, (lane, job));
+        {
+            let mut delayed = lock(&shared.delayed);
+            if delayed.closed {
+                return Err(error::loop_closed(&shared.name));
+            }
+            let limit = shared.mailbox.limit(lane);
+            if delayed.items.len() >= limit {
+                return Err(error::mailbox_full(&shared.name, lane.name(), limit));
+            }
+            shared.delayed_count.fetch_add(1, Ordering::AcqRel);
+            delayed.items.insert(id, (lane, job));
+        }
         let target: Weak<Shared> = Arc::downgrade(shared);
         let action = move || {
             if let Some(shared) = target.upgrade() {
@@ -202,6 +222,11 @@ impl LoopCore {
             && self.shared.guards.load(Ordering::Acquire) == 0
             && self.shared.delayed_count.load(Ordering::Acquire) == 0
             && self.shared.mailbox.queued() == [0; 3]
+    }
+
+    /// A coroutine handler that could not be eager takes its first step, or never will. The loop's thread.
+    pub(crate) fn first_step(&self) {
+        self.unstarted.store(self.unstarted.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
 
     /// A coroutine handler has ended. The loop's thread.
@@ -260,6 +285,7 @@ impl LoopCore {
             }),
             local: Mutex::default(),
             running: AtomicUsize::new(0),
+            unstarted: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             tasks: Mutex::default(),
             last_stamp: AtomicU64::new(0),
@@ -356,23 +382,18 @@ impl LoopCore {
 
     /// Prepares `handler`: calling the result posts it, faster than `post` does.
     #[pyo3(signature = (handler, /, *, name=None, lane=None))]
-    fn bind(
-        slf: &Bound<'_, Self>,
-        handler: Bound<'_, PyAny>,
-        name: Option<Bound<'_, PyString>>,
+    fn bind<'py>(
+        slf: &Bound<'py, Self>,
+        handler: Bound<'py, PyAny>,
+        name: Option<Bound<'py, PyString>>,
         lane: Option<&str>,
-    ) -> PyResult<BoundHandler> {
+    ) -> PyResult<Bound<'py, BoundHandler>> {
         let name = match name {
             Some(name) => name,
             None => handler_name(&handler)?,
         };
-        Ok(BoundHandler {
-            core: slf.clone().unbind(),
-            handler: handler.unbind(),
-            slot: slf.get().named_slot(&name)?,
-            name: name.to_string(),
-            lane: parse_lane(lane)?,
-        })
+        let slot = slf.get().named_slot(&name)?;
+        BoundHandler::create(slf, handler, name.to_string(), slot, parse_lane(lane)?)
     }
 
     /// Keeps `run()` from returning while the result is held.
@@ -425,8 +446,12 @@ impl LoopCore {
     /// Refuses further posts and gives back the futures of handlers that will never run.
     fn _close(&self) -> Vec<Py<PyAny>> {
         let mut left: Vec<Item> = std::mem::take(&mut lock(&self.local).batch).into();
-        left.extend(self.shared.mailbox.close());
-        let delayed = std::mem::take(&mut *lock(&self.shared.delayed));
+        let delayed = {
+            let mut delayed = lock(&self.shared.delayed);
+            delayed.closed = true;
+            left.extend(self.shared.mailbox.close());
+            std::mem::take(&mut delayed.items)
+        };
         self.shared.delayed_count.fetch_sub(delayed.len(), Ordering::AcqRel);
         left.extend(delayed.into_values().map(|(_, job)| Item::Job(job)));
         let mut futures = Vec::new();

@@ -1,7 +1,7 @@
 """`IoContext`: a named single-threaded event loop.
 
-A mailbox, which any thread appends to, and an asyncio loop, on whose thread the mailbox is drained. The mailbox, the clock and
-the statistics are Rust (`atoll._core.LoopCore`); when and where the asyncio loop runs is decided here.
+A mailbox, which any thread appends to, and an asyncio loop, on whose thread the mailbox is drained. The mailbox, the
+clock and the statistics are Rust (`atoll._core.LoopCore`); when and where the asyncio loop runs is decided here.
 
 | state | written by | read by | under |
 |---|---|---|---|
@@ -11,12 +11,13 @@ the statistics are Rust (`atoll._core.LoopCore`); when and where the asyncio loo
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from atoll._core import LoopCore
 from atoll.errors import LoopRunningError, NotOnLoopError
@@ -54,8 +55,9 @@ def log_exception(io_context: "IoContext", handler: str, exception: BaseExceptio
 class IoContext(LoopCore):
     """A named single-threaded event loop: what is posted to it runs on its thread, one handler at a time.
 
-    It owns its asyncio loop, and `run()` drives it; or it is the guest of a loop that runs already (`IoContext.current()`).
-    Handlers are functions or coroutine functions; between their awaits nothing else runs on the loop.
+    It owns its asyncio loop, and `run()` drives it; or it is the guest of a loop that runs already
+    (`IoContext.current()`). Handlers are functions or coroutine functions; between their awaits nothing else runs on
+    the loop.
 
     Args:
         name: Its name in logs, metrics and the monitor.
@@ -75,7 +77,10 @@ class IoContext(LoopCore):
     _loop: asyncio.AbstractEventLoop | None
     _loop_factory: LoopFactory
     _entering: threading.Lock
+    _guest: bool
+    _closed: bool
     _runner: threading.Thread | None
+    _sentinel: AsyncGenerator[None, None] | None
 
     def __new__(
         cls,
@@ -88,9 +93,9 @@ class IoContext(LoopCore):
         max_dispatch_depth: int = LoopOptions.max_dispatch_depth,
         recording: bool = True,
         exception_hook: ExceptionHook | None = None,
-    ) -> "IoContext":
+    ) -> Self:
         """Creates the mailbox; the asyncio loop is made when the context first runs."""
-        if not isinstance(name, str) or not name:
+        if not name:
             raise ValueError(f"name={name!r}: a loop needs a name, for logs and metrics")
         options = LoopOptions(
             max_queued=max_queued,
@@ -109,7 +114,7 @@ class IoContext(LoopCore):
         host: asyncio.AbstractEventLoop | None,
         loop_factory: LoopFactory | None = None,
         exception_hook: ExceptionHook | None = None,
-    ) -> "IoContext":
+    ) -> Self:
         self = super().__new__(cls, name, options, host is None)
         self._exception_hook = exception_hook or log_exception
         self._loop_factory = loop_factory or default_loop_factory
@@ -118,6 +123,7 @@ class IoContext(LoopCore):
         self._runner = None
         self._guest = host is not None
         self._closed = False
+        self._sentinel = None
         return self
 
     # ------------------------------------------------------------------------------------------------------- who am I
@@ -132,7 +138,8 @@ class IoContext(LoopCore):
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         if loop is None:
             raise NotOnLoopError(
-                f"no loop runs on thread {threading.current_thread().name!r}: call IoContext.current() from a handler or a "
+                f"no loop runs on thread {threading.current_thread().name!r}: call IoContext.current() from a handler "
+                "or a "
                 f"coroutine, or keep the IoContext that you constructed"
             )
         found = _contexts.get(loop)
@@ -213,8 +220,8 @@ class IoContext(LoopCore):
     def run(self) -> int:
         """Runs handlers on this thread until `stop()`, or until nothing is left to do and no guard is held.
 
-        Left to do are queued and delayed handlers and coroutine handlers that have not ended; asyncio's own callbacks and
-        tasks that handlers started run beside them but do not count.
+        Left to do are queued and delayed handlers and coroutine handlers that have not ended; asyncio's own callbacks
+        and tasks that handlers started run beside them but do not count.
 
         Returns:
             How many handlers it ran; zero at once when the context is stopped already (see `restart`).
@@ -238,7 +245,8 @@ class IoContext(LoopCore):
         with self._entering:
             if self._runner is not None:
                 raise LoopRunningError(
-                    f"loop {self.name!r} runs on thread {self._runner.name!r} already, and a loop has one thread: post to it "
+                    f"loop {self.name!r} runs on thread {self._runner.name!r} already, and a loop has one thread: post "
+                    "to it "
                     f"from here"
                 )
             self._runner = threading.current_thread()
@@ -261,7 +269,8 @@ class IoContext(LoopCore):
         running = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         if running is not None and running is not self._loop:
             raise LoopRunningError(
-                f"another asyncio loop runs on thread {threading.current_thread().name!r}: run {self.name!r} on a thread of "
+                f"another asyncio loop runs on thread {threading.current_thread().name!r}: run {self.name!r} on a "
+                "thread of "
                 f"its own with IoContextThread, or use IoContext.current() to be this loop's guest"
             )
 
@@ -308,10 +317,17 @@ class IoContext(LoopCore):
             with _contexts_lock:
                 _contexts.pop(loop, None)
             return
-        _cancel_all_tasks(loop)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-        self._attach(None)
+        with _contexts_lock:
+            # What the cancelled tasks still run is on this loop, too.
+            _contexts[loop] = self
+        try:
+            _cancel_all_tasks(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            with _contexts_lock:
+                _contexts.pop(loop, None)
+            loop.close()
+            self._attach(None)
 
     # -------------------------------------------------------------------------------------------------- looking inside
 
@@ -351,7 +367,21 @@ def _make_guest(loop: asyncio.AbstractEventLoop) -> IoContext:
     with _contexts_lock:
         _contexts[loop] = guest
     contextvars.Context().run(loop.add_reader, guest._fileno, guest._drain)  # noqa: SLF001 - this module's own
+    guest._sentinel = _closed_with_its_loop(guest)  # noqa: SLF001 - this module's own
+    with contextlib.suppress(StopIteration):
+        guest._sentinel.__anext__().__await__().send(None)  # noqa: SLF001 - this module's own
     return guest
+
+
+async def _closed_with_its_loop(guest: IoContext) -> AsyncGenerator[None, None]:
+    """Closes the guest when its loop shuts down its asynchronous generators, as `asyncio.run` does at its end.
+
+    Otherwise posts from other threads would go on to be accepted, and never run.
+    """
+    try:
+        yield
+    finally:
+        guest.close()
 
 
 def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:

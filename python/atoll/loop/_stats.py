@@ -187,7 +187,14 @@ def loop_stats(name: str, snapshot: tuple[list[int], int, int, list[_HandlerTupl
         guards=guards,
         handlers=tuple(
             HandlerStats(
-                handler, total, active, running, errors, _distribution(queue), _distribution(execution), _distribution(wall)
+                handler,
+                total,
+                active,
+                running,
+                errors,
+                _distribution(queue),
+                _distribution(execution),
+                _distribution(wall),
             )
             for handler, total, active, running, errors, queue, execution, wall in handlers
         ),

@@ -1,7 +1,7 @@
 """`IoContextThread`: a loop and the thread that runs it.
 
-The thread is a daemon, so that a loop that nobody stopped can't keep the interpreter from ending. But a daemon that runs
-Python while the interpreter is torn down may crash it: a hook at exit stops those that are left.
+The thread is a daemon, so that a loop that nobody stopped can't keep the interpreter from ending. But a daemon that
+runs Python while the interpreter is torn down may crash it: a hook at exit stops those that are left.
 
 | state | written by | read by | under |
 |---|---|---|---|
@@ -10,7 +10,6 @@ Python while the interpreter is torn down may crash it: a hook at exit stops tho
 | `_left_running` | threads that start and end | the exit hook | `_left_running_lock` |
 """
 
-import asyncio
 import atexit
 import contextlib
 import logging
@@ -18,8 +17,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -53,9 +52,9 @@ class IoContextOptions(TypedDict, total=False):
 class IoContextThread:
     """An `IoContext` and a thread of its own, which carries its name.
 
-    The loop runs from `start()` to `stop()`, also while it has nothing to do; as a context manager, for the length of the
-    block. At the end the context is closed: coroutine handlers are cancelled, and so are the futures of handlers that never
-    ran. It can't be started again.
+    The loop runs from `start()` to `stop()`, also while it has nothing to do; as a context manager, for the length of
+    the block. At the end the context is closed: coroutine handlers are cancelled, and so are the futures of handlers
+    that never ran. It can't be started again.
 
     Args:
         name: The name of the loop and of the thread.
@@ -89,13 +88,20 @@ class IoContextThread:
             LoopClosedError: When it has been stopped.
             Exception: What kept the loop from running, such as an exception of its `loop_factory`.
         """
-        self._launch().result()
+        self.start_soon().result()
 
-    def _launch(self) -> "Future[None]":
-        """Starts the thread and returns what `start` waits for."""
+    def start_soon(self) -> "Future[None]":
+        """Starts the thread and does not wait: the future is done when the loop runs, or holds what kept it from that.
+
+        Raises:
+            LoopRunningError: When it has been started before.
+            LoopClosedError: When it has been stopped.
+        """
         with self._starting:
             if self._runner.ended.done():
-                raise LoopClosedError(f"loop {self.io_context.name!r} has been stopped: construct a new IoContextThread")
+                raise LoopClosedError(
+                    f"loop {self.io_context.name!r} has been stopped: construct a new IoContextThread"
+                )
             if self._thread is not None:
                 raise LoopRunningError(f"the thread of loop {self.io_context.name!r} has been started already")
             thread = threading.Thread(target=self._runner.main, name=self.io_context.name, daemon=True)
@@ -103,7 +109,8 @@ class IoContextThread:
             try:
                 thread.start()
             except BaseException:
-                _left_running.discard(self._runner)
+                with _left_running_lock:
+                    _left_running.discard(self._runner)
                 raise
             self._thread = thread
         return self._runner.started
@@ -117,12 +124,13 @@ class IoContextThread:
             timeout: Seconds to wait; None for as long as it takes.
 
         Raises:
-            TimeoutError: When the thread has not ended in time. The loop still stops when the handler that blocks it ends.
-            DeadlockError: When called on the loop's own thread.
+            TimeoutError: When the thread has not ended in time. The loop still stops when the handler that blocks it
+            ends. DeadlockError: When called on the loop's own thread.
             BaseException: What ended the loop before its time, such as a handler's `SystemExit`.
         """
-        self._check_other_thread("stop", "io_context.stop()")
-        self._request_stop().result(0 if self._thread is None else None) if self._never_started() else self._wait(timeout)
+        self._check_other_thread("stop", "call io_context.stop() there, which does not wait")
+        self.stop_soon()
+        self._wait(timeout)
 
     def join(self, timeout: float | None = None) -> None:
         """Waits for the thread to end, without stopping it. Raises what `stop` raises.
@@ -130,7 +138,154 @@ class IoContextThread:
         Raises:
             LoopRunningError: When it has not been started.
         """
-        self._check_other_thread("join", "nothing at all")
-        if self._never_started():
-            raise LoopRunningError(f"the thread of loop {self.io_context.name!r} has not been started: start() it first")
+        self._check_other_thread("join", "wait on another thread")
+        if self._thread is None:
+            raise LoopRunningError(
+                f"the thread of loop {self.io_context.name!r} has not been started: start() it first"
+            )
         self._wait(timeout)
+
+    def _check_other_thread(self, method: str, instead: str) -> None:
+        if threading.current_thread() is self._thread:
+            raise DeadlockError(
+                f"{method}() was called on the thread of loop {self.io_context.name!r} itself, which would wait for "
+                "its own "
+                f"end: {instead}"
+            )
+
+    def stop_soon(self) -> "Future[None]":
+        """Stops the loop and does not wait: the future is done when it is closed. Any thread."""
+        with self._starting:
+            runner = self._runner
+            if self._thread is not None:
+                runner.io_context.stop()
+            elif not runner.ended.done():
+                runner.io_context.close()
+                runner.ended.set_result(None)
+            return runner.ended
+
+    def _wait(self, timeout: float | None) -> None:
+        ended = self._runner.ended
+        try:
+            ended.result(timeout)
+        except TimeoutError:
+            if ended.done():
+                raise
+            raise TimeoutError(still_running(self.io_context, f"has not stopped after {timeout} s")) from None
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Starts it."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops it."""
+        self.stop()
+
+    def __del__(self) -> None:
+        # Not joined: a collection may happen on any thread, the loop's own included.
+        if self._thread is not None and not self._runner.ended.done():
+            self._runner.io_context.stop()
+            warnings.warn(_never_stopped(self._runner), ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<IoContextThread of {self.io_context!r}>"
+
+
+def still_running(io_context: IoContext, predicate: str) -> str:
+    """Says what keeps a loop from what it was asked to do."""
+    running = ", ".join(handler.name for handler in io_context.stats() if handler.running)
+    return f"loop {io_context.name!r} {predicate}, its running handlers: {running or 'none'}"
+
+
+class _Runner:
+    """What the thread works with. It does not keep the `IoContextThread` alive, whose collection stops it."""
+
+    def __init__(self, io_context: IoContext) -> None:
+        self.io_context = io_context
+        self.started: Future[None] = Future()
+        self.ended: Future[None] = Future()
+        # Who waits for them may give up waiting, but can't cancel them.
+        self.started.set_running_or_notify_cancel()
+        self.ended.set_running_or_notify_cancel()
+
+    def main(self) -> None:
+        """Runs and closes the loop. The thread's target."""
+        _name_native_thread(self.io_context.name)
+        failure: BaseException | None = None
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the start or the end gets it
+            failure = error
+        with _left_running_lock:
+            _left_running.discard(self)
+        if self.started.done():
+            if failure is None:
+                self.ended.set_result(None)
+                return
+            _logger.critical("loop %s ended before its time", self.io_context.name, exc_info=failure)
+            self.ended.set_exception(failure)
+            return
+        self.ended.set_result(None)
+        name = self.io_context.name
+        self.started.set_exception(
+            failure or LoopClosedError(f"loop {name!r} was stopped before it ran: construct a new one")
+        )
+
+    def _run(self) -> None:
+        io_context = self.io_context
+        try:
+            with io_context.work_guard():
+                io_context._post_internal(self._loop_runs)  # noqa: SLF001 - the framework's message to itself
+                io_context.run()
+        finally:
+            io_context.close()
+
+    def _loop_runs(self) -> None:
+        self.started.set_result(None)
+
+
+def _name_native_thread(name: str) -> None:
+    """Names the thread for debuggers and `top -H`, too; Python does so itself since 3.14."""
+    if sys.version_info < (3, 14) and sys.platform == "linux":
+        native = name.encode()[:_LONGEST_NATIVE_NAME].decode(errors="ignore")
+        with contextlib.suppress(OSError):
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(native)
+
+
+def _never_stopped(runner: _Runner) -> str:
+    return f"the thread of loop {runner.io_context.name!r} was never stopped: use it in a `with` block, or call stop()"
+
+
+def _watch_for_exit(runner: _Runner) -> None:
+    """Has the interpreter stop the thread at its end. Hooks are installed at first use: an import changes nothing."""
+    global _exit_hook_installed  # noqa: PLW0603 - once per process
+    with _left_running_lock:
+        if not _exit_hook_installed:
+            atexit.register(_stop_what_is_left)
+            os.register_at_fork(after_in_child=_forget_parents_threads)
+            _exit_hook_installed = True
+        _left_running.add(runner)
+
+
+def _forget_parents_threads() -> None:
+    global _left_running_lock  # noqa: PLW0603 - the parent may have held it while forking
+    _left_running_lock = threading.Lock()
+    _left_running.clear()
+
+
+def _stop_what_is_left() -> None:
+    with _left_running_lock:
+        runners = list(_left_running)
+    for runner in runners:
+        runner.io_context.stop()
+    wait_for_futures([runner.ended for runner in runners], timeout=_EXIT_TIMEOUT)
+    for runner in runners:
+        warnings.warn(_never_stopped(runner), ResourceWarning, stacklevel=2)

@@ -24,9 +24,11 @@ class Metadatum(NamedTuple):
 class _CallContext(ServerCall):
     """What contexts of `def` and `async def` handlers share."""
 
-    __slots__ = ("_trailing",)
+    __slots__ = ("_code_given", "_trailing")
 
     _abort_error: ClassVar[type[AbortError]] = AbortError
+    _usage_error: ClassVar[type[RuntimeError]] = RuntimeError
+    _code_given: Code
     _trailing: Metadata
 
     def invocation_metadata(self) -> Sequence[Metadatum]:
@@ -51,10 +53,17 @@ class _CallContext(ServerCall):
     def set_code(self, code: Code) -> None:
         """Sets the status that the client gets; with any but OK it gets no message."""
         self._set_code(code_number(code))
+        self._code_given = code
 
-    def code(self) -> int:
-        """The number of the status set so far."""
-        return self._code or 0
+    def code(self) -> Code | None:
+        """The status set so far, as it was given; None when there is none."""
+        return getattr(self, "_code_given", None)
+
+    def set_compression(self, compression: object) -> None:
+        """Accepted and without effect: replies are not compressed yet, which every client takes."""
+
+    def disable_next_message_compression(self) -> None:
+        """Without effect: replies are not compressed."""
 
     def peer_identities(self) -> None:
         """None: the client is not authenticated."""
@@ -73,6 +82,7 @@ class _CallContext(ServerCall):
         if pairs := tuple(trailing_metadata):
             self.set_trailing_metadata(pairs)
         self._abort(number, details or self.details())
+        self._code_given = code
         return self._abort_error(f"the call was aborted with status {number}: {details}")
 
 
@@ -91,7 +101,7 @@ class ServicerContext(_CallContext):
         raise self._aborted(code, details, trailing_metadata)
 
     async def abort_with_status(self, status: Any) -> NoReturn:  # noqa: ANN401 - grpc.Status is any object of this shape
-        """Ends the call at once with the code, details and trailing metadata of `status`. Raises what `abort` raises."""
+        """Ends the call at once with `status`'s code, details and metadata. Raises what `abort` raises."""
         raise self._aborted(status.code, status.details, status.trailing_metadata or ())
 
     async def send_initial_metadata(self, initial_metadata: Metadata) -> None:
@@ -103,7 +113,7 @@ class ServicerContext(_CallContext):
             ValueError: When a key or value can't be sent; the message says which.
         """
         if not self._send_initial_metadata(tuple(initial_metadata)) and not self.done():
-            raise RuntimeError("the initial metadata has been sent already: send it once, before the reply")
+            raise self._usage_error("the initial metadata has been sent already: send it once, before the reply")
 
     def add_done_callback(self, callback: Callable[["ServicerContext"], object]) -> None:
         """Has `callback(context)` run on the loop when the call has ended; at once if it has."""
@@ -126,13 +136,13 @@ class SyncServicerContext(_CallContext):
         raise self._aborted(code, details, trailing_metadata)
 
     def abort_with_status(self, status: Any) -> NoReturn:  # noqa: ANN401 - grpc.Status is any object of this shape
-        """Ends the call at once with the code, details and trailing metadata of `status`. Raises what `abort` raises."""
+        """Ends the call at once with `status`'s code, details and metadata. Raises what `abort` raises."""
         raise self._aborted(status.code, status.details, status.trailing_metadata or ())
 
     def send_initial_metadata(self, initial_metadata: Metadata) -> None:
         """Sends the headers now, before the reply. Raises what `ServicerContext.send_initial_metadata` raises."""
         if not self._send_initial_metadata(tuple(initial_metadata)) and not self.done():
-            raise RuntimeError("the initial metadata has been sent already: send it once, before the reply")
+            raise self._usage_error("the initial metadata has been sent already: send it once, before the reply")
 
     def is_active(self) -> bool:
         """Whether the client still waits for the reply."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from atoll.rpc._grpcio import GrpcServer
 
 
-def server(
+def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     migration_thread_pool: Executor | None = None,
     handlers: Sequence[Any] | None = None,
     interceptors: Sequence[Any] | None = None,
@@ -50,7 +50,8 @@ def server(
         from atoll.rpc._grpcio import GrpcServer  # noqa: PLC0415 - an extra, imported when it is asked for
     except ImportError as error:
         raise ImportError(
-            "rpc.server() makes a grpc.aio.Server, which needs grpcio: pip install 'atoll[grpc]'; or construct rpc.Server, which "
+            "rpc.server() makes a grpc.aio.Server, which needs grpcio: pip install 'atoll[grpc]'; or construct "
+            "rpc.Server, which "
             "does not"
         ) from error
     made = GrpcServer(

@@ -44,6 +44,6 @@ def ask_each(
             handler = generic.service(details)
             if handler is not None:
                 return await invoke(handler, request, context)
-        await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
+        return await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
 
     return run

@@ -13,22 +13,28 @@ from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._server import Binding, Placement, Server
 
 
-class GrpcAbortError(AbortError, grpc.aio.AbortError):  # type: ignore[misc] # one of them is untyped
+class GrpcAbortError(AbortError, grpc.aio.AbortError):
     """`AbortError`, for handlers that catch grpcio's."""
 
 
+class GrpcUsageError(RuntimeError, grpc.aio.UsageError):  # type: ignore[misc] # one of them is untyped
+    """The `RuntimeError` of a context that is used wrongly, for handlers that catch grpcio's."""
+
+
 class GrpcServicerContext(ServicerContext):
-    """`ServicerContext` whose `abort` raises what grpcio's does."""
+    """`ServicerContext` that raises what grpcio's does."""
 
     __slots__ = ()
     _abort_error: ClassVar[type[AbortError]] = GrpcAbortError
+    _usage_error: ClassVar[type[RuntimeError]] = GrpcUsageError
 
 
 class GrpcSyncServicerContext(SyncServicerContext):
-    """`SyncServicerContext` whose `abort` raises what grpcio's does."""
+    """`SyncServicerContext` that raises what grpcio's does."""
 
     __slots__ = ()
     _abort_error: ClassVar[type[AbortError]] = GrpcAbortError
+    _usage_error: ClassVar[type[RuntimeError]] = GrpcUsageError
 
 
 class GrpcBinding(Binding, grpc.aio.Server):  # type: ignore[misc] # grpcio's methods are typed more loosely
@@ -36,7 +42,7 @@ class GrpcBinding(Binding, grpc.aio.Server):  # type: ignore[misc] # grpcio's me
 
 
 class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's methods are typed more loosely
-    """An Atoll server that is a `grpc.aio.Server`, too; grpcio's own constructor is not run, so nothing of it is started."""
+    """An Atoll server that is a `grpc.aio.Server`, too; nothing of grpcio's own server is constructed."""
 
     _context_type: ClassVar[type[ServicerContext]] = GrpcServicerContext
     _sync_context_type: ClassVar[type[SyncServicerContext]] = GrpcSyncServicerContext

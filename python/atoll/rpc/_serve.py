@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import threading
 
 from atoll.rpc._server import Server
 
@@ -23,8 +22,6 @@ async def serve(server: Server, grace: float | None = 20.0) -> None:
         RuntimeError: Outside the main thread, where signals can't be received.
         ServerStateError: When the server has been started before.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("serve() receives signals, which only the main thread can: call server.start() and stop() instead")
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     hurry = asyncio.Event()
@@ -35,8 +32,14 @@ async def serve(server: Server, grace: float | None = 20.0) -> None:
         _logger.info("%s: stopping %s", number.name, "at once" if hurry.is_set() else f"within {grace} s")
         asked.set()
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+    try:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal, number)
+    except (RuntimeError, ValueError) as error:
+        raise RuntimeError(
+            "serve() receives signals, which only the main thread can: call server.start() and server.stop() here "
+            "instead"
+        ) from error
     try:
         await server.start()
         stopped_elsewhere = asyncio.ensure_future(server.wait_for_termination())

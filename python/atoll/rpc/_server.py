@@ -1,11 +1,11 @@
 """The gRPC server: registers services, places them on loops, starts and stops the transport.
 
-A server is configured and stopped on the asyncio loop that starts it; which thread runs which handler is said by the placement.
+A server is configured and stopped on the asyncio loop that starts it; the placement says which thread runs which
+handler.
 """
 
 import asyncio
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, ClassVar, NoReturn, Protocol
@@ -15,7 +15,14 @@ from atoll.errors import BindError, PlacementError, ServerStateError
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
-from atoll.rpc._method import Method, RpcMethodHandler, behaviour, in_thread_pool, is_coroutine_function, refuse_streaming
+from atoll.rpc._method import (
+    Method,
+    RpcMethodHandler,
+    behaviour,
+    in_thread_pool,
+    is_coroutine_function,
+    refuse_streaming,
+)
 from atoll.rpc._options import server_options
 
 _logger = logging.getLogger("atoll.rpc")
@@ -107,7 +114,7 @@ class Server:
         self._generic: list[GenericRpcHandler] = []
         self._started = False
         self._stopping = False
-        self._terminated = threading.Event()
+        self._terminated = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._home: IoContext | None = None
 
@@ -150,7 +157,8 @@ class Server:
                 self._generic.append(handler)
             else:
                 raise PlacementError(
-                    f"{handler!r} decides for each call whether it serves it, so its methods can't be bound to a loop: add it "
+                    f"{handler!r} decides for each call whether it serves it, so its methods can't be bound to a loop: "
+                    "add it "
                     f"to the server itself, or use grpc.method_handlers_generic_handler"
                 )
 
@@ -168,7 +176,8 @@ class Server:
         placed = self._placement.placement_of(type(servicer))
         if placed is not None and bound is not None and placed is not bound:
             raise PlacementError(
-                f"{path}: the policy places {type(servicer).__name__} on loop {placed.name!r}, and server.on() binds it to loop "
+                f"{path}: the policy places {type(servicer).__name__} on loop {placed.name!r}, and server.on() binds "
+                "it to loop "
                 f"{bound.name!r}: add it to the server itself, or take it out of the policy"
             )
         return placed or bound
@@ -189,8 +198,6 @@ class Server:
             ServerStateError: When the server has been started.
         """
         self._check_not_started("ports")
-        if isinstance(address, bytes):
-            address = address.decode()
         try:
             return self._core.add_port(address) or 1
         except OSError as error:
@@ -203,7 +210,8 @@ class Server:
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            f"TLS is not served yet, so {address!r} can't be secured with {server_credentials!r}: terminate TLS in front of the "
+            f"TLS is not served yet, so {address!r} can't be secured with {server_credentials!r}: terminate TLS in "
+            "front of the "
             f"server and use add_insecure_port on loopback"
         )
 
@@ -298,11 +306,11 @@ class Server:
         """Stops serving: no new calls, and those in flight may finish.
 
         Args:
-            grace: Seconds after which calls in flight are cancelled and answered UNAVAILABLE; None for at once. A later call
-                can shorten it, not lengthen it.
+            grace: Seconds after which calls in flight are cancelled and answered UNAVAILABLE; None for at once. A later
+                call can shorten it, not lengthen it.
         """
         self._stopping = True
-        if self._terminated.is_set():
+        if self._terminated:
             return
         loop = asyncio.get_running_loop()
         stopped = loop.create_future()
@@ -314,7 +322,7 @@ class Server:
         self._core.stop(grace, IoContext.current(), done)
         await stopped
         self._core.join()
-        self._terminated.set()
+        self._terminated = True
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
@@ -328,7 +336,7 @@ class Server:
         Returns:
             True when the time ran out, False when the server has stopped.
         """
-        if self._terminated.is_set():
+        if self._terminated:
             return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
@@ -343,7 +351,9 @@ class Server:
 
     def _check_not_started(self, what: str) -> None:
         if self._started:
-            raise ServerStateError(f"the server has been started, and takes no more {what}: add everything before start()")
+            raise ServerStateError(
+                f"the server has been started, and takes no more {what}: add everything before start()"
+            )
 
 
 def _resolve(waiter: "asyncio.Future[None]") -> None:

@@ -50,5 +50,7 @@ def code_number(code: Code) -> int:
         if isinstance(number, tuple) and number:
             number = number[0]
     if not isinstance(number, int):
-        raise TypeError(f"{code!r} is no status code: write grpc.StatusCode.NOT_FOUND, or atoll.rpc.StatusCode.NOT_FOUND")
+        raise TypeError(
+            f"{code!r} is no status code: write grpc.StatusCode.NOT_FOUND, or atoll.rpc.StatusCode.NOT_FOUND"
+        )
     return int(StatusCode(number))

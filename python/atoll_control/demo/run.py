@@ -34,6 +34,7 @@ STATS_EVERY_TICKS: Final = 4
 SETTLE: Final = 1.0
 JOIN_TIMEOUT: Final = 30.0
 CALL_TIMEOUT: Final = 10.0
+REACH_TIMEOUT: Final = 5.0
 SHOWN_ERRORS: Final = 5
 PAGE: Final = 1000
 
@@ -175,12 +176,12 @@ class Demo:
 
     async def _stop_server(self, server: ServerProcess, path: Path) -> None:
         code = await server.stop()
-        if code:
+        if code and self.registered:
             self.view.say(f"the server ended with exit code {code}; see {path}")
 
     async def _reach(self, nodes: node_pb2_grpc.NodeServiceAsyncStub, address: str) -> None:
         try:
-            await nodes.ListNodes(node_pb2.ListNodesRequest(limit=1), timeout=CALL_TIMEOUT, wait_for_ready=True)
+            await nodes.ListNodes(node_pb2.ListNodesRequest(limit=1), timeout=REACH_TIMEOUT, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise DemoError(f"no server answers at {address}: {error.code().name}: {error.details()}") from error
 
@@ -313,6 +314,7 @@ def as_json(settings: DemoSettings, outcome: Outcome, exit_code: int) -> dict[st
     return {
         "held": outcome.verdict.held,
         "exit_code": exit_code,
+        "outcome": outcome.verdict.outcome,
         "remark": outcome.verdict.remark,
         "checks": [vars(check) for check in outcome.verdict.checks],
         "settings": vars(settings),

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from atoll_control.demo.samples import Summary
 
 LATENCY_BOUND: Final = 0.100
@@ -42,11 +44,19 @@ class Facts:
 
 @dataclass(frozen=True)
 class Check:
-    """One part of the criterion."""
+    """One part of the criterion.
+
+    Attributes:
+        name: what is claimed.
+        passed: it is so.
+        detail: the figures.
+        premise: without it the run shows nothing, neither that heartbeats were affected nor that they were not.
+    """
 
     name: str
     passed: bool
     detail: str
+    premise: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,12 @@ class Verdict:
 
     Attributes:
         checks: the parts of the criterion.
+        outcome: what it comes to, in one sentence.
         remark: what explains the outcome, if there is something to explain.
     """
 
     checks: tuple[Check, ...]
+    outcome: str
     remark: str = ""
 
     @property
@@ -100,11 +112,13 @@ def judge(facts: Facts) -> Verdict:
             "the heartbeats due were sent",
             sent >= MIN_SHARE_SENT,
             f"{sent:.0%} of those due in the second half (at least {MIN_SHARE_SENT:.0%})",
+            premise=True,
         ),
         Check(
             "the store worked before",
             facts.kv["healthy"].count > 0 and facts.kv["healthy"].failed == 0,
             f"{facts.kv['healthy'].failed} of {facts.kv['healthy'].count:,} calls failed in the first half",
+            premise=True,
         ),
         Check("every value read was the one written", facts.wrong_reads == 0, f"{facts.wrong_reads} wrong reads"),
     ]
@@ -115,9 +129,24 @@ def judge(facts: Facts) -> Verdict:
                 f"{facts.slow_module} was slow",
                 calls.count > 0 and calls.p50 >= facts.block / 2,
                 f"its calls took p50 {duration(calls.p50)}, {calls.failed} of {calls.count:,} failed",
+                premise=True,
             )
         )
-    return Verdict(tuple(checks), _remark(facts, during, limit))
+    return Verdict(tuple(checks), _outcome(facts, checks), _remark(facts, during, limit))
+
+
+def _outcome(facts: Facts, checks: Sequence[Check]) -> str:
+    missing = [check.name for check in checks if check.premise and not check.passed]
+    affected = any(not (check.passed or check.premise) for check in checks)
+    lost = facts.nodes - facts.nodes_alive
+    nodes = f"{lost} of {facts.nodes} nodes were lost" if lost else f"all {facts.nodes} nodes stayed alive"
+    if facts.slow_module is None:
+        return f"The run was {'NOT ' if affected or missing else ''}healthy; {nodes}."
+    if affected:
+        return f"Heartbeats did NOT stay unaffected while {facts.slow_module} was slow; {nodes}."
+    if missing:
+        return f"The run shows nothing, for it is not true that {' and that '.join(missing)}."
+    return f"Heartbeats stayed unaffected while {facts.slow_module} was slow, and {nodes}."
 
 
 def _remark(facts: Facts, during: Summary, limit: float) -> str:

@@ -165,7 +165,8 @@ def loops_table(loops: Sequence[fault_pb2.LoopStats]) -> Table:
             f"{loop.total:,}",
             *_times(loop.queue_time, loop.execution_time),
         )
-        for handler in sorted(loop.handlers, key=lambda handler: (-handler.total, handler.name)):
+        active = (handler for handler in loop.handlers if handler.total or handler.active)
+        for handler in sorted(active, key=lambda handler: (-handler.total, handler.name)):
             table.add_row(
                 f"  {handler.name}",
                 "",
@@ -190,12 +191,4 @@ def report(console: Console, facts: Facts, verdict: Verdict, loops: Sequence[fau
         console.print(Text.assemble("  ", mark, f"  {check.name}: {check.detail}"), soft_wrap=True)
     if verdict.remark:
         console.print(verdict.remark, highlight=False, soft_wrap=True)
-    if facts.slow_module is None:
-        outcome = "The run was healthy." if verdict.held else "The run was NOT healthy."
-    elif verdict.held:
-        outcome = f"Heartbeats stayed unaffected and all {facts.nodes} nodes alive while {facts.slow_module} was slow."
-    else:
-        outcome = (
-            f"Heartbeats did NOT stay unaffected while {facts.slow_module} was slow, or the run could not show it."
-        )
-    console.print(Text(outcome, style="bold green" if verdict.held else "bold red"), soft_wrap=True)
+    console.print(Text(verdict.outcome, style="bold green" if verdict.held else "bold red"), soft_wrap=True)

@@ -65,10 +65,13 @@ async def serve(settings: ServerSettings) -> None:
 
 
 async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
-    async with IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy) as provider:
+    provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
+    server = rpc.server(placement=provider, network_threads=settings.network_threads)
+    # First of all: what fails most often fails before anything has started.
+    port = server.add_insecure_port(settings.listen)
+    async with provider:
         nodes = await provider.create(NodeManager, settings.nodes, server_id=server_id, wall_clock=time.time)
         kv = await provider.create(KvManager, settings.kv)
-        server = rpc.server(placement=provider, network_threads=settings.network_threads)
         faults: FaultInjector | None = None
         if settings.demo_controls:
             modules = {
@@ -81,7 +84,6 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
             fault_pb2_grpc.add_FaultServiceServicer_to_server(faults, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
-        port = server.add_insecure_port(settings.listen)
         if settings.exit_with_stdin:
             await asyncio.get_running_loop().connect_read_pipe(_ParentWatch, sys.stdin)
         if faults is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVarTuple
 
 import grpc
 import grpc.aio
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("atoll_control.node_manager")
 
+Ts = TypeVarTuple("Ts")
+
 # Below this many seconds a deadline's extension is the jitter of timers, not worth a word.
 _NOTEWORTHY_EXTENSION: Final = 0.05
 
@@ -44,8 +46,10 @@ class Loop(Protocol):
         """Seconds by a clock that never goes back."""
         ...
 
-    def post(self, handler: Callable[[], None], /, *, name: str | None = None, delay: float = 0.0) -> None:
-        """Runs the handler on the loop after `delay` seconds."""
+    def post(
+        self, handler: Callable[[*Ts], object], /, *args: *Ts, name: str | None = None, delay: float = 0.0
+    ) -> None:
+        """Runs `handler(*args)` on the loop after `delay` seconds."""
         ...
 
 

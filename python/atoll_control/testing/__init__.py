@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, TypeVarTuple, cast
 
 import grpc
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+Ts = TypeVarTuple("Ts")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -35,7 +36,7 @@ class ManualLoop:
         self._now = now
         self._wall_offset = wall - now
         self._order = itertools.count()
-        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+        self._waiting: list[tuple[float, int, Callable[[], object]]] = []
 
     def now(self) -> float:
         """Seconds by the monotonic clock."""
@@ -45,9 +46,16 @@ class ManualLoop:
         """Seconds since 1970."""
         return self._now + self._wall_offset
 
-    def post(self, handler: Callable[[], None], /, *, name: str | None = None, delay: float = 0.0) -> None:  # noqa: ARG002
+    def post(
+        self,
+        handler: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        name: str | None = None,  # noqa: ARG002 - there are no statistics
+        delay: float = 0.0,
+    ) -> None:
         """Keeps the handler until its time comes."""
-        heapq.heappush(self._waiting, (self._now + delay, next(self._order), handler))
+        heapq.heappush(self._waiting, (self._now + delay, next(self._order), lambda: handler(*args)))
 
     def advance(self, seconds: float) -> None:
         """Moves the clocks on and runs each handler at the very time it is due, or now if that has passed."""

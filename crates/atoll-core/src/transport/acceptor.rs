@@ -19,7 +19,8 @@ use super::listener::{ListeningSocket, SocketFile};
 use super::outbox::Outbox;
 use super::server::Shared;
 
-/// How long accepting rests after an error such as "too many open files": doubled each time, up to the second.
+/// How long accepting rests after an error such as "too many open files": doubled each time, up to the
+/// second.
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -123,8 +124,8 @@ fn tcp_stream(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here, and a
-/// counter of control frames too.
+/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here,
+/// and a counter of control frames too.
 async fn serve<S>(io: S, service: Arc<Service>, outbox: Arc<Outbox>) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -135,7 +136,7 @@ where
         .initial_window_size(config.initial_stream_window)
         .initial_connection_window_size(config.initial_connection_window)
         .max_concurrent_streams(config.max_concurrent_streams)
-        .max_header_list_size(config.max_header_list_size)
+        .max_header_list_size(2 * config.max_header_list_size)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.max_send_buffer_size)
         .max_pending_accept_reset_streams(config.max_pending_resets)

@@ -126,9 +126,9 @@ impl fmt::Display for BindError {
         };
         write!(formatter, "cannot listen on {address}: {error}")?;
         match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                formatter.write_str("; another server listens there: stop it, or take another port (0 takes a free one)")
-            }
+            io::ErrorKind::AddrInUse => formatter.write_str(
+                "; another server listens there: stop it, or take another port (0 takes a free one)",
+            ),
             io::ErrorKind::PermissionDenied => {
                 formatter.write_str("; ports below 1024 and foreign directories need privileges")
             }

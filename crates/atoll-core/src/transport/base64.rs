@@ -1,4 +1,5 @@
-//! Base64 as gRPC's binary metadata uses it: the standard alphabet, written without padding, read with or without.
+//! Base64 as gRPC's binary metadata uses it: the standard alphabet, written without padding, read with or
+//! without.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,13 +1,14 @@
 //! A call, as its handler and its dispatch target see it.
 //!
-//! Calls are shared between the connection that received them, the loop that runs them, and whoever answers first:
+//! Calls are shared between the connection that received them, the loop that runs them, and whoever answers
+//! first:
 //!
-//! | field             | written by                                    | read by      | under                     |
-//! |-------------------|-----------------------------------------------|--------------|---------------------------|
-//! | `state`           | whoever begins, answers or cancels the call   | everyone     | atomically, see [`State`] |
-//! | `message`         | the connection; taken once by the handler     | the handler  | its lock, never contended |
-//! | `sent_metadata`   | the handler                                   | the handler  | atomically                |
-//! | all others        | the connection, before it shares the call     | everyone     | nothing, they are frozen  |
+//! | field           | written by                                  | read by     | under                     |
+//! |-----------------|---------------------------------------------|-------------|---------------------------|
+//! | `state`         | whoever begins, answers or cancels the call | everyone    | atomically, see `State`   |
+//! | `message`       | the connection; taken once by the handler   | the handler | its lock, never contended |
+//! | `sent_metadata` | the handler                                 | the handler | atomically                |
+//! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -134,7 +135,8 @@ impl Call {
         self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
-    /// All request headers as received; see [`metadata::application_view`](super::metadata::application_view).
+    /// All request headers as received; see
+    /// [`metadata::application_view`](super::metadata::application_view).
     #[must_use]
     pub fn metadata(&self) -> &HeaderMap {
         &self.headers
@@ -146,7 +148,8 @@ impl Call {
         &self.outbox.peer
     }
 
-    /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not say.
+    /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not
+    /// say.
     #[must_use]
     pub fn authority(&self) -> &str {
         match self.uri.authority() {
@@ -202,8 +205,8 @@ impl Call {
         State::reason(self.state.load())
     }
 
-    /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or the call
-    /// has been answered.
+    /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or
+    /// the call has been answered.
     pub fn send_initial_metadata(&self, metadata: HeaderMap) -> bool {
         if self.is_answered() || self.sent_metadata.swap(true, Ordering::AcqRel) {
             return false;
@@ -212,7 +215,8 @@ impl Call {
             .push(Outgoing::InitialMetadata(self.key, Box::new(metadata)))
     }
 
-    /// Answers the call; the first answer wins. `false` when there is one already, or nobody left to receive it.
+    /// Answers the call; the first answer wins. `false` when there is one already, or nobody left to
+    /// receive it.
     pub fn reply(&self, reply: Reply) -> bool {
         if self.state.transition_to_end(State::ANSWERED).is_none() {
             if self.cancelled_by().is_some() {

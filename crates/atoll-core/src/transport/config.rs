@@ -1,15 +1,18 @@
 //! Every limit of the transport, named, in one frozen object.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
-const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
 /// HTTP/2 allows frame sizes from 16 KiB to this one (RFC 9113, section 4.2).
-const LARGEST_FRAME: u32 = (1 << 24) - 1;
-const SMALLEST_FRAME: u32 = 1 << 14;
+const LARGEST_FRAME: u64 = (1 << 24) - 1;
+const SMALLEST_FRAME: u64 = 1 << 14;
+
+const LARGEST_U32: u64 = u32::MAX as u64;
 
 /// Limits and sizes of a [`Transport`](super::Transport); sizes are bytes.
 ///
@@ -23,8 +26,9 @@ pub struct TransportConfig {
     pub max_receive_message_size: usize,
     /// The largest reply message, without its 5-byte prefix; `usize::MAX` is unlimited.
     pub max_send_message_size: usize,
-    /// The largest header list of a request, advertised as `SETTINGS_MAX_HEADER_LIST_SIZE`. Clients respect it;
-    /// one that does not is answered with HTTP 431.
+    /// The largest header list of a request. What is larger is answered `RESOURCE_EXHAUSTED`; what is more
+    /// than twice as large, which is what `SETTINGS_MAX_HEADER_LIST_SIZE` announces, is not even decoded
+    /// but answered HTTP 431.
     pub max_header_list_size: u32,
     /// Calls that one connection may have in flight, advertised as `SETTINGS_MAX_CONCURRENT_STREAMS`.
     pub max_concurrent_streams: u32,
@@ -72,66 +76,60 @@ impl TransportConfig {
     ///
     /// The first field that does not, with the values it may have.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        fn check(
-            field: &'static str,
-            value: u64,
-            least: u64,
-            most: u64,
-        ) -> Result<(), ConfigError> {
-            if (least..=most).contains(&value) {
-                return Ok(());
+        // The protocol starts every connection at a window of 65,535 and offers no way to shrink it.
+        let fields = [
+            ("network_threads", self.network_threads as u64, 1..=1024),
+            (
+                "max_concurrent_streams",
+                self.max_concurrent_streams.into(),
+                1..=LARGEST_U32,
+            ),
+            (
+                "max_header_list_size",
+                self.max_header_list_size.into(),
+                1..=LARGEST_U32 / 2,
+            ),
+            (
+                "initial_stream_window",
+                self.initial_stream_window.into(),
+                1..=LARGEST_WINDOW,
+            ),
+            (
+                "initial_connection_window",
+                self.initial_connection_window.into(),
+                65_535..=LARGEST_WINDOW,
+            ),
+            (
+                "max_frame_size",
+                self.max_frame_size.into(),
+                SMALLEST_FRAME..=LARGEST_FRAME,
+            ),
+            (
+                "max_send_buffer_size",
+                self.max_send_buffer_size as u64,
+                1..=LARGEST_U32,
+            ),
+        ];
+        for (field, value, allowed) in fields {
+            if !allowed.contains(&value) {
+                return Err(ConfigError {
+                    field,
+                    value,
+                    allowed,
+                });
             }
-            Err(ConfigError {
-                field,
-                value,
-                least,
-                most,
-            })
         }
-        let window = u64::from(LARGEST_WINDOW);
-        let (smallest, largest) = (u64::from(SMALLEST_FRAME), u64::from(LARGEST_FRAME));
-        check("network_threads", self.network_threads as u64, 1, 1024)?;
-        check(
-            "max_concurrent_streams",
-            self.max_concurrent_streams.into(),
-            1,
-            u32::MAX.into(),
-        )?;
-        check(
-            "initial_stream_window",
-            self.initial_stream_window.into(),
-            1,
-            window,
-        )?;
-        // The protocol starts every connection at 65,535 and offers no way to shrink it.
-        check(
-            "initial_connection_window",
-            self.initial_connection_window.into(),
-            65_535,
-            window,
-        )?;
-        check(
-            "max_frame_size",
-            self.max_frame_size.into(),
-            smallest,
-            largest,
-        )?;
-        check(
-            "max_send_buffer_size",
-            self.max_send_buffer_size as u64,
-            1,
-            u32::MAX.into(),
-        )
+        Ok(())
     }
 }
 
-/// A field of [`TransportConfig`] has a value that the transport cannot serve; the message says which are allowed.
+/// A field of [`TransportConfig`] has a value that the transport cannot serve; the message says which are
+/// allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     field: &'static str,
     value: u64,
-    least: u64,
-    most: u64,
+    allowed: RangeInclusive<u64>,
 }
 
 impl fmt::Display for ConfigError {
@@ -139,9 +137,9 @@ impl fmt::Display for ConfigError {
         let Self {
             field,
             value,
-            least,
-            most,
+            allowed,
         } = self;
+        let (least, most) = (allowed.start(), allowed.end());
         write!(
             formatter,
             "{field} is {value}; it must be between {least} and {most}"

@@ -1,11 +1,13 @@
 //! One task per connection, which owns the connection and all of its streams.
 //!
-//! It reads requests and their bodies in place, hands the calls of one socket read to each dispatch target as one
-//! batch, and sends the replies that have gathered in its [`Outbox`]. A call costs no task, no channel and, unless
-//! it is the first reply after idle, no wake-up.
+//! It reads requests and their bodies in place, hands the calls of one socket read to each dispatch target
+//! as one batch, and sends the replies that have gathered in its [`Outbox`]. A call costs no task, no
+//! channel and, unless it is the first reply after idle, no wake-up.
 //!
-//! A call that outlives its first batch gets its slot's waker, through which h2 says that the client has reset it;
-//! a body that is not complete says so through the same waker. Nothing polls all streams.
+//! A call that outlives its first batch gets its slot's waker, through which h2 says that the client has
+//! reset it; a body that is not complete says so through the same waker. Nothing polls all streams.
+
+mod ending;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,11 +17,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::ending::{Stopping, deadline_exceeded, shutting_down};
+use super::batches::Batches;
 use super::body::Assembler;
 use super::call::{Call, CallHead, CancelReason};
 use super::config::TransportConfig;
@@ -29,7 +33,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
-use super::status::{Code, Status};
+use super::status::Status;
 use super::streams::{Reading, Stage, Stream, StreamKey, Streams};
 use super::wire::Responder;
 
@@ -61,26 +65,6 @@ where
     stopping: Stopping,
     replies: Vec<Outgoing>,
     ready: Vec<u32>,
-}
-
-/// Calls that wait to be dispatched, per target.
-struct Batches {
-    calls: Vec<Vec<Arc<Call>>>,
-    targets: Vec<usize>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stopping {
-    No,
-    /// GOAWAY has been sent; calls in flight may finish.
-    Draining {
-        since: Instant,
-    },
-    /// Every call has its answer; `until` then the client may fetch it.
-    Closing {
-        until: Instant,
-        said_goodbye: bool,
-    },
 }
 
 /// How a round of the loop ended.
@@ -145,12 +129,7 @@ where
             streams: Streams::new(Arc::clone(&outbox)),
             deadlines: Deadlines::default(),
             alarm: Alarm::default(),
-            batches: Batches {
-                calls: (0..service.routes.target_count())
-                    .map(|_| Vec::new())
-                    .collect(),
-                targets: Vec::new(),
-            },
+            batches: Batches::new(&service.routes),
             unwatched: Vec::new(),
             stopping: Stopping::No,
             replies: Vec::new(),
@@ -160,8 +139,8 @@ where
         }
     }
 
-    /// Everything there is to do, once. Replies have been given to h2 before, so that the first thing that h2 does
-    /// here, which is to write, takes them along.
+    /// Everything there is to do, once. Replies have been given to h2 before, so that the first thing that
+    /// h2 does here, which is to write, takes them along.
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
         self.outbox.clear_woken();
         let mut now = None;
@@ -182,7 +161,7 @@ where
             self.look_at(index);
         }
         self.ready = ready;
-        self.flush_batches();
+        self.batches.dispatch();
         self.look_at_the_clock(cx)
     }
 
@@ -194,7 +173,8 @@ where
         if matches!(self.stopping, Stopping::Closing { .. }) {
             return responder.refuse(Refusal::Status(shutting_down()));
         }
-        let head = match request::check(parts, &self.service.routes, now) {
+        let header_limit = self.service.config.max_header_list_size as usize;
+        let head = match request::check(parts, &self.service.routes, header_limit, now) {
             Ok(head) => head,
             Err(refusal) => return responder.refuse(refusal),
         };
@@ -304,21 +284,8 @@ where
         }
     }
 
-    fn flush_batches(&mut self) {
-        let mut targets = std::mem::take(&mut self.batches.targets);
-        for index in targets.drain(..) {
-            let calls = &mut self.batches.calls[index];
-            self.service.routes.target(index).dispatch(calls);
-            for call in calls.drain(..) {
-                let text = "The loop of this method did not take the call";
-                call.refuse(Status::new(Code::Unavailable, text));
-            }
-        }
-        self.batches.targets = targets;
-    }
-
-    /// Asks h2 to say when the calls that are still unanswered are reset. At 16 calls per read most have their
-    /// reply by the time the task runs again, and never cost this.
+    /// Asks h2 to say when the calls that are still unanswered are reset. At 16 calls per read most have
+    /// their reply by the time the task runs again, and never cost this.
     fn watch_outliving_calls(&mut self) {
         let mut unwatched = std::mem::take(&mut self.unwatched);
         for key in unwatched.drain(..) {
@@ -377,127 +344,6 @@ where
         }
         Some(stream)
     }
-
-    // Ends that the handler does not choose
-
-    /// Ends a call on the transport's account, unless its reply is on the way.
-    fn cancel(&mut self, key: StreamKey, reason: CancelReason, status: Option<Status>) {
-        // A target hears of a call before it hears of its end.
-        self.flush_batches();
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        let call = match &stream.stage {
-            Stage::Dispatched(call) if call.cancel(reason) => Some(Arc::clone(call)),
-            Stage::Dispatched(_) => return,
-            Stage::Reading(_) => None,
-        };
-        if let Some(stream) = self.remove(key) {
-            if let Some(status) = status {
-                stream.responder.send_reply(Reply::error(status));
-            }
-        }
-        let counters = &self.outbox.counters;
-        count(match reason {
-            CancelReason::Deadline => &counters.deadlines_exceeded,
-            CancelReason::Client => &counters.cancelled_by_client,
-            CancelReason::ConnectionLost => &counters.lost_with_connection,
-            CancelReason::Shutdown => &counters.cancelled_by_shutdown,
-        });
-        if let Some(call) = call {
-            call.route().target().cancelled(&call);
-        }
-    }
-
-    fn lose_all_calls(&mut self) {
-        let late = self.outbox.close();
-        self.outbox
-            .counters
-            .late_replies
-            .fetch_add(late as u64, Ordering::Relaxed);
-        // Calls that their target has not seen end without it.
-        for call in self.batches.take_all() {
-            call.cancel(CancelReason::ConnectionLost);
-        }
-        for key in self.streams.keys() {
-            self.cancel(key, CancelReason::ConnectionLost, None);
-            // Left over: calls that their target never saw, and calls whose reply came too late.
-            drop(self.remove(key));
-        }
-    }
-
-    fn look_at_the_clock(&mut self, cx: &mut Context<'_>) -> Round {
-        loop {
-            let stopping = match self.stopping {
-                Stopping::No => None,
-                Stopping::Draining { since } => {
-                    let patience = since + self.service.config.close_timeout;
-                    let idle = self.streams.is_empty() && !self.h2.has_streams();
-                    let stop_at = self.outbox.stop_at();
-                    // An idle client that does not close its connection is not waited for until the grace ends.
-                    if idle {
-                        Some(stop_at.map_or(patience, |at| at.min(patience)))
-                    } else {
-                        stop_at
-                    }
-                }
-                Stopping::Closing {
-                    until,
-                    said_goodbye,
-                } => {
-                    if !said_goodbye && !self.h2.has_streams() {
-                        self.h2.abrupt_shutdown(Reason::NO_ERROR);
-                        self.stopping = Stopping::Closing {
-                            until,
-                            said_goodbye: true,
-                        };
-                        return Round::Again;
-                    }
-                    Some(until)
-                }
-            };
-            let deadline = self.deadlines.earliest();
-            let Some(next) = [stopping, deadline].into_iter().flatten().min() else {
-                return Round::Done;
-            };
-            if !self.alarm.has_rung(next, cx) {
-                return Round::Done;
-            }
-            let now = Instant::now();
-            while let Some(key) = self.deadlines.pop_due(now) {
-                self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
-            }
-            if stopping.is_some_and(|at| at <= now) {
-                match self.stopping {
-                    Stopping::Closing { .. } => return Round::Closed(Ok(())),
-                    Stopping::Draining { .. } => self.answer_everything(now),
-                    Stopping::No => {}
-                }
-            }
-        }
-    }
-
-    fn stop(&mut self, at: Instant) {
-        let now = Instant::now();
-        if self.stopping == Stopping::No {
-            self.h2.graceful_shutdown();
-            self.stopping = Stopping::Draining { since: now };
-        }
-        if at <= now && matches!(self.stopping, Stopping::Draining { .. }) {
-            self.answer_everything(now);
-        }
-    }
-
-    /// The grace is over.
-    fn answer_everything(&mut self, now: Instant) {
-        for key in self.streams.keys() {
-            self.cancel(key, CancelReason::Shutdown, Some(shutting_down()));
-        }
-        self.stopping = Stopping::Closing {
-            until: now + self.service.config.close_timeout,
-            said_goodbye: false,
-        };
-    }
 }
 
 impl<S> Drop for Connection<S>
@@ -507,25 +353,6 @@ where
     /// Only a connection that panicked, or whose runtime went away, still has calls.
     fn drop(&mut self) {
         self.lose_all_calls();
-    }
-}
-
-impl Batches {
-    fn push(&mut self, call: Arc<Call>) {
-        let index = call.route().target_index();
-        let batch = &mut self.calls[index];
-        if batch.is_empty() {
-            self.targets.push(index);
-        }
-        batch.push(call);
-    }
-
-    fn take_all(&mut self) -> Vec<Arc<Call>> {
-        let mut all = Vec::new();
-        while let Some(index) = self.targets.pop() {
-            all.append(&mut self.calls[index]);
-        }
-        all
     }
 }
 
@@ -548,13 +375,4 @@ fn read(body: &mut RecvStream, assembler: &mut Assembler, cx: &mut Context<'_>) 
             }
         }
     }
-}
-
-fn deadline_exceeded() -> Status {
-    Status::new(Code::DeadlineExceeded, "Deadline Exceeded")
-}
-
-/// What clients of grpcio see when a server stops without grace.
-fn shutting_down() -> Status {
-    Status::new(Code::Unavailable, "Cancelling all calls")
 }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Counters of one network thread. All are written relaxed: they are read for people, not for decisions, except
-/// `connections`, by which new connections are spread.
+/// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,
+/// except `connections`, by which new connections are spread.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) connections: AtomicUsize,

@@ -1,7 +1,7 @@
 //! When the calls of one connection run out of time, and the one timer that watches for it.
 //!
-//! Most calls are answered long before their deadline, so an answered call leaves its entry behind and only says
-//! that there is one fewer alive. The heap is swept when more than half of it is dead.
+//! Most calls are answered long before their deadline, so an answered call leaves its entry behind and only
+//! says that there is one fewer alive. The heap is swept when more than half of it is dead.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

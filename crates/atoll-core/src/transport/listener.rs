@@ -43,9 +43,9 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Binds `address` and listens: `"127.0.0.1:0"`, `"localhost:50051"`, `"[::]:50051"` (both families, like
-    /// `":50051"`), `"unix:/path"`, or with one of the prefixes `dns:`, `ipv4:` and `ipv6:`. Names are looked up on
-    /// the calling thread.
+    /// Binds `address` and listens: `"127.0.0.1:0"`, `"localhost:50051"`, `"[::]:50051"` (both families,
+    /// like `":50051"`), `"unix:/path"`, or with one of the prefixes `dns:`, `ipv4:` and `ipv6:`. Names are
+    /// looked up on the calling thread.
     ///
     /// # Errors
     ///

@@ -22,8 +22,8 @@ const TRANSPORT_HEADERS: [&str; 9] = [
     "upgrade",
 ];
 
-/// `grpc-` headers that are the transport's own on the way out. Others, such as `grpc-status-details-bin`, are set
-/// by applications.
+/// `grpc-` headers that are the transport's own on the way out. Others, such as `grpc-status-details-bin`,
+/// are set by applications.
 const GRPC_HEADERS: [&str; 7] = [
     "grpc-accept-encoding",
     "grpc-encoding",
@@ -52,8 +52,8 @@ pub fn is_binary(name: &str) -> bool {
     name.ends_with("-bin")
 }
 
-/// A request's headers as an application sees them: without the reserved ones, in the order of their names' first
-/// appearance, `-bin` values decoded and split where a proxy has joined them with commas.
+/// A request's headers as an application sees them: without the reserved ones, in the order of their names'
+/// first appearance, `-bin` values decoded and split where a proxy has joined them with commas.
 ///
 /// A `-bin` value that is not base64 is handed on as it came.
 pub fn application_view(headers: &HeaderMap) -> impl Iterator<Item = (&str, Cow<'_, [u8]>)> {
@@ -160,7 +160,8 @@ impl fmt::Display for MetadataError {
         match self.problem {
             Problem::Key => write!(
                 formatter,
-                "metadata key {key:?} is not valid: use one or more of a-z, 0-9, '-', '_' and '.', in lower case"
+                "metadata key {key:?} is not valid: use one or more of a-z, 0-9, '-', '_' and '.', \
+                 in lower case"
             ),
             Problem::Reserved => write!(
                 formatter,
@@ -168,8 +169,8 @@ impl fmt::Display for MetadataError {
             ),
             Problem::Value => write!(
                 formatter,
-                "the value of metadata key {key:?} is not printable ASCII: a key that ends in \"-bin\", such as \
-                 \"{key}-bin\", carries any bytes"
+                "the value of metadata key {key:?} is not printable ASCII: a key that ends in \
+                 \"-bin\", such as \"{key}-bin\", carries any bytes"
             ),
             Problem::TooMany => write!(
                 formatter,

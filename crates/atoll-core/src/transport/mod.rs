@@ -1,8 +1,9 @@
 //! gRPC over HTTP/2 on native threads, without Python.
 //!
-//! The transport owns sockets, connections and streams. It decodes unary calls, hands them in batches to the
-//! [`Dispatch`] targets of their [`Route`]s, and sends what is answered through [`Call::reply`]. Deadlines, clients
-//! that cancel, lost connections, unknown methods, limits and shutdown are answered here, also while no target runs.
+//! The transport owns sockets, connections and streams. It decodes unary calls, hands them in batches to
+//! the [`Dispatch`] targets of their [`Route`]s, and sends what is answered through [`Call::reply`].
+//! Deadlines, clients that cancel, lost connections, unknown methods, limits and shutdown are answered
+//! here, also while no target runs.
 //!
 //! Guarantees:
 //! * every call that was dispatched ends exactly once: by its reply, or by [`Dispatch::cancelled`];
@@ -15,12 +16,14 @@
 //! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
 //! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
 //!
-//! A call's way: `acceptor` accepts it, `connection` owns the task, `request` checks the headers, `body` puts the message
-//! together, `routes` names the target, `call` is shared with it, `outbox` brings the reply back, `wire` sends it.
+//! A call's way: `acceptor` accepts it, `connection` owns the task, `request` checks the headers, `body`
+//! puts the message together, `routes` names the target, `call` is shared with it, `outbox` brings the
+//! reply back, `wire` sends it.
 
 mod acceptor;
 mod address;
 mod base64;
+mod batches;
 mod body;
 mod call;
 mod config;

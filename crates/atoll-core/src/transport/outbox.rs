@@ -7,9 +7,10 @@
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
 //! | `stop_at`  | `Transport::shutdown`              | the connection task | the lock     |
 //!
-//! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing to do.
-//! Whoever adds something takes the waker, so the first reply after idle wakes the task and the others ride along.
-//! The lock is never held while h2 is called, because h2 calls wakers under its own lock.
+//! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
+//! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
+//! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
+//! lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
@@ -42,8 +43,8 @@ struct Inner {
     /// A wake-up that arrived while the task ran: it must go round once more.
     woken: bool,
     stop_at: Option<Instant>,
-    /// The task has not seen the present `stop_at`. Not a part of `woken`, which the task forgets before it polls
-    /// h2: polling h2 is no answer to a stop.
+    /// The task has not seen the present `stop_at`. Not a part of `woken`, which the task forgets before it
+    /// polls h2: polling h2 is no answer to a stop.
     stop_is_news: bool,
     closed: bool,
 }
@@ -145,8 +146,8 @@ fn wake(mut inner: MutexGuard<'_, Inner>) {
     }
 }
 
-/// The connection's own waker, given to h2 and to the timer. A wake-up while the task runs becomes another round of
-/// its loop instead of a trip through the scheduler.
+/// The connection's own waker, given to h2 and to the timer. A wake-up while the task runs becomes another
+/// round of its loop instead of a trip through the scheduler.
 impl Wake for Outbox {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();

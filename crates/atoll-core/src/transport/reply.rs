@@ -17,8 +17,8 @@ pub struct Reply {
     pub message: Option<Bytes>,
     /// Metadata for the trailers.
     pub trailing_metadata: Option<Box<HeaderMap>>,
-    /// Metadata for the headers; ignored when [`Call::send_initial_metadata`](super::Call::send_initial_metadata)
-    /// has sent some already.
+    /// Metadata for the headers; ignored when
+    /// [`Call::send_initial_metadata`](super::Call::send_initial_metadata) has sent some already.
     pub initial_metadata: Option<Box<HeaderMap>>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
@@ -20,14 +20,19 @@ pub(super) enum Refusal {
     Status(Status),
     /// As `Status`, with the encodings that the server understands.
     Encoding(Status),
-    /// Not gRPC at all: an HTTP status that the client's HTTP library understands, with a gRPC status for one that
-    /// is gRPC after all.
+    /// Not gRPC at all: an HTTP status that the client's HTTP library understands, with a gRPC status for
+    /// one that is gRPC after all.
     Http(StatusCode, Option<Status>),
 }
 
-/// Checks the headers in the order in which grpc-go does, so that the answer to a request with several mistakes is
-/// the same.
-pub(super) fn check(parts: Parts, routes: &Routes, now: Instant) -> Result<CallHead, Refusal> {
+/// Checks the headers in the order in which grpc-go does, so that the answer to a request with several
+/// mistakes is the same.
+pub(super) fn check(
+    parts: Parts,
+    routes: &Routes,
+    header_limit: usize,
+    now: Instant,
+) -> Result<CallHead, Refusal> {
     if parts.method != Method::POST {
         let text = format!("The method of a gRPC request is POST, not {}", parts.method);
         return Err(Refusal::Http(
@@ -37,6 +42,11 @@ pub(super) fn check(parts: Parts, routes: &Routes, now: Instant) -> Result<CallH
     }
     if !parts.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
         return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, None));
+    }
+    let size = list_size(&parts.headers);
+    if size > header_limit {
+        let text = format!("SERVER: Received metadata larger than max ({size} vs. {header_limit})");
+        return Err(Refusal::Status(Status::new(Code::ResourceExhausted, text)));
     }
     let timeout = requested_timeout(&parts.headers)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -55,6 +65,14 @@ pub(super) fn check(parts: Parts, routes: &Routes, now: Instant) -> Result<CallH
         // A time that the clock cannot express is no deadline.
         deadline: timeout.and_then(|timeout| now.checked_add(timeout)),
     })
+}
+
+/// The size of the headers as HTTP/2 counts it (RFC 9113, section 6.5.2).
+fn list_size(headers: &HeaderMap) -> usize {
+    const OVERHEAD: usize = 32;
+    let size =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + OVERHEAD;
+    headers.iter().map(size).sum()
 }
 
 /// `application/grpc`, alone or followed by a message format (`+proto`) or a parameter.
@@ -102,7 +120,7 @@ mod tests {
             .body(())
             .unwrap()
             .into_parts();
-        check(parts, &Routes::default(), Instant::now())
+        check(parts, &Routes::default(), 1000, Instant::now())
             .err()
             .expect("nothing is routed here")
     }
@@ -143,6 +161,14 @@ mod tests {
             panic!("an HTTP status")
         };
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[test]
+    fn headers_over_the_limit_are_resource_exhausted() {
+        let Refusal::Status(status) = refusal(grpc().header("x-key", "v".repeat(1000))) else {
+            panic!("a status");
+        };
+        assert_eq!(status.code, Code::ResourceExhausted);
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::call::Call;
 
-/// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network threads, so
-/// they must neither block nor wait for anything that a handler may hold.
+/// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
+/// threads, so they must neither block nor wait for anything that a handler may hold.
 pub trait Dispatch: Send + Sync + 'static {
-    /// Takes every call out of `calls`, in order. Called once per target and socket read. A call that cannot be
-    /// taken is answered with [`Call::refuse`]; one that is left in the vector is answered UNAVAILABLE.
+    /// Takes every call out of `calls`, in order. Called once per target and socket read. A call that
+    /// cannot be taken is answered with [`Call::refuse`]; one that is left in the vector is answered
+    /// UNAVAILABLE.
     fn dispatch(&self, calls: &mut Vec<Arc<Call>>);
 
     /// The transport has answered or given up a call after it was dispatched (see
@@ -30,7 +31,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Sends calls of `path`, such as `"/package.Service/Method"`, to `target`; `data` comes back with each call.
+    /// Sends calls of `path`, such as `"/package.Service/Method"`, to `target`; `data` comes back with each
+    /// call.
     pub fn new(
         path: impl Into<Box<str>>,
         target: Arc<dyn Dispatch>,
@@ -142,10 +144,6 @@ impl Routes {
     /// How many different targets there are; [`Route::target_index`] counts up to it.
     pub(super) fn target_count(&self) -> usize {
         self.targets.0.len()
-    }
-
-    pub(super) fn target(&self, index: usize) -> &Arc<dyn Dispatch> {
-        &self.targets.0[index]
     }
 }
 

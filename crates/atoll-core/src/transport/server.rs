@@ -56,7 +56,8 @@ pub(super) struct Worker {
 #[derive(Default)]
 struct State {
     connections: Slab<Arc<Outbox>>,
-    /// Tasks that must end before the transport has: connections, acceptors, and the one that shutdown starts.
+    /// Tasks that must end before the transport has: connections, acceptors, and the one that shutdown
+    /// starts.
     tasks: usize,
     stop_at: Option<Instant>,
     done: Vec<Done>,
@@ -68,8 +69,8 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a config that cannot be served (the message names the field), else what the system said
-    /// when threads, pollers or listeners were set up.
+    /// `InvalidInput` for a config that cannot be served (the message names the field), else what the
+    /// system said when threads, pollers or listeners were set up.
     pub fn start(
         config: TransportConfig,
         routes: Arc<Routes>,
@@ -123,10 +124,10 @@ impl Transport {
         Ok(transport)
     }
 
-    /// Stops: no more connections, GOAWAY to the clients, and calls in flight may finish. Calls that have not when
-    /// the grace is over are answered UNAVAILABLE and cancelled; no grace means at once. `done` runs when every
-    /// connection is closed, on a network thread, or on this one when that has already happened. Called again, the
-    /// earlier of the two ends of grace counts.
+    /// Stops: no more connections, GOAWAY to the clients, and calls in flight may finish. Calls that have
+    /// not when the grace is over are answered UNAVAILABLE and cancelled; no grace means at once. `done`
+    /// runs when every connection is closed, on a network thread, or on this one when that has already
+    /// happened. Called again, the earlier of the two ends of grace counts.
     pub fn shutdown(&self, grace: Option<Duration>, done: Done) {
         let at = Instant::now() + grace.unwrap_or_default().min(LONGEST_GRACE);
         let mut state = self.shared.lock();
@@ -150,8 +151,9 @@ impl Transport {
             .spawn(async move { drop(last) });
     }
 
-    /// Waits for the network threads to end. Without a shutdown before it, it is one without grace; with one, it
-    /// lasts until the grace is over at the latest. On a network thread (in `done`) it returns at once.
+    /// Waits for the network threads to end. Without a shutdown before it, it is one without grace; with
+    /// one, it lasts until the grace is over at the latest. On a network thread (in `done`) it returns at
+    /// once.
     pub fn join(&self) {
         let stopping = self.shared.lock().stop_at.is_some();
         if !stopping {

@@ -131,7 +131,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// Space to tilde travel as they are, except the escape character itself (gRPC over HTTP/2, "Percent-Encoded").
+/// Space to tilde travel as they are, except the escape character itself (gRPC over HTTP/2,
+/// "Percent-Encoded").
 fn must_be_encoded(byte: u8) -> bool {
     !(b' '..=b'~').contains(&byte) || byte == b'%'
 }

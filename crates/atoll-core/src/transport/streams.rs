@@ -1,7 +1,7 @@
 //! The streams of one connection: a slab of slots, each with the generation of its present tenant.
 //!
-//! Only the connection task enters. Replies and deadlines name a stream by its key; a key whose stream has gone
-//! finds nothing, whoever has moved in since.
+//! Only the connection task enters. Replies and deadlines name a stream by its key; a key whose stream has
+//! gone finds nothing, whoever has moved in since.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -47,8 +47,8 @@ pub(super) struct Reading {
 pub(super) struct Streams {
     slab: Slab<Stream>,
     generation: u32,
-    /// One waker per slot, made when the slot is first used and kept for its later tenants: a wake-up that comes
-    /// too late makes the connection look at the new one, which is harmless.
+    /// One waker per slot, made when the slot is first used and kept for its later tenants: a wake-up that
+    /// comes too late makes the connection look at the new one, which is harmless.
     wakers: Vec<Waker>,
     outbox: Arc<Outbox>,
 }

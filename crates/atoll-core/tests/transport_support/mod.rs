@@ -1,5 +1,5 @@
-//! What the transport's tests share: a server whose calls the test answers itself, a client made of h2, and a client
-//! made of bare frames.
+//! What the transport's tests share: a server whose calls the test answers itself, a client made of h2, and
+//! a client made of bare frames.
 //!
 //! Every wait has a limit, so that a test fails with a sentence instead of hanging.
 
@@ -267,7 +267,8 @@ impl Client {
 }
 
 impl Pending {
-    /// Collects the answer. The sending half stays open meanwhile, so that a request without an end is not reset.
+    /// Collects the answer. The sending half stays open meanwhile, so that a request without an end is not
+    /// reset.
     pub async fn answer(self) -> Answer {
         let Self { response, stream } = self;
         let answer = soon("an answer", async {
@@ -276,6 +277,14 @@ impl Pending {
         .await;
         drop(stream);
         answer
+    }
+
+    /// Sends the message that is still missing, and collects the answer.
+    pub async fn answer_to(mut self, message: &[u8]) -> Answer {
+        self.stream
+            .send_data(frame(message), true)
+            .expect("an open stream");
+        self.answer().await
     }
 
     /// The reason for which the server resets the stream.

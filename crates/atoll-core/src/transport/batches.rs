@@ -1,0 +1,53 @@
+//! The calls of one socket read, one batch per dispatch target.
+
+use std::sync::Arc;
+
+use super::call::Call;
+use super::routes::Routes;
+use super::status::{Code, Status};
+
+/// Calls that wait to be dispatched. The vectors are kept from batch to batch.
+pub(super) struct Batches {
+    /// By the target's index.
+    calls: Vec<Vec<Arc<Call>>>,
+    /// The targets whose batch is not empty, in the order of their first call.
+    targets: Vec<usize>,
+}
+
+impl Batches {
+    pub(super) fn new(routes: &Routes) -> Self {
+        Self {
+            calls: (0..routes.target_count()).map(|_| Vec::new()).collect(),
+            targets: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, call: Arc<Call>) {
+        let index = call.route().target_index();
+        let batch = &mut self.calls[index];
+        if batch.is_empty() {
+            self.targets.push(index);
+        }
+        batch.push(call);
+    }
+
+    /// Hands each target its batch.
+    pub(super) fn dispatch(&mut self) {
+        for index in self.targets.drain(..) {
+            let calls = &mut self.calls[index];
+            let Some(first) = calls.first() else { continue };
+            let target = Arc::clone(first.route().target());
+            target.dispatch(calls);
+            for call in calls.drain(..) {
+                let text = "The loop of this method did not take the call";
+                call.refuse(Status::new(Code::Unavailable, text));
+            }
+        }
+    }
+
+    /// Takes the calls that no target has seen.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Arc<Call>> + '_ {
+        self.targets.clear();
+        self.calls.iter_mut().flat_map(|calls| calls.drain(..))
+    }
+}

@@ -1,0 +1,167 @@
+//! Ends that the handler does not choose: deadlines, clients that cancel, lost connections, shutdown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::time::Instant;
+
+use h2::Reason;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::call::CancelReason;
+use super::super::counters::count;
+use super::super::reply::Reply;
+use super::super::status::{Code, Status};
+use super::super::streams::{Stage, StreamKey};
+use super::{Connection, Round};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    No,
+    /// GOAWAY has been sent; calls in flight may finish.
+    Draining {
+        since: Instant,
+    },
+    /// Every call has its answer; `until` then the client may fetch it.
+    Closing {
+        until: Instant,
+        said_goodbye: bool,
+    },
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Ends a call on the transport's account, unless its reply is on the way.
+    pub(super) fn cancel(&mut self, key: StreamKey, reason: CancelReason, status: Option<Status>) {
+        // A target hears of a call before it hears of its end.
+        self.batches.dispatch();
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        let call = match &stream.stage {
+            Stage::Dispatched(call) if call.cancel(reason) => Some(Arc::clone(call)),
+            Stage::Dispatched(_) => return,
+            Stage::Reading(_) => None,
+        };
+        if let Some(stream) = self.remove(key) {
+            if let Some(status) = status {
+                stream.responder.send_reply(Reply::error(status));
+            }
+        }
+        let counters = &self.outbox.counters;
+        count(match reason {
+            CancelReason::Deadline => &counters.deadlines_exceeded,
+            CancelReason::Client => &counters.cancelled_by_client,
+            CancelReason::ConnectionLost => &counters.lost_with_connection,
+            CancelReason::Shutdown => &counters.cancelled_by_shutdown,
+        });
+        if let Some(call) = call {
+            call.route().target().cancelled(&call);
+        }
+    }
+
+    /// The connection is gone: so is whatever waits for it.
+    pub(super) fn lose_all_calls(&mut self) {
+        let late = self.outbox.close();
+        self.outbox
+            .counters
+            .late_replies
+            .fetch_add(late as u64, Ordering::Relaxed);
+        // Calls that their target has not seen end without it.
+        for call in self.batches.take_all() {
+            call.cancel(CancelReason::ConnectionLost);
+        }
+        for key in self.streams.keys() {
+            self.cancel(key, CancelReason::ConnectionLost, None);
+            // Left over: calls that their target never saw, and calls whose reply came too late.
+            drop(self.remove(key));
+        }
+    }
+
+    /// Ends what has run out of time, and sets the alarm for what will be next.
+    pub(super) fn look_at_the_clock(&mut self, cx: &mut Context<'_>) -> Round {
+        loop {
+            let stopping = match self.stopping {
+                Stopping::No => None,
+                Stopping::Draining { since } => {
+                    let patience = since + self.service.config.close_timeout;
+                    let idle = self.streams.is_empty() && !self.h2.has_streams();
+                    let stop_at = self.outbox.stop_at();
+                    // An idle client that does not close its connection is not waited for until the grace
+                    // ends.
+                    if idle {
+                        Some(stop_at.map_or(patience, |at| at.min(patience)))
+                    } else {
+                        stop_at
+                    }
+                }
+                Stopping::Closing {
+                    until,
+                    said_goodbye,
+                } => {
+                    if !said_goodbye && !self.h2.has_streams() {
+                        self.h2.abrupt_shutdown(Reason::NO_ERROR);
+                        self.stopping = Stopping::Closing {
+                            until,
+                            said_goodbye: true,
+                        };
+                        return Round::Again;
+                    }
+                    Some(until)
+                }
+            };
+            let deadline = self.deadlines.earliest();
+            let Some(next) = [stopping, deadline].into_iter().flatten().min() else {
+                return Round::Done;
+            };
+            if !self.alarm.has_rung(next, cx) {
+                return Round::Done;
+            }
+            let now = Instant::now();
+            while let Some(key) = self.deadlines.pop_due(now) {
+                self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
+            }
+            if stopping.is_some_and(|at| at <= now) {
+                match self.stopping {
+                    Stopping::Closing { .. } => return Round::Closed(Ok(())),
+                    Stopping::Draining { .. } => self.answer_everything(now),
+                    Stopping::No => {}
+                }
+            }
+        }
+    }
+
+    /// The server stops, and calls in flight have until `at`.
+    pub(super) fn stop(&mut self, at: Instant) {
+        let now = Instant::now();
+        if self.stopping == Stopping::No {
+            self.h2.graceful_shutdown();
+            self.stopping = Stopping::Draining { since: now };
+        }
+        if at <= now && matches!(self.stopping, Stopping::Draining { .. }) {
+            self.answer_everything(now);
+        }
+    }
+
+    /// The grace is over.
+    fn answer_everything(&mut self, now: Instant) {
+        for key in self.streams.keys() {
+            self.cancel(key, CancelReason::Shutdown, Some(shutting_down()));
+        }
+        self.stopping = Stopping::Closing {
+            until: now + self.service.config.close_timeout,
+            said_goodbye: false,
+        };
+    }
+}
+
+pub(super) fn deadline_exceeded() -> Status {
+    Status::new(Code::DeadlineExceeded, "Deadline Exceeded")
+}
+
+/// What clients of grpcio see when a server stops without grace.
+pub(super) fn shutting_down() -> Status {
+    Status::new(Code::Unavailable, "Cancelling all calls")
+}

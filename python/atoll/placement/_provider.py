@@ -1,0 +1,395 @@
+"""`IoContextProvider`: starts a policy's loops, makes the modules on them, and stops both.
+
+| state | written by | read by | under |
+|---|---|---|---|
+| `_loops`, `_default`, `_state` | the task that enters and leaves | any | – (before modules exist, and after) |
+| `_modules`, `_created` | whoever creates, from any loop | any | single operations on a dict and a list |
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import math
+from types import TracebackType
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from atoll.errors import AtollError, PlacementError
+from atoll.loop import (
+    STOP_TIMEOUT,
+    IoContext,
+    IoContextThread,
+    ModuleRef,
+    gil_is_enabled,
+    still_running,
+    switch_interval,
+)
+from atoll.placement._policy import IoContextPolicy
+
+M_co = TypeVar("M_co", covariant=True)
+M_contra = TypeVar("M_contra", contravariant=True)
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+SWITCH_INTERVAL: Final = 0.0005
+# What comes after a module that used up the time gets this long: most need a millisecond.
+_FLOOR: Final = 1.0
+_MIN_LOOPS_TO_SWITCH_FOR: Final = 2
+
+_logger = logging.getLogger("atoll.placement")
+
+
+class ModuleClass(Protocol[P, T_co, M_co]):
+    """A class, for type checkers: P is what it is constructed with, T the module, and T must be among M.
+
+    Python has no type variable that another one bounds; an overloaded call must satisfy both.
+    """
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> M_co: ...  # type: ignore[overload-cannot-match]
+
+
+class IoContextProvider(Generic[M_contra]):
+    """Runs the loops of a policy and the modules on them, for the length of an `async with` block.
+
+    At the start it starts the policy's loops, each on a thread of its own, in the order of declaration. At the end it
+    awaits the modules' `stop()` in the reverse order of their creation, and then stops the loops in reverse, whatever
+    went wrong on the way; what did is logged, and raised as an `ExceptionGroup` unless the block itself raised.
+
+    Its type parameter are the modules of the policy: a type checker rejects others.
+
+    Args:
+        policy: Says which module lives on which loop.
+        default: The loop of modules that the policy covers and does not place; the running loop unless given. It has to
+            run for as long as the provider does, and is not stopped.
+        switch_interval: Seconds after which threads pass the GIL on, set when the provider starts two loops or more on
+            a build with a GIL, and restored at the end. None leaves it alone.
+        stop_timeout: Seconds until modules and loops are to have stopped. When a module uses up the time, the others
+            are asked to stop all at once, and get one second more. What has not stopped by then is named.
+
+    Raises:
+        PlacementError: When an argument can't work; the message says how to mend it.
+    """
+
+    def __init__(
+        self,
+        policy: type[IoContextPolicy[M_contra]],
+        *,
+        default: IoContext | None = None,
+        switch_interval: float | None = SWITCH_INTERVAL,
+        stop_timeout: float = STOP_TIMEOUT,
+    ) -> None:
+        _check_policy(policy)
+        if not (default is None or isinstance(default, IoContext)):
+            raise PlacementError(f"default={default!r} is not a loop: pass an IoContext, such as IoContext.current()")
+        for option, seconds in (("switch_interval", switch_interval), ("stop_timeout", stop_timeout)):
+            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+                raise PlacementError(f"{option}={seconds!r} is not a positive number of seconds")
+        self._title = policy.__qualname__
+        self._policy = policy
+        self._given_default = default
+        self._switch_interval = switch_interval
+        self._stop_timeout = stop_timeout
+        self._state: Literal["new", "entered", "leaving", "left"] = "new"
+        self._default: IoContext | None = None
+        self._threads: list[IoContextThread] = []
+        self._loops: dict[type, IoContext] = {}
+        self._modules: dict[type, Any] = {}
+        self._created: list[type] = []
+        self._interval = contextlib.ExitStack()
+
+    # ------------------------------------------------------------------------------------------------ looking things up
+
+    def io_context(self, module: ModuleClass[..., T, M_contra]) -> IoContext:
+        """The loop that `module` lives on. Any thread, within the `async with` block.
+
+        Raises:
+            PlacementError: When the policy does not cover the module, or outside the block.
+        """
+        return self._loops[self._member(module)[0]]
+
+    def ref(self, module: ModuleClass[..., T, M_contra]) -> ModuleRef[T]:
+        """A reference to a module that has been created, for calls from other loops. Any thread.
+
+        Raises:
+            PlacementError: When the module has not been created, or the policy does not cover it.
+        """
+        member, wanted = self._member(module)
+        instance = self._modules.get(member)
+        name = wanted.__qualname__
+        if instance is None or isinstance(instance, _Making):
+            raise PlacementError(f"{name} has not been created yet: await provider.create({name}) before ref({name})")
+        if not isinstance(instance, wanted):
+            made, place = type(instance).__qualname__, member.__qualname__
+            raise PlacementError(f"the module created for {place} is a {made}, not a {name}: write ref({made})")
+        return ModuleRef(self._loops[member], cast("T", instance))
+
+    def placement_of(self, module: type) -> IoContext | None:
+        """The loop of a class of which the policy covers some base, or None when it covers none. Any thread.
+
+        Raises:
+            PlacementError: Outside the `async with` block.
+        """
+        self._check_entered()
+        member = self._find(module)
+        return None if member is None else self._loops[member]
+
+    @property
+    def io_contexts(self) -> tuple[IoContext, ...]:
+        """The policy's loops in the order of declaration, and then the default loop; none outside the block."""
+        default = () if self._default is None else (self._default,)
+        return (*(thread.io_context for thread in self._threads), *default)
+
+    def _find(self, module: type) -> type | None:
+        return next((base for base in module.__mro__ if base in self._loops), None)
+
+    def _member(self, module: object) -> tuple[type, type]:
+        """The module of the policy that `module` is or derives from, and `module`."""
+        self._check_entered()
+        if not isinstance(module, type):
+            raise PlacementError(f"{module!r} is not a class: a module is named by its class")
+        member = self._find(module)
+        if member is not None:
+            return member, module
+        name = module.__qualname__
+        everything = " | ".join(known.__name__ for known in (*self._loops, module))
+        raise PlacementError(
+            f"{self._title} does not cover {name}: write class {self._title}(IoContextPolicy[{everything}])"
+        )
+
+    def _check_entered(self) -> None:
+        if self._state == "new":
+            raise PlacementError(f"the provider has not been entered: write {self._usage()} and use it there")
+        if self._state == "left":
+            raise PlacementError(f"the provider has been left and its loops are gone: use it within {self._usage()}")
+
+    def _usage(self) -> str:
+        return f"`async with IoContextProvider({self._title}) as provider:`"
+
+    # -------------------------------------------------------------------------------------------------------- modules
+
+    async def create(
+        self,
+        module: ModuleClass[P, T, M_contra],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Makes a module on its loop, and awaits its `start()` there, if it has one.
+
+        The hooks `start` and `stop` are coroutine functions without parameters.
+
+        Args:
+            module: A class that the policy covers, or a subclass of one.
+            args: What it is constructed with.
+            kwargs: What it is constructed with.
+
+        Returns:
+            The module. It belongs to its loop: call it through `ref`.
+
+        Raises:
+            PlacementError: When the policy does not cover the module, or it has been created before.
+            Exception: What the constructor or `start()` raised; the module may then be created again.
+        """
+        member, made = self._member(module)
+        name = made.__qualname__
+        if self._state == "leaving":
+            raise PlacementError(f"the provider stops, and creates no more modules: create {name} before its end")
+        making = _Making()
+        if self._modules.setdefault(member, making) is not making:
+            raise PlacementError(
+                f"{member.__qualname__} has been created already, and a policy's module exists once: keep what "
+                f"create() returned, or use provider.ref({member.__qualname__})"
+            )
+        try:
+            instance: T = await self._loops[member].submit(_make, made, args, kwargs, name=f"{name}.__init__")
+        except BaseException:
+            del self._modules[member]
+            raise
+        self._modules[member] = instance
+        self._created.append(member)
+        return instance
+
+    # ---------------------------------------------------------------------------------------------- start and end
+
+    async def __aenter__(self) -> Self:
+        """Starts the policy's loops.
+
+        Raises:
+            PlacementError: When it has been entered before, or the default loop has the name of another.
+            Exception: What kept a loop from running; those that ran already are stopped again.
+        """
+        if self._state != "new":
+            raise PlacementError(f"a provider is entered once: construct a new one, IoContextProvider({self._title})")
+        default = self._given_default or IoContext.current()
+        loops = self._policy._loops  # noqa: SLF001 - the policy's other half
+        if default.name in {loop.name for loop in loops}:
+            raise PlacementError(
+                f"{self._title} names a loop {default.name!r}, as the default loop is named: logs and metrics know "
+                f"loops by their names, so write dedicated(..., name=...) with another"
+            )
+        self._state = "leaving"
+        self._default = default
+        try:
+            self._loops = dict.fromkeys(self._policy._modules, default)  # noqa: SLF001 - the policy's other half
+            for loop in loops:
+                thread = IoContextThread(loop.name, **loop.options)
+                self._threads.append(thread)
+                self._loops.update(dict.fromkeys(loop.modules, thread.io_context))
+                await asyncio.wrap_future(thread.start_soon())
+        except BaseException:
+            await self._stop_loops(self._now() + self._stop_timeout)
+            self._end()
+            raise
+        if self._switch_interval is not None and len(loops) >= _MIN_LOOPS_TO_SWITCH_FOR and gil_is_enabled():
+            self._interval.enter_context(switch_interval(self._switch_interval))
+        self._state = "entered"
+        for io_context in self.io_contexts:
+            modules = [module.__qualname__ for module, home in self._loops.items() if home is io_context]
+            kind = "default loop" if io_context is default else "loop"
+            _logger.info("%s %s: %s", kind, io_context.name, ", ".join(modules) or "no modules")
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops the modules and then the loops.
+
+        Raises:
+            BaseExceptionGroup: What went wrong, unless the block raised: its exception then has notes instead.
+        """
+        self._state = "leaving"
+        problems: list[BaseException] = []
+        end = self._now() + self._stop_timeout
+        try:
+            problems += await self._stop_modules(end)
+        finally:
+            try:
+                problems += await self._stop_loops(max(end, self._now() + _FLOOR))
+            finally:
+                self._end()
+        for problem in problems:
+            _logger.error("while the provider of %s stopped: %s", self._title, problem, exc_info=problem)
+            if exception is not None:
+                exception.add_note(f"While the provider of {self._title} stopped: {problem!r}")
+        if exception is None and problems:
+            raise BaseExceptionGroup(f"the provider of {self._title} did not stop cleanly", problems)
+
+    def _end(self) -> None:
+        self._interval.close()
+        self._state = "left"
+        self._modules.clear()
+
+    async def _stop_modules(self, end: float) -> list[BaseException]:
+        """Awaits `stop()` of one module after the other; when the time is up, of all that are left at once."""
+        problems: list[BaseException] = []
+        late: dict[asyncio.Future[None], type] = {}
+        try:
+            for member in reversed(self._created):
+                if not _has_hook(type(self._modules[member]), "stop"):
+                    continue
+                try:
+                    stopping = self._ask_to_stop(member)
+                except AtollError as problem:
+                    problems.append(problem)
+                    continue
+                late[stopping] = member
+                if (left := end - self._now()) > 0:
+                    await asyncio.wait([stopping], timeout=left)
+                    if stopping.done():
+                        del late[stopping]
+                        problems += self._problem_of(stopping, member)
+            if late:
+                await asyncio.wait(late, timeout=_FLOOR)
+            for stopping, member in late.items():
+                problems += self._problem_of(stopping, member)
+        finally:
+            for stopping in late:
+                stopping.cancel()
+        return problems
+
+    def _ask_to_stop(self, member: type) -> "asyncio.Future[None]":
+        module = self._modules[member]
+        name = f"{type(module).__qualname__}.stop"
+        return asyncio.wrap_future(self._loops[member].submit(_stop, module, name=name))
+
+    def _problem_of(self, stopping: "asyncio.Future[None]", member: type) -> list[BaseException]:
+        name = f"{type(self._modules[member]).__qualname__}.stop()"
+        if not stopping.done():
+            loop = still_running(self._loops[member], "is busy")
+            return [TimeoutError(f"{name} did not end within stop_timeout={self._stop_timeout}: {loop}")]
+        if stopping.cancelled():
+            return [RuntimeError(f"{name} was cancelled before its end")]
+        problem = stopping.exception()
+        if problem is None:
+            return []
+        problem.add_note(f"raised by {name}")
+        return [problem]
+
+    async def _stop_loops(self, end: float) -> list[BaseException]:
+        """Stops the loops in reverse; whatever interrupts it, all of them are at least asked to."""
+        problems: list[BaseException] = []
+        try:
+            for thread in reversed(self._threads):
+                ended = asyncio.wrap_future(thread.stop_soon())
+                await asyncio.wait([ended], timeout=max(end - self._now(), 0.0))
+                if not ended.done():
+                    problems.append(TimeoutError(still_running(thread.io_context, "has not stopped")))
+                    continue
+                if (problem := ended.exception()) is not None:
+                    problem.add_note(f"it ended loop {thread.io_context.name!r}")
+                    problems.append(problem)
+                else:
+                    thread.stop()  # joins a thread that is as good as gone
+        finally:
+            for thread in self._threads:
+                thread.stop_soon()
+        return problems
+
+    def _now(self) -> float:
+        assert self._default is not None  # noqa: S101 - set when entered
+        return self._default.now()
+
+    def __repr__(self) -> str:
+        return f"<IoContextProvider of {self._title}, {self._state}>"
+
+
+def _check_policy(policy: object) -> None:
+    if not (isinstance(policy, type) and issubclass(policy, IoContextPolicy)) or policy is IoContextPolicy:
+        raise PlacementError(
+            f"{policy!r} is not a policy: derive one, class Placement(IoContextPolicy[A | B]), and pass the class"
+        )
+
+
+class _Making:
+    """Stands for a module while it is being made."""
+
+
+def _has_hook(module_type: type, name: str) -> bool:
+    """Whether it has a coroutine function `name` without parameters: an RPC of that name takes two."""
+    method = getattr(module_type, name, None)
+    if not inspect.iscoroutinefunction(method):
+        return False
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(method).parameters.values()
+    return sum(it.default is it.empty and it.kind not in optional for it in parameters) == 1
+
+
+async def _make(module: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - a module
+    """On the module's loop."""
+    instance = module(*args, **kwargs)
+    if _has_hook(type(instance), "start"):
+        await instance.start()
+    return instance
+
+
+async def _stop(module: Any) -> None:  # noqa: ANN401 - a module with a hook
+    """On the module's loop."""
+    await module.stop()

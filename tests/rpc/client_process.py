@@ -1,0 +1,87 @@
+"""A stock grpcio client in a process of its own; `support.ClientProcess` drives it over its stdin and stdout.
+
+Requests and replies are pickled tuples, each after its length. It knows no message types: bytes go in and come out.
+"""
+
+import asyncio
+import contextlib
+import pickle
+import struct
+import sys
+from typing import Any
+
+import grpc
+import grpc.aio
+
+# The limits under test are the server's.
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+)
+
+
+class Client:
+    def __init__(self) -> None:
+        self.channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        self.calls: dict[int, Any] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def main(self) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=2**30)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                (length,) = struct.unpack("!I", await reader.readexactly(4))
+                verb, *arguments = pickle.loads(await reader.readexactly(length))  # noqa: S301 - our own parent's
+                getattr(self, verb)(*arguments)
+        for channel in self.channels.values():
+            await channel.close()
+
+    def tell(self, *event: object) -> None:
+        data = pickle.dumps(event)
+        sys.stdout.buffer.write(struct.pack("!I", len(data)) + data)
+        sys.stdout.buffer.flush()
+
+    def call(
+        self,
+        number: int,
+        address: tuple[str, str],
+        path: str,
+        request: bytes,
+        metadata: tuple[tuple[str, str | bytes], ...],
+        timeout: float | None,
+        cancel_after: float | None,
+    ) -> None:
+        if address not in self.channels:
+            self.channels[address] = grpc.aio.insecure_channel(address[0], options=CHANNEL_OPTIONS)
+        method: Any = self.channels[address].unary_unary(path)
+        call = self.calls[number] = method(request, metadata=metadata, timeout=timeout)
+        if cancel_after is not None:
+            asyncio.get_running_loop().call_later(cancel_after, call.cancel)
+        task = asyncio.ensure_future(self.follow(number, call))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def follow(self, number: int, call: Any) -> None:
+        reply = None
+        with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
+            initial = await call.initial_metadata()
+            self.tell("headers", number, tuple(map(tuple, initial or ())))
+        with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
+            reply = await call
+        initial = tuple(map(tuple, await call.initial_metadata() or ()))
+        trailing = tuple(map(tuple, await call.trailing_metadata() or ()))
+        code = await call.code()
+        self.calls.pop(number, None)
+        self.tell("done", number, code.name, await call.details() or "", initial, trailing, reply)
+
+    def cancel(self, number: int) -> None:
+        if number in self.calls:
+            self.calls[number].cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(Client().main())

@@ -1,0 +1,215 @@
+"""What the tests of the bridge share: clients in other processes, servers, and the generated code of `probe.proto`."""
+
+import asyncio
+import contextlib
+import importlib
+import itertools
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from grpc_tools import protoc
+
+from atoll import IoContext, rpc
+
+HERE = Path(__file__).parent
+TIMEOUT = 20.0
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+class NewLoop(Protocol):
+    """Starts a loop on a thread of its own."""
+
+    def __call__(self, name: str, /, **options: Any) -> IoContext: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a client sees of a call."""
+
+    code: str
+    details: str
+    initial: Metadata
+    trailing: Metadata
+    reply: bytes | None
+
+
+@dataclass
+class Call:
+    """A call under way in the other process. The futures may be waited for on any thread."""
+
+    number: int
+    client: "ClientProcess"
+    headers: Future[Metadata] = field(default_factory=Future)
+    done: Future[Outcome] = field(default_factory=Future)
+
+    def cancel(self) -> None:
+        self.client.send("cancel", self.number)
+
+    async def outcome(self) -> Outcome:
+        return await asyncio.wait_for(asyncio.wrap_future(self.done), TIMEOUT)
+
+    async def initial_metadata(self) -> Metadata:
+        return await asyncio.wait_for(asyncio.wrap_future(self.headers), TIMEOUT)
+
+
+class ClientProcess:
+    """A process with a stock grpcio client. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "client_process.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+        )
+        self._numbers = itertools.count()
+        self._calls: dict[int, Call] = {}
+        self._sending = threading.Lock()
+        self._reader = threading.Thread(target=self._read, name="client's reader", daemon=True)
+        self._reader.start()
+
+    def start(
+        self,
+        target: str,
+        path: str,
+        request: bytes = b"",
+        *,
+        metadata: Metadata = (),
+        timeout: float | None = TIMEOUT,
+        cancel_after: float | None = None,
+        channel: str = "",
+    ) -> Call:
+        """Starts a call; calls that name different channels have different connections."""
+        call = Call(next(self._numbers), self)
+        self._calls[call.number] = call
+        self.send("call", call.number, (target, channel), path, request, metadata, timeout, cancel_after)
+        return call
+
+    async def call(self, target: str, path: str, request: bytes = b"", **options: Any) -> Outcome:
+        return await self.start(target, path, request, **options).outcome()
+
+    def send(self, *command: object) -> None:
+        assert self._process.stdin is not None
+        data = pickle.dumps(command)
+        with self._sending:
+            self._process.stdin.write(struct.pack("!I", len(data)) + data)
+            self._process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while header := self._process.stdout.read(4):
+            (length,) = struct.unpack("!I", header)
+            event, number, *what = pickle.loads(self._process.stdout.read(length))  # noqa: S301 - our own child's
+            call = self._calls[number]
+            if event == "headers":
+                call.headers.set_result(*what)
+                continue
+            del self._calls[number]
+            call.done.set_result(Outcome(*what))
+            if not call.headers.done():
+                call.headers.set_result(call.done.result().initial)
+
+    def kill(self) -> None:
+        """Ends the process without a word to its servers."""
+        self._process.kill()
+        self.close()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        self._process.stdout.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------- servers
+
+SERVICE = "atoll.tests.v1.Ad.Hoc"
+
+
+def path(method: str, service: str = SERVICE) -> str:
+    return f"/{service}/{method}"
+
+
+def add_methods(server: Any, *, service: str = SERVICE, **methods: Callable[..., Any]) -> None:
+    """Adds functions from bytes to bytes as the methods of a service, in the way of generated code."""
+    handlers = {name: grpc.unary_unary_rpc_method_handler(function) for name, function in methods.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_registered_method_handlers(service, handlers)
+
+
+@contextlib.asynccontextmanager
+async def running(server: Any, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Starts a server, and stops it at the end. Gives its address."""
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await asyncio.wait_for(server.stop(None), TIMEOUT)
+    if isinstance(server, rpc.Server):
+        assert server._core.counts() == (0, 0)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    io_context: IoContext | None = None, *, options: Sequence[tuple[str, Any]] = (), **methods: Callable[..., Any]
+) -> AsyncIterator[str]:
+    """A server with functions from bytes to bytes as its methods, on `io_context` or unplaced. Gives its address."""
+    server = rpc.server(options=options)
+    add_methods(server if io_context is None else server.on(io_context), **methods)
+    async with running(server) as target:
+        yield target
+
+
+@dataclass
+class Placed:
+    """A placement made by hand."""
+
+    places: Mapping[type, IoContext]
+
+    def placement_of(self, module: type, /) -> IoContext | None:
+        return next((self.places[base] for base in module.__mro__ if base in self.places), None)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for what another thread will bring about, and has no event for."""
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def wait_for(event: threading.Event) -> None:
+    """Blocks the calling thread until the event."""
+    assert event.wait(TIMEOUT)
+
+
+# ---------------------------------------------------------------------------------------------------------- generated code
+
+generated = Path(tempfile.mkdtemp(prefix="atoll-probe-"))
+
+
+def _generate() -> tuple[Any, Any]:
+    command = ["protoc", f"-I{HERE}", f"--python_out={generated}", f"--grpc_python_out={generated}", "probe.proto"]
+    assert protoc.main(command) == 0
+    sys.path.append(str(generated))
+    return importlib.import_module("probe_pb2"), importlib.import_module("probe_pb2_grpc")
+
+
+probe_pb2, probe_pb2_grpc = _generate()
