@@ -54,7 +54,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         async with asyncio.timeout(60):
             await pyfuncitem.obj(**arguments)
 
-    with asyncio.Runner(loop_factory=pyfuncitem.funcargs["loop_factory"]) as runner:
+    with asyncio.Runner(loop_factory=pyfuncitem.callspec.params["loop_factory"]) as runner:
         runner.run(within_time())
     return True
 
@@ -63,7 +63,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def new_loop(request: pytest.FixtureRequest) -> Iterator[Callable[..., IoContext]]:
     """Starts loops on threads of their own, and stops them at the end."""
     threads = []
-    factory = request.getfixturevalue("loop_factory")
+    factory = request.node.callspec.params["loop_factory"]
 
     def start(name: str, **options: Any) -> IoContext:
         thread = IoContextThread(name, loop_factory=factory, **options)

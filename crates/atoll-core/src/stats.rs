@@ -32,7 +32,7 @@ fn bucket(value: u64) -> usize {
     if value < 1 << FIRST_POWER {
         return 0;
     }
-    let power = 63 - value.leading_zeros();
+    let power = value.ilog2();
     if power >= LAST_POWER {
         return BUCKETS - 1;
     }

@@ -75,7 +75,8 @@ impl WakeFd {
             // SAFETY: the buffer is as long as said and the descriptor is open.
             let read = unsafe { libc::read(self.fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
             // An eventfd is empty after one read; a pipe may hold more than one buffer.
-            if self.writer.is_none() || read < buffer.len().cast_signed() {
+            let filled = usize::try_from(read) == Ok(buffer.len());
+            if self.writer.is_none() || !filled {
                 return;
             }
         }

@@ -69,7 +69,8 @@ fn announce_vectorcall(first: &Bound<'_, BoundHandler>) {
     // SAFETY: the class is ours, can't be subclassed, and nobody has called an instance yet, so nobody else reads these
     // fields; the offset is that of a function pointer which every instance has from its construction on.
     unsafe {
-        (*class).tp_vectorcall_offset = offset.cast_signed();
+        (*class).tp_vectorcall_offset =
+            ffi::Py_ssize_t::try_from(offset).expect("an offset within an object");
         (*class).tp_flags |= ffi::Py_TPFLAGS_HAVE_VECTORCALL;
     }
 }
@@ -124,7 +125,11 @@ impl BoundHandler {
     }
 
     fn __repr__(&self) -> String {
-        format!("<BoundHandler {} on loop '{}'>", self.name, self.core.get().shared.name)
+        format!(
+            "<BoundHandler {} on loop '{}'>",
+            self.name,
+            self.core.get().shared.name
+        )
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

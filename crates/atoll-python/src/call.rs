@@ -12,6 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::context::run_in_fresh;
 use crate::error;
 use crate::handler_steps::Completion;
 use crate::loop_core::{LoopCore, lock};
@@ -42,22 +43,32 @@ impl LoopCore {
         if core.recording {
             slot.started(start.saturating_sub(queued_at));
         }
-        core.executed.store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        core.executed
+            .store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let request = match deserialize(py, method, &call) {
             Ok(request) => request,
             Err(raised) => {
                 core.handler_ended(slot, start);
-                call.refuse(Status::new(Code::Internal, "Exception deserializing request!"));
+                call.refuse(Status::new(
+                    Code::Internal,
+                    "Exception deserializing request!",
+                ));
                 slot.failed();
                 return Self::raised(slf, &slot.name, raised).map(|()| false);
             }
         };
-        let context = method.context_type.bind(py).call0()?.cast_into::<ServerCall>()?;
+        let context = method
+            .context_type
+            .bind(py)
+            .call0()?
+            .cast_into::<ServerCall>()?;
         context.get().attach(Arc::clone(&call));
         let result = if method.is_coroutine {
             call_two(py, &method.handler, &request, context.as_any())
         } else {
-            in_fresh_context(py, || call_two(py, &method.handler, &request, context.as_any()))
+            run_in_fresh(py, || {
+                call_two(py, &method.handler, &request, context.as_any())
+            })
         };
         drop(request);
         // SAFETY: the object is alive.
@@ -66,7 +77,15 @@ impl LoopCore {
             .is_ok_and(|result| unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } != 0);
         if coroutine {
             let completion = Completion::Call(context.unbind());
-            Self::start_coroutine(slf, asyncio_loop, result?, None, method.slot, start, completion)?;
+            Self::start_coroutine(
+                slf,
+                asyncio_loop,
+                result?,
+                None,
+                method.slot,
+                start,
+                completion,
+            )?;
             return Ok(true);
         }
         let finished = Self::answer(slf, context.get(), result);
@@ -75,7 +94,11 @@ impl LoopCore {
     }
 
     /// Answers the call with what its handler returned or raised.
-    pub(crate) fn answer(slf: &Bound<'_, Self>, context: &ServerCall, outcome: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
+    pub(crate) fn answer(
+        slf: &Bound<'_, Self>,
+        context: &ServerCall,
+        outcome: PyResult<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let py = slf.py();
         let Some(call) = context.attached() else {
             return Ok(());
@@ -88,16 +111,19 @@ impl LoopCore {
                     None
                 }
                 Err(raised) => {
-                    context.send(Reply::error(Status::new(Code::Internal, "Failed to serialize response!")));
+                    context.send(Reply::error(Status::new(
+                        Code::Internal,
+                        "Failed to serialize response!",
+                    )));
                     Some(raised)
                 }
             },
             Err(raised) if error::is_abort(py, &raised) => None,
             Err(raised) => {
-                let status = context
+                let code = context
                     .status_set()
-                    .unwrap_or_else(|| Status::new(Code::Unknown, unexpected(py, &raised)));
-                context.send(Reply::error(status));
+                    .map_or(Code::Unknown, |status| status.code);
+                context.send(Reply::error(Status::new(code, unexpected(py, &raised))));
                 Some(raised)
             }
         };
@@ -121,14 +147,18 @@ impl LoopCore {
     }
 
     pub(crate) fn forget_task(&self, context: &ServerCall) {
-        let task = context.attached().and_then(|call| lock(&self.tasks).remove(&key(call)));
+        let task = context
+            .attached()
+            .and_then(|call| lock(&self.tasks).remove(&key(call)));
         drop(task);
     }
 
     /// The transport has ended a call: cancels its handler, if that has begun and not ended.
     pub(crate) fn cancel_call(slf: &Bound<'_, Self>, call: &Arc<Call>) -> PyResult<()> {
         let py = slf.py();
-        let task = lock(&slf.get().tasks).get(&key(call)).map(|task| task.clone_ref(py));
+        let task = lock(&slf.get().tasks)
+            .get(&key(call))
+            .map(|task| task.clone_ref(py));
         match task {
             Some(task) => task.call_method0(py, intern!(py, "cancel")).map(drop),
             None => Ok(()),
@@ -137,7 +167,7 @@ impl LoopCore {
 
     pub(crate) fn run_callbacks(slf: &Bound<'_, Self>, context: &ServerCall) -> PyResult<()> {
         for callback in context.take_callbacks() {
-            if let Err(raised) = callback.call0(slf.py()) {
+            if let Err(raised) = run_in_fresh(slf.py(), || callback.call0(slf.py())) {
                 Self::raised(slf, "done callback", raised)?;
             }
         }
@@ -152,21 +182,32 @@ fn deserialize<'py>(py: Python<'py>, method: &Method, call: &Call) -> PyResult<B
     match &method.deserializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(deserializer) => unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyObject_CallOneArg(deserializer.as_ptr(), bytes.as_ptr()))
+            Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyObject_CallOneArg(deserializer.as_ptr(), bytes.as_ptr()),
+            )
         },
         None => Ok(bytes),
     }
 }
 
 /// The reply to a handler's result: the status that it set, or the message that it returned.
-fn reply(py: Python<'_>, method: &Method, context: &ServerCall, result: &Bound<'_, PyAny>) -> PyResult<Reply> {
+fn reply(
+    py: Python<'_>,
+    method: &Method,
+    context: &ServerCall,
+    result: &Bound<'_, PyAny>,
+) -> PyResult<Reply> {
     if let Some(status) = context.status_set() {
         return Ok(Reply::error(status));
     }
     let serialized = match &method.serializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(serializer) => unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyObject_CallOneArg(serializer.as_ptr(), result.as_ptr()))?
+            Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyObject_CallOneArg(serializer.as_ptr(), result.as_ptr()),
+            )?
         },
         None => result.clone(),
     };
@@ -182,31 +223,25 @@ fn call_two<'py>(
     let arguments = [request.as_ptr(), context.as_ptr()];
     // SAFETY: the array holds the two arguments, alive during the call, which returns a new reference or sets an exception.
     unsafe {
-        let result = ffi::PyObject_Vectorcall(handler.as_ptr(), arguments.as_ptr(), 2, std::ptr::null_mut());
+        let result = ffi::PyObject_Vectorcall(
+            handler.as_ptr(),
+            arguments.as_ptr(),
+            2,
+            std::ptr::null_mut(),
+        );
         Bound::from_owned_ptr_or_err(py, result)
-    }
-}
-
-/// Runs `work` with no context variables set.
-fn in_fresh_context<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    // SAFETY: the new context is alive until after it is exited, and it is exited on every path.
-    unsafe {
-        let context = Bound::from_owned_ptr_or_err(py, ffi::PyContext_New())?;
-        if ffi::PyContext_Enter(context.as_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
-        }
-        let result = work();
-        if ffi::PyContext_Exit(context.as_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
-        }
-        result
     }
 }
 
 /// What the client is told of an exception, in grpcio's words.
 fn unexpected(py: Python<'_>, raised: &PyErr) -> String {
     let class = raised.get_type(py);
-    let class = class.repr().map_or_else(|_| "exception".into(), |repr| repr.to_string());
-    let text = raised.value(py).str().map_or_else(|_| String::new(), |text| text.to_string());
+    let class = class
+        .repr()
+        .map_or_else(|_| "exception".into(), |repr| repr.to_string());
+    let text = raised
+        .value(py)
+        .str()
+        .map_or_else(|_| String::new(), |text| text.to_string());
     format!("Unexpected {class}: {text}")
 }

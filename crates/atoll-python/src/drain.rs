@@ -14,6 +14,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 
+use crate::context::{run_in, run_in_fresh};
 use crate::handler_steps::{Completion, HandlerSteps};
 use crate::item::{Item, Job};
 use crate::loop_core::{LoopCore, lock};
@@ -27,7 +28,10 @@ struct Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.core.draining.store(false, Ordering::Relaxed);
-        let empty = std::mem::replace(&mut lock(&self.core.local).batch, std::mem::take(&mut self.items));
+        let empty = std::mem::replace(
+            &mut lock(&self.core.local).batch,
+            std::mem::take(&mut self.items),
+        );
         debug_assert!(empty.is_empty(), "a drain ran inside a drain");
     }
 }
@@ -53,7 +57,10 @@ impl LoopCore {
         mailbox.waker().clear();
         let (items, asyncio_loop) = {
             let mut local = lock(&core.local);
-            let asyncio_loop = local.asyncio_loop.as_ref().map(|asyncio_loop| asyncio_loop.clone_ref(py));
+            let asyncio_loop = local
+                .asyncio_loop
+                .as_ref()
+                .map(|asyncio_loop| asyncio_loop.clone_ref(py));
             (std::mem::take(&mut local.batch), asyncio_loop)
         };
         let mut batch = Batch { core, items };
@@ -85,7 +92,10 @@ impl LoopCore {
                 // Before 3.12 a coroutine's first step waits for asyncio's next round, and so must what was posted after it,
                 // whoever starts the next drain.
                 batch.items.push_front(item);
-                asyncio_loop.call_method1(intern!(py, "call_soon"), (slf.getattr(intern!(py, "_drain"))?,))?;
+                asyncio_loop.call_method1(
+                    intern!(py, "call_soon"),
+                    (slf.getattr(intern!(py, "_drain"))?,),
+                )?;
                 return Ok(());
             }
             match item {
@@ -110,7 +120,10 @@ impl LoopCore {
     /// Runs a dispatched handler inside the one that is running.
     pub(crate) fn run_inline(slf: &Bound<'_, Self>, job: Job) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let asyncio_loop = lock(&core.local).asyncio_loop.as_ref().map(|it| it.clone_ref(py));
+        let asyncio_loop = lock(&core.local)
+            .asyncio_loop
+            .as_ref()
+            .map(|it| it.clone_ref(py));
         let Some(asyncio_loop) = asyncio_loop else {
             return Ok(());
         };
@@ -135,7 +148,8 @@ impl LoopCore {
         if core.recording {
             slot.started(start.saturating_sub(job.queued_at));
         }
-        core.executed.store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        core.executed
+            .store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let result = call_in_context(py, &job);
         let result = match result {
             Ok(result) => result,
@@ -148,12 +162,20 @@ impl LoopCore {
         if unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } == 0 {
             core.handler_ended(slot, start);
             if let Some(future) = job.future {
-                future.call_method1(py, intern!(py, "set_result"), (result,))?;
+                settle(py, &future, Ok(result))?;
             }
             return Ok(());
         }
         let completion = job.future.map_or(Completion::Post, Completion::Future);
-        Self::start_coroutine(slf, asyncio_loop, result, Some(job.context), job.slot, start, completion)
+        Self::start_coroutine(
+            slf,
+            asyncio_loop,
+            result,
+            Some(job.context),
+            job.slot,
+            start,
+            completion,
+        )
     }
 
     /// Stamps the end of a handler that has run to its end.
@@ -179,10 +201,17 @@ impl LoopCore {
         completion: Completion,
     ) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let steps = Bound::new(py, HandlerSteps::new(slf, coroutine, slot, start, completion))?;
-        core.running.store(core.running.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let steps = Bound::new(
+            py,
+            HandlerSteps::new(slf, coroutine, slot, start, completion),
+        )?;
+        core.running
+            .store(core.running.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         if !core.eager {
-            core.unstarted.store(core.unstarted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            core.unstarted.store(
+                core.unstarted.load(Ordering::Relaxed) + 1,
+                Ordering::Relaxed,
+            );
         }
         let task = new_task(py, core, asyncio_loop, &steps, context.as_ref())?;
         steps.get().task_started(py, task)
@@ -199,14 +228,12 @@ impl LoopCore {
         slot.failed();
         if ends_the_process(py, &raised) {
             if let Some(future) = future {
-                future.call_method1(py, intern!(py, "set_exception"), (raised.clone_ref(py),))?;
+                settle(py, &future, Err(raised.clone_ref(py)))?;
             }
             return Err(raised);
         }
         match future {
-            Some(future) => future
-                .call_method1(py, intern!(py, "set_exception"), (raised,))
-                .map(drop),
+            Some(future) => settle(py, &future, Err(raised)),
             None => Self::raised(slf, &slot.name, raised),
         }
     }
@@ -217,7 +244,10 @@ impl LoopCore {
         if ends_the_process(py, &raised) {
             return Err(raised);
         }
-        slf.call_method1(intern!(py, "_handler_raised"), (name, raised)).map(drop)
+        run_in_fresh(py, || {
+            slf.call_method1(intern!(py, "_handler_raised"), (name, raised))
+                .map(drop)
+        })
     }
 }
 
@@ -229,23 +259,32 @@ pub(crate) fn ends_the_process(py: Python<'_>, raised: &PyErr) -> bool {
 #[inline]
 fn call_in_context<'py>(py: Python<'py>, job: &Job) -> PyResult<Bound<'py, PyAny>> {
     let args = job.args.bind(py);
-    // SAFETY: the context is a context (checked by `PyContext_Enter` itself), and what was entered is exited on every path;
-    // the arguments are alive, a tuple's items lie in sequence, and the call returns a new reference or sets an exception.
-    unsafe {
-        if ffi::PyContext_Enter(job.context.as_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
+    run_in(py, &job.context, || {
+        // SAFETY: handler and arguments are alive, and the call returns a new reference or sets an exception.
+        unsafe {
+            let result = if args.is_empty() {
+                ffi::PyObject_CallNoArgs(job.handler.as_ptr())
+            } else {
+                ffi::PyObject_Call(job.handler.as_ptr(), args.as_ptr(), std::ptr::null_mut())
+            };
+            Bound::from_owned_ptr_or_err(py, result)
         }
-        let result = if args.is_empty() {
-            ffi::PyObject_CallNoArgs(job.handler.as_ptr())
-        } else {
-            ffi::PyObject_Call(job.handler.as_ptr(), args.as_ptr(), std::ptr::null_mut())
-        };
-        let result = Bound::from_owned_ptr_or_err(py, result);
-        if ffi::PyContext_Exit(job.context.as_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
+    })
+}
+
+/// Tells a future how its handler ended; what waits for it runs without the handler's context.
+pub(crate) fn settle(
+    py: Python<'_>,
+    future: &Py<PyAny>,
+    outcome: PyResult<Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    run_in_fresh(py, || {
+        match outcome {
+            Ok(result) => future.call_method1(py, intern!(py, "set_result"), (result,)),
+            Err(raised) => future.call_method1(py, intern!(py, "set_exception"), (raised,)),
         }
-        result
-    }
+        .map(drop)
+    })
 }
 
 /// `asyncio.Task(steps, loop=…, context=…, eager_start=True)`.
@@ -259,7 +298,12 @@ fn new_task<'py>(
     let none = py.None();
     let context = context.unwrap_or(&none);
     let yes = pyo3::types::PyBool::new(py, true);
-    let arguments = [steps.as_ptr(), asyncio_loop.as_ptr(), context.as_ptr(), yes.as_ptr()];
+    let arguments = [
+        steps.as_ptr(),
+        asyncio_loop.as_ptr(),
+        context.as_ptr(),
+        yes.as_ptr(),
+    ];
     let names = if core.eager {
         intern_names(py, &TASK_ARGUMENTS, ("loop", "context", "eager_start"))
     } else {
@@ -269,15 +313,26 @@ fn new_task<'py>(
     unsafe {
         Bound::from_owned_ptr_or_err(
             py,
-            ffi::PyObject_Vectorcall(core.task_type.as_ptr(), arguments.as_ptr(), 1, names.as_ptr()),
+            ffi::PyObject_Vectorcall(
+                core.task_type.as_ptr(),
+                arguments.as_ptr(),
+                1,
+                names.as_ptr(),
+            ),
         )
     }
 }
 
-static TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> = pyo3::sync::PyOnceLock::new();
-static LAZY_TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> = pyo3::sync::PyOnceLock::new();
+static TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> =
+    pyo3::sync::PyOnceLock::new();
+static LAZY_TASK_ARGUMENTS: pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>> =
+    pyo3::sync::PyOnceLock::new();
 
-fn intern_names<'a, 'py: 'a, N: IntoPyObject<'py, Target = pyo3::types::PyTuple, Output = Bound<'py, pyo3::types::PyTuple>>>(
+fn intern_names<
+    'a,
+    'py: 'a,
+    N: IntoPyObject<'py, Target = pyo3::types::PyTuple, Output = Bound<'py, pyo3::types::PyTuple>>,
+>(
     py: Python<'py>,
     cell: &'a pyo3::sync::PyOnceLock<Py<pyo3::types::PyTuple>>,
     names: N,

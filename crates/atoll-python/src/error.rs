@@ -30,7 +30,9 @@ pub(crate) fn loop_closed(loop_name: &str) -> PyErr {
 
 /// The server has been started.
 pub(crate) fn server_started() -> PyErr {
-    classes::ServerStateError::new_err("the server has been started: add ports and services before start()")
+    classes::ServerStateError::new_err(
+        "the server has been started: add ports and services before start()",
+    )
 }
 
 /// Whether `raised` is how a handler ends that has aborted its call.

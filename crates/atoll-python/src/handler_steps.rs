@@ -8,7 +8,7 @@
 //! | all | the loop's thread | the loop's thread; the garbage collector reads the references |
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use atoll_core::clock;
 use atoll_core::stats::SlotIndex;
@@ -18,7 +18,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 
-use crate::drain::ends_the_process;
+use crate::context::run_in_fresh;
+use crate::drain::{ends_the_process, settle};
 use crate::loop_core::{LoopCore, lock};
 use crate::server_call::ServerCall;
 
@@ -45,6 +46,8 @@ pub(crate) struct HandlerSteps {
     /// The sum of the steps so far.
     executed: AtomicU64,
     steps: AtomicU64,
+    /// Whether the loop keeps the task, for a call that may be cancelled.
+    remembered: AtomicBool,
     /// Taken when the handler ends.
     completion: Mutex<Option<Completion>>,
 }
@@ -65,6 +68,7 @@ impl HandlerSteps {
             begin: AtomicU64::new(if core.get().eager { start } else { 0 }),
             executed: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            remembered: AtomicBool::new(false),
             completion: Mutex::new(Some(completion)),
         }
     }
@@ -74,6 +78,7 @@ impl HandlerSteps {
         let future = match &*lock(&self.completion) {
             Some(Completion::Future(future)) => future.clone_ref(py),
             Some(Completion::Call(context)) => {
+                self.remembered.store(true, Ordering::Relaxed);
                 self.core.get().remember_task(context.get(), task.unbind());
                 return Ok(());
             }
@@ -104,7 +109,8 @@ impl HandlerSteps {
         core.last_stamp.store(end, Ordering::Relaxed);
         let executed = self.executed.load(Ordering::Relaxed) + end.saturating_sub(begin);
         self.executed.store(executed, Ordering::Relaxed);
-        self.steps.store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.steps
+            .store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// The handler has ended: accounts for it and delivers the outcome. Gives back what must reach the task.
@@ -126,19 +132,26 @@ impl HandlerSteps {
         match outcome {
             Ok(result) => match completion {
                 Completion::Post => Ok(()),
-                Completion::Future(future) => future.call_method1(py, intern!(py, "set_result"), (result,)).map(drop),
+                Completion::Future(future) => settle(py, &future, Ok(result)),
                 Completion::Call(context) => self.finish_call(py, &context, Ok(result)),
             },
             Err(raised) if is_cancelled(py, &raised)? => {
                 match completion {
                     Completion::Post => {}
                     Completion::Future(future) => {
-                        future.call_method0(py, intern!(py, "_set_cancelled"))?;
+                        run_in_fresh(py, || {
+                            future
+                                .call_method0(py, intern!(py, "_set_cancelled"))
+                                .map(drop)
+                        })?;
                     }
                     Completion::Call(context) => {
                         let context = context.get();
                         core.forget_task(context);
-                        context.send(Reply::error(Status::new(Code::Cancelled, "The handler was cancelled")));
+                        context.send(Reply::error(Status::new(
+                            Code::Cancelled,
+                            "The handler was cancelled",
+                        )));
                         LoopCore::run_callbacks(slf, context)?;
                     }
                 }
@@ -146,16 +159,22 @@ impl HandlerSteps {
             }
             Err(raised) => match completion {
                 Completion::Post => LoopCore::handler_raised(slf, slot, None, raised),
-                Completion::Future(future) => LoopCore::handler_raised(slf, slot, Some(future), raised),
+                Completion::Future(future) => {
+                    LoopCore::handler_raised(slf, slot, Some(future), raised)
+                }
                 Completion::Call(context) => self.finish_call(py, &context, Err(raised)),
             },
         }
     }
 
-    fn finish_call(&self, py: Python<'_>, context: &Py<ServerCall>, outcome: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
+    fn finish_call(
+        &self,
+        py: Python<'_>,
+        context: &Py<ServerCall>,
+        outcome: PyResult<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let slf = self.core.bind(py);
-        // A call that ends in its first step was never remembered.
-        if self.steps.load(Ordering::Relaxed) > 1 || !slf.get().eager {
+        if self.remembered.load(Ordering::Relaxed) {
             slf.get().forget_task(context.get());
         }
         LoopCore::answer(slf, context.get(), outcome)
@@ -166,11 +185,14 @@ impl HandlerSteps {
         let begin = self.begin_step();
         let mut result: *mut ffi::PyObject = std::ptr::null_mut();
         // SAFETY: both objects are alive and `result` has room for the new reference.
-        let sent = unsafe { ffi::PyIter_Send(self.coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
+        let sent =
+            unsafe { ffi::PyIter_Send(self.coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
         self.end_step(self.core.get(), begin);
         let outcome = match sent {
-            // SAFETY: the call gave us a new reference.
-            ffi::PySendResult::PYGEN_NEXT => return Ok(Some(unsafe { Bound::from_owned_ptr(py, result) }.unbind())),
+            ffi::PySendResult::PYGEN_NEXT => {
+                // SAFETY: the call gave us a new reference.
+                return Ok(Some(unsafe { Bound::from_owned_ptr(py, result) }.unbind()));
+            }
             // SAFETY: the call gave us a new reference.
             ffi::PySendResult::PYGEN_RETURN => Ok(unsafe { Bound::from_owned_ptr(py, result) }),
             ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
@@ -205,13 +227,21 @@ impl HandlerSteps {
     }
 
     fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.step(value.py(), value)?.ok_or_else(|| PyStopIteration::new_err(()))
+        self.step(value.py(), value)?
+            .ok_or_else(|| PyStopIteration::new_err(()))
     }
 
     #[pyo3(signature = (*exception))]
-    fn throw(&self, py: Python<'_>, exception: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<Py<PyAny>> {
+    fn throw(
+        &self,
+        py: Python<'_>,
+        exception: &Bound<'_, pyo3::types::PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
         let begin = self.begin_step();
-        let outcome = self.coroutine.bind(py).call_method1(intern!(py, "throw"), exception);
+        let outcome = self
+            .coroutine
+            .bind(py)
+            .call_method1(intern!(py, "throw"), exception);
         self.end_step(self.core.get(), begin);
         let outcome = match outcome {
             Ok(yielded) => return Ok(yielded.unbind()),

@@ -6,8 +6,14 @@
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`error`]: where Rust errors become Python exceptions.
 
+// PyO3 hands over what it extracts, and what a queue owns is passed on by value.
+#![allow(clippy::needless_pass_by_value)]
+// `slf` beside `self` is PyO3's own word for the object that a method belongs to.
+#![allow(clippy::similar_names)]
+
 mod bound_handler;
 mod call;
+mod context;
 mod drain;
 mod error;
 mod handler_steps;

@@ -24,6 +24,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bound_handler::BoundHandler;
+use crate::context::copy_current;
 use crate::error;
 use crate::item::{Item, Job};
 use crate::method::Method;
@@ -136,8 +137,7 @@ impl LoopCore {
     ) -> PyResult<Job> {
         let context = match context {
             Some(context) => context.unbind(),
-            // SAFETY: the call takes no arguments and returns a new reference or sets an exception.
-            None => unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyContext_CopyCurrent())?.unbind() },
+            None => copy_current(py)?,
         };
         Ok(Job {
             handler,
@@ -161,7 +161,11 @@ impl LoopCore {
     #[cold]
     fn refused(&self, lane: Lane, refused: &PushError<Item>) -> PyErr {
         match refused {
-            PushError::Full(_) => error::mailbox_full(&self.shared.name, lane.name(), self.shared.mailbox.limit(lane)),
+            PushError::Full(_) => error::mailbox_full(
+                &self.shared.name,
+                lane.name(),
+                self.shared.mailbox.limit(lane),
+            ),
             PushError::Closed(_) => error::loop_closed(&self.shared.name),
         }
     }
@@ -195,7 +199,11 @@ impl LoopCore {
     }
 
     /// The slot for `name`, which defaults to the handler's qualified name.
-    fn slot(&self, handler: &Bound<'_, PyAny>, name: Option<Bound<'_, PyString>>) -> PyResult<SlotIndex> {
+    fn slot(
+        &self,
+        handler: &Bound<'_, PyAny>,
+        name: Option<Bound<'_, PyString>>,
+    ) -> PyResult<SlotIndex> {
         let name = match name {
             Some(name) => name,
             None => handler_name(handler)?,
@@ -226,7 +234,10 @@ impl LoopCore {
 
     /// A coroutine handler that could not be eager takes its first step, or never will. The loop's thread.
     pub(crate) fn first_step(&self) {
-        self.unstarted.store(self.unstarted.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        self.unstarted.store(
+            self.unstarted.load(Ordering::Relaxed) - 1,
+            Ordering::Relaxed,
+        );
     }
 
     /// A coroutine handler has ended. The loop's thread.
@@ -268,7 +279,9 @@ impl LoopCore {
     #[new]
     #[pyo3(signature = (name, options, owner))]
     fn new(py: Python<'_>, name: String, options: LoopOptions, owner: bool) -> PyResult<Self> {
-        let budget = clock::ticks(Duration::try_from_secs_f64(options.drain_budget).unwrap_or(Duration::MAX));
+        let budget = clock::ticks(
+            Duration::try_from_secs_f64(options.drain_budget).unwrap_or(Duration::MAX),
+        );
         Ok(Self {
             shared: Arc::new(Shared {
                 name,
@@ -452,7 +465,9 @@ impl LoopCore {
             left.extend(self.shared.mailbox.close());
             std::mem::take(&mut delayed.items)
         };
-        self.shared.delayed_count.fetch_sub(delayed.len(), Ordering::AcqRel);
+        self.shared
+            .delayed_count
+            .fetch_sub(delayed.len(), Ordering::AcqRel);
         left.extend(delayed.into_values().map(|(_, job)| Item::Job(job)));
         let mut futures = Vec::new();
         for item in left {

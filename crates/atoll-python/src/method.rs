@@ -63,7 +63,10 @@ pub(crate) struct LoopDispatch(pub(crate) Arc<Shared>);
 impl Dispatch for LoopDispatch {
     fn dispatch(&self, calls: &mut Vec<Arc<Call>>) {
         let queued_at = clock::now();
-        let mut items = calls.drain(..).map(|call| Item::Call { call, queued_at }).collect();
+        let mut items = calls
+            .drain(..)
+            .map(|call| Item::Call { call, queued_at })
+            .collect();
         self.0.mailbox.push_all(Lane::Normal, &mut items);
         for refused in items {
             if let Item::Call { call, .. } = refused {
@@ -76,6 +79,9 @@ impl Dispatch for LoopDispatch {
 
     fn cancelled(&self, call: &Arc<Call>) {
         // A closed loop has cancelled its handlers itself.
-        let _ = self.0.mailbox.push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
+        let _ = self
+            .0
+            .mailbox
+            .push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
     }
 }

@@ -40,9 +40,11 @@ impl ServerCall {
     }
 
     fn call(&self) -> PyResult<&Arc<Call>> {
-        self.call
-            .get()
-            .ok_or_else(|| PyRuntimeError::new_err("a ServicerContext is made by the server for a call, not by hand"))
+        self.call.get().ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "a ServicerContext is made by the server for a call, not by hand",
+            )
+        })
     }
 
     pub(crate) fn attached(&self) -> Option<&Arc<Call>> {
@@ -91,13 +93,18 @@ fn header_map(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
                 "the metadata value for {key:?} is {value:?}: it is a str, or bytes for keys that end in -bin"
             )));
         };
-        metadata::append(&mut map, &key, &value).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        metadata::append(&mut map, &key, &value)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
     }
     Ok(map)
 }
 
 fn code(number: u8) -> PyResult<Code> {
-    Code::from_u8(number).ok_or_else(|| PyValueError::new_err(format!("{number} is no gRPC status code: they go from 0 to 16")))
+    Code::from_u8(number).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{number} is no gRPC status code: they go from 0 to 16"
+        ))
+    })
 }
 
 #[pymethods]
@@ -140,7 +147,10 @@ impl ServerCall {
 
     /// Seconds until the deadline; None without one.
     fn time_remaining(&self) -> PyResult<Option<f64>> {
-        Ok(self.call()?.time_remaining().map(|left: Duration| left.as_secs_f64()))
+        Ok(self
+            .call()?
+            .time_remaining()
+            .map(|left: Duration| left.as_secs_f64()))
     }
 
     fn done(&self) -> PyResult<bool> {

@@ -83,7 +83,12 @@ impl ServerCore {
 
     /// Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED.
     #[pyo3(signature = (methods, fallback))]
-    fn start(&self, py: Python<'_>, methods: Vec<MethodSpec>, fallback: Option<MethodSpec>) -> PyResult<()> {
+    fn start(
+        &self,
+        py: Python<'_>,
+        methods: Vec<MethodSpec>,
+        fallback: Option<MethodSpec>,
+    ) -> PyResult<()> {
         let mut targets: HashMap<*const Shared, Arc<dyn Dispatch>> = HashMap::new();
         let mut route = |spec: MethodSpec| -> PyResult<Route> {
             let shared = &spec.io_context.get().shared;
@@ -93,7 +98,10 @@ impl ServerCore {
             let (path, target) = (spec.path.clone(), Arc::clone(target));
             Ok(Route::new(path, target, Arc::new(Method::new(py, spec)?)))
         };
-        let routes = methods.into_iter().map(&mut route).collect::<PyResult<Vec<_>>>()?;
+        let routes = methods
+            .into_iter()
+            .map(&mut route)
+            .collect::<PyResult<Vec<_>>>()?;
         let fallback = fallback.map(&mut route).transpose()?;
         let mut stage = lock(&self.stage);
         let Stage::Open(listeners) = &mut *stage else {
@@ -108,11 +116,19 @@ impl ServerCore {
     /// Stops accepting, lets calls in flight finish for `grace` seconds, then cancels them; `done` is posted to `io_context`
     /// when every connection is closed. None is no grace.
     #[pyo3(signature = (grace, io_context, done))]
-    fn stop(&self, py: Python<'_>, grace: Option<f64>, io_context: &Bound<'_, LoopCore>, done: Py<PyAny>) {
+    fn stop(
+        &self,
+        py: Python<'_>,
+        grace: Option<f64>,
+        io_context: &Bound<'_, LoopCore>,
+        done: Py<PyAny>,
+    ) {
         let shared = Arc::clone(&io_context.get().shared);
         let finished = move || {
             // A loop that is closed meanwhile has cancelled whoever waited.
-            let _ = shared.mailbox.push_admitted(Lane::Control, Item::Internal(done));
+            let _ = shared
+                .mailbox
+                .push_admitted(Lane::Control, Item::Internal(done));
         };
         let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Open(Vec::new()));
         match stage {
@@ -137,7 +153,8 @@ impl ServerCore {
 
     /// (connections open, calls in flight).
     fn counts(&self) -> (usize, usize) {
-        self.transport()
-            .map_or((0, 0), |transport| (transport.connections(), transport.calls_in_flight()))
+        self.transport().map_or((0, 0), |transport| {
+            (transport.connections(), transport.calls_in_flight())
+        })
     }
 }

@@ -23,8 +23,18 @@ fn distribution(seen: &Distribution) -> DistributionTuple {
         .filled()
         .map(|(start, end, count)| (clock::seconds(start), clock::seconds(end), count))
         .collect();
-    let min = if seen.count == 0 { 0.0 } else { clock::seconds(seen.min) };
-    (seen.count, clock::seconds(seen.sum), min, clock::seconds(seen.max), buckets)
+    let min = if seen.count == 0 {
+        0.0
+    } else {
+        clock::seconds(seen.min)
+    };
+    (
+        seen.count,
+        clock::seconds(seen.sum),
+        min,
+        clock::seconds(seen.max),
+        buckets,
+    )
 }
 
 /// What `tracker` knows of every handler, in the order of their first use.

@@ -24,7 +24,9 @@ impl WorkGuard {
     }
 
     fn release(&self) {
-        if self.held.swap(false, Ordering::Relaxed) && self.shared.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.held.swap(false, Ordering::Relaxed)
+            && self.shared.guards.fetch_sub(1, Ordering::AcqRel) == 1
+        {
             self.shared.poke();
         }
     }
@@ -53,7 +55,11 @@ impl WorkGuard {
     }
 
     fn __repr__(&self) -> String {
-        let state = if self.held.load(Ordering::Relaxed) { "held" } else { "released" };
+        let state = if self.held.load(Ordering::Relaxed) {
+            "held"
+        } else {
+            "released"
+        };
         format!("<WorkGuard of loop '{}', {state}>", self.shared.name)
     }
 }

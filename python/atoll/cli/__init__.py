@@ -36,6 +36,9 @@ COMMANDS = {
 
 _OWN = {"atoll", "atoll_control"}
 
+# What shells report for a program that Ctrl-C ended; here, before the command had begun.
+STOPPED = 130
+
 
 def main() -> None:
     """Runs `atoll`."""
@@ -61,6 +64,8 @@ def main() -> None:
         if missing in _OWN:
             raise
         sys.exit(f'atoll {name}: {missing} is missing; install it with: pip install "atoll[{command.extra}]"')
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -116,8 +116,8 @@ class IoContext(LoopCore):
         exception_hook: ExceptionHook | None = None,
     ) -> Self:
         self = super().__new__(cls, name, options, host is None)
-        self._exception_hook = exception_hook or log_exception
-        self._loop_factory = loop_factory or default_loop_factory
+        self._exception_hook = log_exception if exception_hook is None else exception_hook
+        self._loop_factory = default_loop_factory if loop_factory is None else loop_factory
         self._loop = host
         self._entering = threading.Lock()
         self._runner = None

@@ -6,6 +6,9 @@ import sys
 
 INSTALL = 'pip install "atoll[control]"'
 
+# What shells report for a program that Ctrl-C ended; here, before it had begun.
+STOPPED = 130
+
 
 def main() -> None:
     """Runs `atollctl`."""
@@ -16,4 +19,6 @@ def main() -> None:
         if missing in {"atoll", "atoll_control"}:
             raise
         sys.exit(f"atollctl: {missing} is missing; install the control plane with: {INSTALL}")
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     app(prog_name="atollctl")

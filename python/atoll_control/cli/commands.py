@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 from typing import Annotated, NoReturn
 
 import typer
@@ -108,11 +107,9 @@ def serve(
         one_loop=one_loop,
         exit_with_stdin=exit_with_stdin,
     )
-    # While the server serves it handles both signals itself. This is for those that arrive before or after.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(run_server(settings))
     except BindError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         pass

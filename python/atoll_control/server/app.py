@@ -57,9 +57,14 @@ async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
+        asyncio.CancelledError: the signal came before the server had started.
         atoll.errors.BindError: the address is in use or not this machine's.
     """
     server_id = settings.server_id or os.urandom(8).hex()
+    if (task := asyncio.current_task()) is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Until rpc.serve takes the signals over: they end the start of the server in good order.
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with contextlib.ExitStack() as at_the_end:
         await _serve(settings, server_id, at_the_end)
 
