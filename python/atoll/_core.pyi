@@ -4,19 +4,24 @@ import contextvars
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import CodeType, FrameType
-from typing import Any, Literal, Self, TypeVarTuple, final
+from typing import Any, Literal, Self, TypeAlias, TypeVarTuple, final
+
+from typing_extensions import disjoint_base
 
 from atoll.loop._future import LoopFuture
 from atoll.loop._options import LoopOptions
 from atoll.rpc._method import Method
 from atoll.rpc._options import ServerOptions
 
-Ts = TypeVarTuple("Ts")
+__all__ = ["BoundHandler", "HandlerSteps", "LoopCore", "ServerCall", "ServerCore", "WorkGuard"]
 
-_Lane = Literal["control", "normal", "bulk"]
-_Distribution = tuple[int, float, float, float, list[tuple[float, float, int]]]
-_Handler = tuple[str, int, int, int, int, _Distribution, _Distribution, _Distribution]
+_Ts = TypeVarTuple("_Ts")
 
+_Lane: TypeAlias = Literal["control", "normal", "bulk"]
+_Distribution: TypeAlias = tuple[int, float, float, float, list[tuple[float, float, int]]]
+_Handler: TypeAlias = tuple[str, int, int, int, int, _Distribution, _Distribution, _Distribution]
+
+@disjoint_base
 class LoopCore:
     """The native half of a loop; see `atoll.IoContext`."""
 
@@ -27,9 +32,9 @@ class LoopCore:
 
     def post(
         self,
-        handler: Callable[[*Ts], object],
+        handler: Callable[[*_Ts], object],
         /,
-        *args: *Ts,
+        *args: *_Ts,
         name: str | None = None,
         delay: float = 0.0,
         lane: _Lane | None = None,
@@ -53,16 +58,17 @@ class LoopCore:
 
     def dispatch(
         self,
-        handler: Callable[[*Ts], object],
+        handler: Callable[[*_Ts], object],
         /,
-        *args: *Ts,
+        *args: *_Ts,
         name: str | None = None,
         lane: _Lane | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
         """Runs `handler(*args)` at once when called on the loop, unless too deeply nested; else posts it.
 
-        Any thread. An exception of the handler goes to the exception hook, not to the caller. Raises what `post` raises.
+        Any thread. An exception of the handler goes to the exception hook, not to the caller. Raises what `post`
+        raises.
         """
 
     def bind(
@@ -101,7 +107,7 @@ class LoopCore:
         lane: _Lane | None,
         context: contextvars.Context | None,
     ) -> None: ...
-    def _post_internal(self, callable: Callable[[], object]) -> bool: ...
+    def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
     def _snapshot(self) -> tuple[list[int], int, int, list[_Handler]]: ...
 
@@ -122,7 +128,7 @@ class BoundHandler:
 
 @final
 class WorkGuard:
-    """Keeps a loop's `run()` from returning while it is held: until `reset()`, the end of its `with` block, or its collection."""
+    """Keeps a loop's `run()` from returning until `reset()`, the end of its `with` block, or its collection."""
 
     def reset(self) -> None:
         """Lets the loop go. Any thread; a second call does nothing."""
@@ -148,11 +154,12 @@ class HandlerSteps(Coroutine[Any, Any, None]):
     def cr_await(self) -> object: ...
     def __await__(self) -> Self: ...
     def __iter__(self) -> Self: ...
-    def __next__(self) -> Any: ...
-    def send(self, value: object) -> Any: ...
-    def throw(self, *exception: Any) -> Any: ...
+    def __next__(self) -> object: ...
+    def send(self, value: object) -> object: ...
+    def throw(self, *exception: object) -> object: ...
     def close(self) -> None: ...
 
+@disjoint_base
 class ServerCall:
     """One call as its handler sees it; see `atoll.rpc.ServicerContext`."""
 

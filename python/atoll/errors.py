@@ -49,11 +49,11 @@ class BindError(AtollError, RuntimeError):
 
 
 class DeadlockError(AtollError):
-    """You would have blocked a loop's thread until some loop finished a handler, maybe this very one. Await it instead."""
+    """You would have blocked a loop's thread until some loop, maybe this one, had run a handler. Await it instead."""
 
 
 class PlacementError(AtollError, TypeError):
-    """A policy, or its use, contradicts itself. It is raised before anything starts; the message says how to mend it."""
+    """A policy, or its use, contradicts itself. Nothing has started; the message says how to mend it."""
 
 
 class ServerStateError(AtollError):

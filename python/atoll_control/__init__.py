@@ -1,10 +1,12 @@
 """The control plane built with Atoll: who belongs to the cluster, who is alive, and a store to coordinate through.
 
-    cli | demo  →  server  →  api  →  (atoll)
+    cli | testing  →  server  →  api, atoll
+              demo  →  api
 
 `api` is generated from the protos beside it and is all that a client needs, in any language. `server` holds one module
-per file, each on its own loop. Only public names of `atoll` are used here: the control plane doubles as the proof that
-they are enough.
+per file, each on its own loop. `demo` stands for the rest of the world and knows the API only.
+
+Only public names of `atoll` are used here: the control plane doubles as the proof that they are enough.
 
 Importing this package imports nothing else.
 """

@@ -35,13 +35,14 @@ def failed_checks(result: dict[str, Any]) -> list[str]:
 
 @pytest.mark.demo
 @pytest.mark.parametrize("kind", ["sleep", "cpu"])
-def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str) -> None:
+def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path: Path) -> None:
     result, exit_code, shown = run_for_json("--slow-kind", kind)
     assert failed_checks(result) == [], shown
     assert exit_code == result["exit_code"] == 0
     assert result["nodes_alive"] == 10
     assert result["store"]["slow"]["p50"] > 0.1
     assert "Heartbeats stayed unaffected while KvManager was slow, and all 10 nodes stayed alive." in shown
+    assert list(tmp_path.glob("*.log")) == []
     loops = {loop["name"]: loop for loop in result["loops"]}
     handlers = {handler["name"]: handler for handler in loops["kv_manager"]["handlers"]}
     assert handlers["KvService.Put"]["execution_time"]["max"] >= 0.2
@@ -69,12 +70,14 @@ def test_a_call_that_keeps_the_gil_is_reported_for_what_it_is() -> None:
         (["--one-loop"], "All modules shared one loop"),
     ],
 )
-def test_the_demo_fails_when_heartbeats_are_affected(arguments: list[str], remark: str) -> None:
+def test_the_demo_fails_when_heartbeats_are_affected(arguments: list[str], remark: str, tmp_path: Path) -> None:
     result, exit_code, shown = run_for_json(*arguments)
     assert "99 of 100 heartbeats are in time" in failed_checks(result)
     assert exit_code == result["exit_code"] == 1
     assert remark in shown
     assert "Heartbeats did NOT stay unaffected" in shown
+    (log,) = tmp_path.glob("*.log")
+    assert "server_started" in log.read_text()
 
 
 @pytest.fixture

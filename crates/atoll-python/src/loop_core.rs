@@ -448,11 +448,11 @@ impl LoopCore {
         Self::drain(slf)
     }
 
-    /// Runs `callable()` on the loop, outside the statistics, whatever the lane's bound. Any thread; false when closed.
-    fn _post_internal(&self, callable: Py<PyAny>) -> bool {
+    /// Runs `message()` on the loop, outside the statistics, whatever the lane's bound. Any thread; false when closed.
+    fn _post_internal(&self, message: Py<PyAny>) -> bool {
         self.shared
             .mailbox
-            .push_admitted(Lane::Control, Item::Internal(callable))
+            .push_admitted(Lane::Control, Item::Internal(message))
             .is_ok()
     }
 

@@ -17,7 +17,7 @@ class GrpcAbortError(AbortError, grpc.aio.AbortError):
     """`AbortError`, for handlers that catch grpcio's."""
 
 
-class GrpcUsageError(RuntimeError, grpc.aio.UsageError):  # type: ignore[misc] # one of them is untyped
+class GrpcUsageError(RuntimeError, grpc.aio.UsageError):
     """The `RuntimeError` of a context that is used wrongly, for handlers that catch grpcio's."""
 
 

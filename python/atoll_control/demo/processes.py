@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -187,5 +187,4 @@ class WorkerProcess:
 
 def log_path(run_id: str) -> Path:
     """Where the log of the demo's server goes."""
-    folder = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - the name carries the run's id
-    return folder / f"atoll-demo-{run_id}.log"
+    return Path(tempfile.gettempdir()) / f"atoll-demo-{run_id}.log"

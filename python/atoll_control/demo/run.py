@@ -88,6 +88,7 @@ class Demo:
     slow_since: float = float("inf")
     slow_until: float = float("inf")
     interval: float = 1.0
+    keep_log: bool = True
     snapshot: Snapshot = field(default_factory=Snapshot)
     measuring: bool = False
     workers: list[WorkerProcess] = field(default_factory=list)
@@ -158,7 +159,9 @@ class Demo:
         )
         for error, count in Counter(self.errors).most_common(SHOWN_ERRORS):
             self.view.say(f"error: {error}" + (f" ({count} times)" if count > 1 else ""))
-        return Outcome(facts, judge(facts), tuple(stats.loops) if stats is not None else ())
+        verdict = judge(facts)
+        self.keep_log = not verdict.held
+        return Outcome(facts, verdict, tuple(stats.loops) if stats is not None else ())
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -171,13 +174,15 @@ class Demo:
         if self.settings.network_threads is not None:
             arguments += ["--network-threads", str(self.settings.network_threads)]
         address = await self.server.start(*arguments)
-        self.view.say(f"server: a process of its own on {address}, log in {path}")
+        self.view.say(f"server: a process of its own on {address}; its log, kept unless all goes well, is {path}")
         return address
 
     async def _stop_server(self, server: ServerProcess, path: Path) -> None:
         code = await server.stop()
         if code and self.registered:
             self.view.say(f"the server ended with exit code {code}; see {path}")
+        elif not self.keep_log:
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - one call at the very end
 
     async def _reach(self, nodes: node_pb2_grpc.NodeServiceAsyncStub, address: str) -> None:
         try:
