@@ -1,7 +1,7 @@
 """The native half of Atoll: mailboxes, statistics and the transport."""
 
 import contextvars
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import CodeType, FrameType
 from typing import Any, Literal, Self, TypeAlias, TypeVarTuple, final
@@ -53,6 +53,7 @@ class LoopCore:
         Raises:
             MailboxFull: When the lane has reached its bound.
             LoopClosedError: When the loop has been closed.
+            TypeError: When the handler can't be called, or the context is none.
             ValueError: When the lane is unknown or the delay can't be waited for.
         """
 
@@ -108,6 +109,7 @@ class LoopCore:
         context: contextvars.Context | None,
     ) -> None: ...
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
+    def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
     def _snapshot(self) -> tuple[list[int], int, int, list[_Handler]]: ...
 

@@ -3,11 +3,25 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::error;
+
 /// A copy of the calling thread's context.
 #[inline]
 pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Py<PyAny>> {
     // SAFETY: the call takes no arguments and returns a new reference or sets an exception.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()).map(Bound::unbind) }
+}
+
+/// `context` itself, if it is one.
+///
+/// # Errors
+/// `TypeError` when it is not.
+pub(crate) fn checked(context: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: the object is alive.
+    if unsafe { ffi::PyContext_CheckExact(context.as_ptr()) } == 0 {
+        return Err(error::no_context(&context));
+    }
+    Ok(context.unbind())
 }
 
 /// Runs `work` in `context`.

@@ -1,6 +1,6 @@
 //! Where Rust errors become Python exceptions.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 mod classes {
@@ -25,6 +25,31 @@ pub(crate) fn loop_closed(loop_name: &str) -> PyErr {
     classes::LoopClosedError::new_err(format!(
         "loop {loop_name:?} is closed and runs no more handlers: post before close(), or to another loop",
         loop_name = Quoted(loop_name),
+    ))
+}
+
+/// `handler` can't be called; a coroutine is told how to be posted.
+pub(crate) fn not_callable(handler: &Bound<'_, PyAny>) -> PyErr {
+    // SAFETY: the object is alive.
+    if unsafe { pyo3::ffi::PyCoro_CheckExact(handler.as_ptr()) } != 0 {
+        // Closed, or Python would warn that it was never awaited.
+        let _ = handler.call_method0("close");
+        let name = handler
+            .getattr("__qualname__")
+            .map_or_else(|_| "handler".into(), |name| name.to_string());
+        return PyTypeError::new_err(format!(
+            "a loop takes the function, not the coroutine that it returns: write post({name}, ...) instead of post({name}(...))"
+        ));
+    }
+    PyTypeError::new_err(format!(
+        "{handler:?} is no handler: it is a function, a coroutine function, or anything else that can be called"
+    ))
+}
+
+/// `context` is no context.
+pub(crate) fn no_context(context: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!(
+        "context={context:?} is no contextvars.Context: pass what contextvars.copy_context() returns"
     ))
 }
 

@@ -24,7 +24,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bound_handler::BoundHandler;
-use crate::context::copy_current;
+use crate::context::{checked, copy_current};
 use crate::error;
 use crate::item::{Item, Job};
 use crate::method::Method;
@@ -136,7 +136,7 @@ impl LoopCore {
         context: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Job> {
         let context = match context {
-            Some(context) => context.unbind(),
+            Some(context) => checked(context)?,
             None => copy_current(py)?,
         };
         Ok(Job {
@@ -204,6 +204,9 @@ impl LoopCore {
         handler: &Bound<'_, PyAny>,
         name: Option<Bound<'_, PyString>>,
     ) -> PyResult<SlotIndex> {
+        if !handler.is_callable() {
+            return Err(error::not_callable(handler));
+        }
         let name = match name {
             Some(name) => name,
             None => handler_name(handler)?,
@@ -401,11 +404,11 @@ impl LoopCore {
         name: Option<Bound<'py, PyString>>,
         lane: Option<&str>,
     ) -> PyResult<Bound<'py, BoundHandler>> {
+        let slot = slf.get().slot(&handler, name.clone())?;
         let name = match name {
             Some(name) => name,
             None => handler_name(&handler)?,
         };
-        let slot = slf.get().named_slot(&name)?;
         BoundHandler::create(slf, handler, name.to_string(), slot, parse_lane(lane)?)
     }
 
@@ -485,6 +488,14 @@ impl LoopCore {
             }
         }
         futures
+    }
+
+    /// The tasks of calls whose handlers wait for something. On the loop's thread.
+    fn _call_tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        lock(&self.tasks)
+            .values()
+            .map(|task| task.clone_ref(py))
+            .collect()
     }
 
     #[getter]

@@ -5,13 +5,14 @@ handler.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 from atoll._core import ServerCore
-from atoll.errors import BindError, PlacementError, ServerStateError
+from atoll.errors import BindError, LoopClosedError, PlacementError, ServerStateError
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
@@ -26,6 +27,9 @@ from atoll.rpc._method import (
 from atoll.rpc._options import server_options
 
 _logger = logging.getLogger("atoll.rpc")
+
+# How long `stop` waits for the handlers of calls that it has cancelled.
+HANDLERS_TIMEOUT: Final = 1.0
 
 
 class Placement(Protocol):
@@ -116,7 +120,7 @@ class Server:
         self._stopping = False
         self._terminated = False
         self._waiters: set[asyncio.Future[None]] = set()
-        self._home: IoContext | None = None
+        self._loops: set[IoContext] = set()
 
     # ------------------------------------------------------------------------------------------------------- services
 
@@ -227,7 +231,6 @@ class Server:
         if self._stopping:
             raise ServerStateError("the server has been stopped: construct a new one")
         home = IoContext.current()
-        self._home = home
         methods = self._methods(home)
         fallback = None
         if self._generic:
@@ -243,6 +246,7 @@ class Server:
             )
         self._core.start(methods, fallback)
         self._started = True
+        self._loops = {home, *(method.io_context for method in methods)}
         places: dict[str, set[str]] = {}
         for method in methods:
             places.setdefault(method.path.split("/")[1], set()).add(method.io_context.name)
@@ -322,10 +326,32 @@ class Server:
         self._core.stop(grace, IoContext.current(), done)
         await stopped
         self._core.join()
+        await self._wait_for_handlers()
         self._terminated = True
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
+
+    async def _wait_for_handlers(self) -> None:
+        """Waits until handlers whose calls were cancelled have ended, but not for a loop that is stuck."""
+        waits = {}
+        for io_context in self._loops:
+            with contextlib.suppress(LoopClosedError):
+                waits[
+                    asyncio.wrap_future(
+                        io_context.submit(_end_of_calls, io_context, name="Server.stop", lane="control")
+                    )
+                ] = io_context
+        if not waits:
+            return
+        _, stuck = await asyncio.wait(waits, timeout=HANDLERS_TIMEOUT)
+        for wait in stuck:
+            wait.cancel()
+            _logger.warning(
+                "handlers of cancelled calls still run on loop %s %s s after the server's end",
+                waits[wait].name,
+                HANDLERS_TIMEOUT,
+            )
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - grpc's signature
         """Waits until the server has stopped.
@@ -354,6 +380,12 @@ class Server:
             raise ServerStateError(
                 f"the server has been started, and takes no more {what}: add everything before start()"
             )
+
+
+async def _end_of_calls(io_context: IoContext) -> None:
+    """Waits for the calls that run on this loop."""
+    if tasks := io_context._call_tasks():  # noqa: SLF001 - the native half's
+        await asyncio.wait(tasks)
 
 
 def _resolve(waiter: "asyncio.Future[None]") -> None:
