@@ -30,10 +30,10 @@ pub(crate) fn checked(context: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
 /// Those of `work`; `TypeError` when it is no context, `RuntimeError` when it has been entered elsewhere.
 #[inline]
 pub(crate) fn run_in<T>(
-    py: Python<'_>,
-    context: &Py<PyAny>,
+    context: &Bound<'_, PyAny>,
     work: impl FnOnce() -> PyResult<T>,
 ) -> PyResult<T> {
+    let py = context.py();
     // SAFETY: the object is alive, and entering checks that it is a context.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
         return Err(PyErr::fetch(py));
@@ -49,6 +49,6 @@ pub(crate) fn run_in<T>(
 /// Runs `work` with no context variables set.
 pub(crate) fn run_in_fresh<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     // SAFETY: the call takes no arguments and returns a new reference or sets an exception.
-    let context = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New())?.unbind() };
-    run_in(py, &context, work)
+    let context = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New())? };
+    run_in(&context, work)
 }

@@ -12,6 +12,7 @@ use atoll_core::stats::HandlerSlot;
 use atoll_core::wake::Wake;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use pyo3::{ffi, intern};
 
 use crate::context::{run_in, run_in_fresh};
@@ -137,6 +138,9 @@ impl LoopCore {
     fn run_job(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>, job: Job) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let slot = core.shared.tracker().slot(job.slot);
+        // Bound to the thread's attachment, so that dropping them at the end need not look whether there is one.
+        let (handler, args) = (job.handler.into_bound(py), job.args.into_bound(py));
+        let context = job.context.into_bound(py);
         if let Some(future) = &job.future {
             let wanted = future.call_method0(py, intern!(py, "set_running_or_notify_cancel"))?;
             if !wanted.is_truthy(py)? {
@@ -150,8 +154,7 @@ impl LoopCore {
         }
         core.executed
             .store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let result = call_in_context(py, &job);
-        let result = match result {
+        let result = match call_in_context(&context, &handler, &args) {
             Ok(result) => result,
             Err(raised) => {
                 core.handler_ended(slot, start);
@@ -171,7 +174,7 @@ impl LoopCore {
             slf,
             asyncio_loop,
             result,
-            Some(job.context),
+            Some(&context),
             job.slot,
             start,
             completion,
@@ -195,7 +198,7 @@ impl LoopCore {
         slf: &Bound<'_, Self>,
         asyncio_loop: &Bound<'_, PyAny>,
         coroutine: Bound<'_, PyAny>,
-        context: Option<Py<PyAny>>,
+        context: Option<&Bound<'_, PyAny>>,
         slot: u32,
         start: u64,
         completion: Completion,
@@ -213,7 +216,7 @@ impl LoopCore {
                 Ordering::Relaxed,
             );
         }
-        let task = new_task(py, core, asyncio_loop, &steps, context.as_ref())?;
+        let task = new_task(py, core, asyncio_loop, &steps, context)?;
         steps.get().task_started(py, task)
     }
 
@@ -257,17 +260,20 @@ pub(crate) fn ends_the_process(py: Python<'_>, raised: &PyErr) -> bool {
 
 /// Calls the handler with its own context entered.
 #[inline]
-fn call_in_context<'py>(py: Python<'py>, job: &Job) -> PyResult<Bound<'py, PyAny>> {
-    let args = job.args.bind(py);
-    run_in(py, &job.context, || {
+fn call_in_context<'py>(
+    context: &Bound<'py, PyAny>,
+    handler: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    run_in(context, || {
         // SAFETY: handler and arguments are alive, and the call returns a new reference or sets an exception.
         unsafe {
             let result = if args.is_empty() {
-                ffi::PyObject_CallNoArgs(job.handler.as_ptr())
+                ffi::PyObject_CallNoArgs(handler.as_ptr())
             } else {
-                ffi::PyObject_Call(job.handler.as_ptr(), args.as_ptr(), std::ptr::null_mut())
+                ffi::PyObject_Call(handler.as_ptr(), args.as_ptr(), std::ptr::null_mut())
             };
-            Bound::from_owned_ptr_or_err(py, result)
+            Bound::from_owned_ptr_or_err(context.py(), result)
         }
     })
 }
@@ -293,10 +299,10 @@ fn new_task<'py>(
     core: &LoopCore,
     asyncio_loop: &Bound<'py, PyAny>,
     steps: &Bound<'py, HandlerSteps>,
-    context: Option<&Py<PyAny>>,
+    context: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let none = py.None();
-    let context = context.unwrap_or(&none);
+    let context = context.unwrap_or(none.bind(py));
     let yes = pyo3::types::PyBool::new(py, true);
     let arguments = [
         steps.as_ptr(),

@@ -27,6 +27,8 @@ struct ServerOptions {
 enum Stage {
     Open(Vec<Listener>),
     Started(Arc<Transport>),
+    /// Nothing is kept: the routes refer to servicers, which may refer to the server.
+    Stopped,
 }
 
 /// A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`.
@@ -39,7 +41,7 @@ pub(crate) struct ServerCore {
 impl ServerCore {
     fn transport(&self) -> Option<Arc<Transport>> {
         match &*lock(&self.stage) {
-            Stage::Open(_) => None,
+            Stage::Open(_) | Stage::Stopped => None,
             Stage::Started(transport) => Some(Arc::clone(transport)),
         }
     }
@@ -76,7 +78,7 @@ impl ServerCore {
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
             Stage::Open(listeners) => listeners.push(listener),
-            Stage::Started(_) => return Err(error::server_started()),
+            Stage::Started(_) | Stage::Stopped => return Err(error::server_started()),
         }
         Ok(port)
     }
@@ -130,25 +132,34 @@ impl ServerCore {
                 .mailbox
                 .push_admitted(Lane::Control, Item::Internal(done));
         };
-        let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Open(Vec::new()));
-        match stage {
-            Stage::Open(listeners) => {
-                drop(listeners);
-                finished();
+        let transport = {
+            let mut stage = lock(&self.stage);
+            if let Stage::Open(_) = &*stage {
+                *stage = Stage::Stopped;
             }
-            Stage::Started(transport) => {
-                let grace = grace.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                *lock(&self.stage) = Stage::Started(Arc::clone(&transport));
-                py.detach(|| transport.shutdown(grace, Box::new(finished)));
+            match &*stage {
+                Stage::Started(transport) => Some(Arc::clone(transport)),
+                Stage::Open(_) | Stage::Stopped => None,
             }
-        }
+        };
+        let Some(transport) = transport else {
+            return finished();
+        };
+        // What no `Duration` can express is longer than anybody waits; less than nothing is nothing.
+        let grace = grace
+            .filter(|seconds| *seconds > 0.0)
+            .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        py.detach(|| transport.shutdown(grace, Box::new(finished)));
     }
 
-    /// Waits for the network threads to end.
+    /// Waits for the network threads to end, once the transport has stopped.
     fn join(&self, py: Python<'_>) {
         if let Some(transport) = self.transport() {
             py.detach(|| transport.join());
         }
+        let before = std::mem::replace(&mut *lock(&self.stage), Stage::Stopped);
+        // Not under the lock: whatever is freed with the servicers may come back here.
+        drop(before);
     }
 
     /// (connections open, calls in flight).
