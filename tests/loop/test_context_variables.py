@@ -29,9 +29,7 @@ def within(value: str, call: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("way", [0, 1, 2])
-def test_a_handler_has_its_posters_variables_as_they_were_when_it_posted(
-    io_context: atoll.IoContext, way: int
-) -> None:
+def test_a_handler_has_its_posters_variables_as_they_were_when_it_posted(io_context: atoll.IoContext, way: int) -> None:
     seen: list[str] = []
     post = posting_ways(io_context)[way]
 
@@ -124,10 +122,10 @@ def test_context_replaces_the_posters_variables_and_keeps_what_handlers_set(
     assert context[REQUEST] == "kept"
 
 
-def test_a_context_that_is_none_is_the_handlers_error(
-    io_context: atoll.IoContext, raised: list[tuple[str, BaseException]]
-) -> None:
-    io_context.post(print, context="no context")  # type: ignore[arg-type]
-    io_context.run()
-    assert isinstance(raised[0][1], TypeError)
-    assert io_context.stats().active == 0
+@pytest.mark.parametrize("way", ["post", "submit", "dispatch"])
+def test_what_is_no_context_is_an_error_at_the_poster(io_context: atoll.IoContext, way: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"context='no context' is no contextvars\.Context: pass what .*copy_context\(\)"
+    ):
+        getattr(io_context, way)(print, context="no context")
+    assert io_context.stats().total == 0

@@ -54,8 +54,10 @@ def test_a_timeout_around_a_call_to_another_loop_cancels_it_there(
             ended.put_nowait("ended")
 
     async def handler() -> None:
+        future = running.submit(endless)
+        await running.submit(len, "the endless one has started")
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(running.submit(endless)), 0.01)
+            await asyncio.wait_for(asyncio.wrap_future(future), 0.001)
 
     run(io_context, handler)
     assert running.submit(ended.get).result(30) == "ended"
@@ -168,7 +170,6 @@ def test_a_handlers_stack_can_be_printed(io_context: atoll.IoContext) -> None:
         return str(getattr(coroutine, "cr_code").co_name)  # noqa: B009 - the stub does not know it
 
     io_context.post(waiting)
-    io_context.post(asyncio.sleep, 0)
     assert run(io_context, look) == "waiting"
 
 

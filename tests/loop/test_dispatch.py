@@ -31,7 +31,9 @@ def test_dispatch_before_the_loop_runs_posts(io_context: atoll.IoContext) -> Non
     assert ran == ["dispatched"]
 
 
-def test_dispatch_never_runs_at_once_on_another_thread_nor_on_another_loop(start: Callable[..., atoll.IoContext]) -> None:
+def test_dispatch_never_runs_at_once_on_another_thread_nor_on_another_loop(
+    start: Callable[..., atoll.IoContext],
+) -> None:
     here, there = start("here"), start("there")
     ran: list[str] = []
     done = threading.Event()

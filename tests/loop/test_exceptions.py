@@ -215,7 +215,9 @@ def test_no_count_leaks_however_handlers_end(io_context: atoll.IoContext) -> Non
     assert (stats.total, stats.active, stats.running, stats.errors) == (100, 0, 0, 60)
 
 
-def test_a_hook_may_be_any_callable_also_one_that_is_false(make: Callable[..., atoll.IoContext], raised: Raised) -> None:
+def test_a_hook_may_be_any_callable_also_one_that_is_false(
+    make: Callable[..., atoll.IoContext], raised: Raised
+) -> None:
     assert not raised
     io_context = make(exception_hook=raised)
     io_context.post(fail)

@@ -75,9 +75,9 @@ def test_waiting_for_a_result_on_a_loops_thread_is_an_error_with_the_remedy(runn
     blocking = running.submit(release.wait, 30)
 
     async def main() -> None:
-        with pytest.raises(DeadlockError, match="loop 'test'.*`await future`"):
+        with pytest.raises(DeadlockError, match=r"loop 'test'.*`await future`"):
             blocking.result()
-        with pytest.raises(DeadlockError, match="exception\\(\\)"):
+        with pytest.raises(DeadlockError, match=r"exception\(\)"):
             blocking.exception(1)
         release.set()
         assert await blocking is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import weakref
 from typing import TYPE_CHECKING
@@ -125,9 +126,10 @@ def test_a_future_does_not_outlive_its_last_reference(io_context: atoll.IoContex
 
 
 def test_bound_handlers_and_guards_are_freed(io_context: atoll.IoContext) -> None:
-    argument = Argument()
-    bound = io_context.bind(lambda: function(argument))
-    watched = weakref.ref(argument)
-    del argument, bound
+    bound = io_context.bind(functools.partial(function, Argument()))
+    handler = bound.handler
+    assert isinstance(handler, functools.partial)
+    watched = weakref.ref(handler.args[0])
+    del bound, handler
     gc.collect()
     assert watched() is None

@@ -21,7 +21,7 @@ def test_a_full_lane_raises_with_the_remedy_and_the_other_lanes_have_room(make: 
         io_context.post(ran.append, number)
     bound = io_context.bind(ran.append)
     for post in (io_context.post, io_context.submit, io_context.dispatch):
-        with pytest.raises(MailboxFull, match="normal lane of loop 'test' holds 3 handlers.*larger max_queued"):
+        with pytest.raises(MailboxFull, match=r"normal lane of loop 'test' holds 3 handlers.*larger max_queued"):
             post(ran.append, 9)
     with pytest.raises(MailboxFull):
         bound(9)
@@ -42,7 +42,9 @@ def test_handlers_that_wait_for_their_time_are_bounded_too(make: Callable[..., a
     assert io_context.stats().delayed == 2
 
 
-def test_a_delayed_handler_that_was_accepted_runs_even_when_the_lane_is_full(make: Callable[..., atoll.IoContext]) -> None:
+def test_a_delayed_handler_that_was_accepted_runs_even_when_the_lane_is_full(
+    make: Callable[..., atoll.IoContext],
+) -> None:
     io_context = make(max_queued=1)
     ran: list[str] = []
     io_context.post(ran.append, "delayed", delay=0.001)
@@ -83,7 +85,9 @@ def test_cancelling_works_when_every_lane_is_full(start: Callable[..., atoll.IoC
     assert isinstance(future.exception(30), BaseException)
 
 
-def test_a_loop_has_room_again_when_it_has_caught_up(running: atoll.IoContext, start: Callable[..., atoll.IoContext]) -> None:
+def test_a_loop_has_room_again_when_it_has_caught_up(
+    start: Callable[..., atoll.IoContext],
+) -> None:
     small = start("small", max_queued=5)
     accepted = refused = 0
     ran: list[int] = []

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     import atoll
 
-Make = "Callable[..., atoll.IoContext]"
-
 
 def mixed_handlers(ran: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any], Coroutine[Any, Any, None]]]:
     """A function and a coroutine function that note their start, the latter going on for a while."""
@@ -111,11 +109,11 @@ def test_each_of_eight_posters_sees_its_handlers_start_in_its_order(running: ato
         for number in range(count):
             running.post(handlers[number % 2], (poster, number))
 
-    posters = [threading.Thread(target=post, args=(poster,)) for poster in range(8)]
-    for poster in posters:
-        poster.start()
-    for poster in posters:
-        poster.join()
+    threads = [threading.Thread(target=post, args=(poster,)) for poster in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     running.submit(lambda: None).result(30)
     for poster in range(8):
         assert [number for who, number in ran if who == poster] == list(range(count))
@@ -273,3 +271,14 @@ def test_a_delay_that_nobody_can_wait_for_is_an_error_at_the_poster(io_context: 
 def test_an_unknown_lane_is_an_error_that_names_the_lanes(io_context: atoll.IoContext) -> None:
     with pytest.raises(ValueError, match="'control', 'normal' and 'bulk'"):
         io_context.post(print, lane="urgent")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["post", "submit", "dispatch", "bind"])
+def test_what_can_not_be_called_is_an_error_at_the_poster(io_context: atoll.IoContext, way: str) -> None:
+    async def handler() -> None: ...
+
+    with pytest.raises(TypeError, match="42 is no handler: it is a function, a coroutine function"):
+        getattr(io_context, way)(42)
+    with pytest.raises(TypeError, match="takes the function, not the coroutine that it returns"):
+        getattr(io_context, way)(handler())
+    assert io_context.stats().total == 0

@@ -87,7 +87,7 @@ def test_stop_leaves_what_is_queued_and_restart_runs_it(io_context: atoll.IoCont
     io_context.post(ran.append, 2)
     io_context.post(ran.append, 3)
     assert io_context.run() == 2
-    assert io_context.stopped
+    assert repr(io_context) == "<IoContext 'test', stopped>"
     assert ran == [1]
     assert io_context.run() == 0, "a stopped context runs nothing until restart()"
     io_context.restart()

@@ -117,19 +117,19 @@ def test_a_handler_is_active_from_its_post_and_running_from_its_first_step(io_co
 def test_queue_time_is_from_the_post_or_the_due_time_to_the_first_step(io_context: atoll.IoContext) -> None:
     io_context.post(work, name="first")
     io_context.post(lambda: None, name="second")
-    io_context.post(lambda: None, name="delayed", delay=0.05)
+    io_context.post(lambda: None, name="delayed", delay=0.1)
     io_context.run()
     stats = io_context.stats()
     assert stats["second"].queue_time.min >= WORK
-    assert stats["delayed"].queue_time.max < 0.05, "the delay is no queue time"
+    assert stats["delayed"].queue_time.max < 0.1, "the delay is no queue time"
 
 
 def test_execution_is_the_sum_of_a_coroutines_steps_and_wall_time_is_kept_apart(io_context: atoll.IoContext) -> None:
     async def three_steps() -> None:
         work()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         work()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         work()
 
     io_context.post(three_steps, name="steps")
@@ -137,8 +137,8 @@ def test_execution_is_the_sum_of_a_coroutines_steps_and_wall_time_is_kept_apart(
     io_context.run()
     steps = io_context.stats()["steps"]
     assert steps.execution_time.count == steps.wall_time.count == 1
-    assert 3 * WORK <= steps.execution_time.sum < 0.06
-    assert steps.wall_time.sum >= 0.06 + 3 * WORK
+    assert 3 * WORK <= steps.execution_time.sum < 0.1
+    assert steps.wall_time.sum >= 0.1 + 3 * WORK
     assert io_context.stats()["function"].wall_time.count == 0, "a function's is its execution time"
 
 
@@ -176,14 +176,16 @@ def test_quantiles_are_right_to_an_eighth(io_context: atoll.IoContext) -> None:
     chosen = random.Random(1)  # noqa: S311 - a test's
     durations = sorted(chosen.uniform(50e-6, 1e-3) for _ in range(200))
 
-    def last(seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-
     taken: list[float] = []
+
+    def last(seconds: float) -> None:
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + seconds:
+            pass
+        taken.append(time.perf_counter() - begin)
+
     for duration in durations:
-        io_context.post(lambda duration=duration: taken.append(_timed(last, duration)))
+        io_context.post(last, duration)
     io_context.run()
     [stats] = io_context.stats()
     taken.sort()
@@ -192,12 +194,6 @@ def test_quantiles_are_right_to_an_eighth(io_context: atoll.IoContext) -> None:
         assert stats.execution_time.quantile(fraction) == pytest.approx(exact, rel=0.2)
     assert stats.execution_time.quantile(0.0) == stats.execution_time.min
     assert stats.execution_time.quantile(1.0) == stats.execution_time.max
-
-
-def _timed(handler: Callable[[float], None], seconds: float) -> float:
-    begin = time.perf_counter()
-    handler(seconds)
-    return time.perf_counter() - begin
 
 
 @pytest.mark.parametrize("width", [1, 3, 7])
@@ -212,7 +208,7 @@ def test_an_empty_distribution_is_all_zero_and_a_bad_fraction_an_error() -> None
     empty = atoll.Distribution()
     assert (empty.count, empty.mean, empty.p50, empty.p99, empty.min, empty.max) == (0, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert atoll.Distribution.merged([empty, empty]) == empty
-    with pytest.raises(ValueError, match="the 99th percentile is 0.99"):
+    with pytest.raises(ValueError, match=r"the 99th percentile is 0\.99"):
         empty.quantile(99)
 
 
@@ -248,8 +244,8 @@ def test_stats_may_be_read_by_any_thread_while_the_loop_works(running: atoll.IoC
     def read() -> None:
         while not finished.is_set():
             for handler in running.stats():
-                if not handler.total >= handler.active >= handler.running >= 0:
-                    wrong.append(repr(handler))
+                ordered = handler.total >= handler.active >= handler.running >= 0
+                wrong.extend([] if ordered else [repr(handler)])
 
     reader = threading.Thread(target=read)
     reader.start()

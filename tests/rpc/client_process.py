@@ -54,10 +54,16 @@ class Client:
         metadata: tuple[tuple[str, str | bytes], ...],
         timeout: float | None,
         cancel_after: float | None,
+        watch: bool,  # noqa: FBT001 - as it comes
     ) -> None:
         if address not in self.channels:
-            self.channels[address] = grpc.aio.insecure_channel(address[0], options=CHANNEL_OPTIONS)
-        method: Any = self.channels[address].unary_unary(path)
+            target, name = address
+            authority = name.removeprefix("authority=")
+            options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
+            self.channels[address] = grpc.aio.insecure_channel(target, options=options)
+        channel: Any = self.channels[address]
+        # On the wire the two are the same, but only for a stream does grpcio hand out headers that come before the reply.
+        method = channel.unary_stream(path) if watch else channel.unary_unary(path)
         call = self.calls[number] = method(request, metadata=metadata, timeout=timeout)
         if cancel_after is not None:
             asyncio.get_running_loop().call_later(cancel_after, call.cancel)
@@ -71,7 +77,7 @@ class Client:
             initial = await call.initial_metadata()
             self.tell("headers", number, tuple(map(tuple, initial or ())))
         with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
-            reply = await call
+            reply = await (call.read() if hasattr(call, "read") else call)
         initial = tuple(map(tuple, await call.initial_metadata() or ()))
         trailing = tuple(map(tuple, await call.trailing_metadata() or ()))
         code = await call.code()

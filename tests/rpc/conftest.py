@@ -51,10 +51,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
 
     async def within_time() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             await pyfuncitem.obj(**arguments)
 
-    with asyncio.Runner(loop_factory=pyfuncitem.callspec.params["loop_factory"]) as runner:
+    factory: Any = pyfuncitem.callspec.params["loop_factory"]
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(within_time())
     return True
 

@@ -24,9 +24,10 @@ from grpc_tools import protoc
 from atoll import IoContext, rpc
 
 HERE = Path(__file__).parent
-TIMEOUT = 20.0
+TIMEOUT = 10.0
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+Methods = Mapping[str, Callable[..., Any]]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -55,6 +56,11 @@ class Call:
     client: "ClientProcess"
     headers: Future[Metadata] = field(default_factory=Future)
     done: Future[Outcome] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        # A test that waits in vain must not cancel what the reader sets.
+        self.headers.set_running_or_notify_cancel()
+        self.done.set_running_or_notify_cancel()
 
     def cancel(self) -> None:
         self.client.send("cancel", self.number)
@@ -92,11 +98,16 @@ class ClientProcess:
         timeout: float | None = TIMEOUT,
         cancel_after: float | None = None,
         channel: str = "",
+        watch: bool = False,
     ) -> Call:
-        """Starts a call; calls that name different channels have different connections."""
+        """Starts a call; calls that name different channels have different connections. One named
+        `authority=x` sends that authority.
+
+        Only with `watch` does the client see initial metadata before the reply.
+        """
         call = Call(next(self._numbers), self)
         self._calls[call.number] = call
-        self.send("call", call.number, (target, channel), path, request, metadata, timeout, cancel_after)
+        self.send("call", call.number, (target, channel), path, request, metadata, timeout, cancel_after, watch)
         return call
 
     async def call(self, target: str, path: str, request: bytes = b"", **options: Any) -> Outcome:
@@ -122,6 +133,8 @@ class ClientProcess:
             call.done.set_result(Outcome(*what))
             if not call.headers.done():
                 call.headers.set_result(call.done.result().initial)
+        for call in self._calls.values():
+            call.done.set_exception(ConnectionError("the client's process has ended"))
 
     def kill(self) -> None:
         """Ends the process without a word to its servers."""
@@ -147,9 +160,14 @@ def path(method: str, service: str = SERVICE) -> str:
     return f"/{service}/{method}"
 
 
-def add_methods(server: Any, *, service: str = SERVICE, **methods: Callable[..., Any]) -> None:
+def add_methods(
+    server: Any, methods: Methods | None = None, /, *, service: str = SERVICE, **more: Callable[..., Any]
+) -> None:
     """Adds functions from bytes to bytes as the methods of a service, in the way of generated code."""
-    handlers = {name: grpc.unary_unary_rpc_method_handler(function) for name, function in methods.items()}
+    functions = {**(methods or {}), **more}
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(function) for name, function in functions.items()
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_registered_method_handlers(service, handlers)
 
@@ -163,17 +181,20 @@ async def running(server: Any, address: str = "127.0.0.1:0") -> AsyncIterator[st
         yield f"127.0.0.1:{port}"
     finally:
         await asyncio.wait_for(server.stop(None), TIMEOUT)
-    if isinstance(server, rpc.Server):
-        assert server._core.counts() == (0, 0)
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    io_context: IoContext | None = None, *, options: Sequence[tuple[str, Any]] = (), **methods: Callable[..., Any]
+    io_context: IoContext | None = None,
+    methods: Methods | None = None,
+    /,
+    *,
+    options: Sequence[tuple[str, Any]] = (),
+    **more: Callable[..., Any],
 ) -> AsyncIterator[str]:
     """A server with functions from bytes to bytes as its methods, on `io_context` or unplaced. Gives its address."""
     server = rpc.server(options=options)
-    add_methods(server if io_context is None else server.on(io_context), **methods)
+    add_methods(server if io_context is None else server.on(io_context), methods, **more)
     async with running(server) as target:
         yield target
 
@@ -182,7 +203,7 @@ async def serving(
 class Placed:
     """A placement made by hand."""
 
-    places: Mapping[type, IoContext]
+    places: Mapping[Any, IoContext]
 
     def placement_of(self, module: type, /) -> IoContext | None:
         return next((self.places[base] for base in module.__mro__ if base in self.places), None)

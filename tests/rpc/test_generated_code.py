@@ -1,5 +1,8 @@
 """Generated code, unchanged: servicers are added to the server, and stubs in another process call them."""
 
+# Handlers take what they don't need.
+# ruff: noqa: ARG002
+
 import asyncio
 import subprocess
 import sys
@@ -8,10 +11,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.rpc.conftest import Log
+from tests.rpc.support import ClientProcess, NewLoop, generated, probe_pb2, probe_pb2_grpc, running
 
 from atoll import rpc
-from tests.rpc.conftest import Log
-from tests.rpc.support import NewLoop, generated, probe_pb2, probe_pb2_grpc, running
 
 STUB_CLIENT = """
 import sys
@@ -47,7 +50,7 @@ class Recorder(probe_pb2_grpc.RecorderServicer):  # type: ignore[misc] # generat
 
 async def stub_client(target: str) -> str:
     def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", STUB_CLIENT, generated, target]
+        command = [sys.executable, "-c", STUB_CLIENT, str(generated), target]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     finished = await asyncio.to_thread(run)
@@ -101,3 +104,26 @@ async def test_a_method_that_the_servicer_does_not_implement_is_unimplemented_in
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert raised.value.details() == "Unexpected <class 'NotImplementedError'>: Method not implemented!"
     assert log.take("handler Probe.Ask on loop MainThread raised: NotImplementedError")
+
+
+async def test_bytes_that_are_no_message_and_replies_of_another_type_are_internal_errors(
+    client: ClientProcess, log: Log
+) -> None:
+    class Wrong(probe_pb2_grpc.ProbeServicer):  # type: ignore[misc] # generated at test time
+        async def Ask(self, request: Any, context: Any) -> Any:
+            return "a note"
+
+        def Tell(self, request: Any, context: Any) -> None:
+            return None
+
+    server = rpc.server()
+    probe_pb2_grpc.add_ProbeServicer_to_server(Wrong(), server)
+    async with running(server) as target:
+        garbage = await client.call(target, "/atoll.tests.v1.Probe/Ask", b"\xff\xff\xff")
+        wrong = await client.call(target, "/atoll.tests.v1.Probe/Ask")
+        nothing = await client.call(target, "/atoll.tests.v1.Probe/Tell")
+    assert (garbage.code, garbage.details) == ("INTERNAL", "Exception deserializing request!")
+    assert (wrong.code, wrong.details) == ("INTERNAL", "Failed to serialize response!")
+    assert (nothing.code, nothing.details) == ("INTERNAL", "Failed to serialize response!")
+    assert log.take("DecodeError")
+    assert len(log.take("TypeError")) == 2

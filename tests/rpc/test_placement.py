@@ -1,5 +1,8 @@
 """Which thread runs which handler."""
 
+# Handlers take what they don't need.
+# ruff: noqa: ARG001, ARG002, ARG003, ARG004
+
 import asyncio
 import threading
 from collections.abc import Callable
@@ -7,10 +10,6 @@ from typing import Any
 
 import grpc
 import pytest
-
-import atoll
-from atoll import IoContext, rpc
-from atoll.errors import PlacementError
 from tests.rpc.support import (
     ClientProcess,
     NewLoop,
@@ -23,6 +22,10 @@ from tests.rpc.support import (
     serving,
     wait_for,
 )
+
+import atoll
+from atoll import IoContext, rpc
+from atoll.errors import PlacementError
 
 ASK = "/atoll.tests.v1.Probe/Ask"
 TELL = "/atoll.tests.v1.Probe/Tell"
@@ -93,7 +96,9 @@ async def test_an_unplaced_plain_function_runs_in_the_pool_that_was_given(client
             assert (await asked(client, target, TELL)).startswith("given")
 
 
-async def test_handlers_bound_to_a_loop_run_there_whether_coroutines_or_not(client: ClientProcess, new_loop: NewLoop) -> None:
+async def test_handlers_bound_to_a_loop_run_there_whether_coroutines_or_not(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
     server = rpc.server()
     probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server.on(new_loop("probe_loop")))
     probe_pb2_grpc.add_RecorderServicer_to_server(Recorder(), server)
@@ -146,11 +151,15 @@ async def test_a_provider_places_the_modules_that_it_has_created(client: ClientP
 async def test_binding_a_servicer_elsewhere_than_the_policy_says_is_an_error_with_a_remedy(new_loop: NewLoop) -> None:
     server = rpc.server(placement=Placed({Probe: new_loop("policys")}))
     other = new_loop("other")
-    with pytest.raises(PlacementError, match="'policys'.*'other'.*add it to the server itself, or take it out of the policy"):
+    with pytest.raises(
+        PlacementError, match="'policys'.*'other'.*add it to the server itself, or take it out of the policy"
+    ):
         probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server.on(other))
 
 
-async def test_binding_a_servicer_to_the_loop_that_the_policy_says_is_no_error(client: ClientProcess, new_loop: NewLoop) -> None:
+async def test_binding_a_servicer_to_the_loop_that_the_policy_says_is_no_error(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
     probe_loop = new_loop("probe_loop")
     server = rpc.server(placement=Placed({Probe: probe_loop}))
     probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server.on(probe_loop))
@@ -168,7 +177,9 @@ async def test_a_server_may_be_started_on_a_loop_of_atolls(client: ClientProcess
     await home.submit(server.stop, None)
 
 
-async def test_a_server_may_be_stopped_on_another_loop_than_it_was_started_on(client: ClientProcess, new_loop: NewLoop) -> None:
+async def test_a_server_may_be_stopped_on_another_loop_than_it_was_started_on(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
     home = new_loop("home")
     server = rpc.server()
     probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server)
@@ -260,7 +271,9 @@ async def test_calls_of_one_connection_start_in_the_order_in_which_they_were_mad
 
     async with serving(new_loop("module"), Def=number, Async=number_coroutine) as target:
         await client.call(target, path("Def"), b"-1")  # what waits for a connection is sent in any order
-        calls = [client.start(target, path("Async" if index % 3 else "Def"), str(index).encode()) for index in range(200)]
+        calls = [
+            client.start(target, path("Async" if index % 3 else "Def"), str(index).encode()) for index in range(200)
+        ]
         await asyncio.gather(*(call.outcome() for call in calls))
     assert order == list(range(-1, 200))
 
@@ -282,7 +295,11 @@ async def test_handlers_of_one_loop_never_run_at_the_same_time(client: ClientPro
         return function(request, context)
 
     async with serving(new_loop("module"), Def=function, Async=coroutine) as target:
-        calls = [client.start(target, path(name), channel=str(index % 4)) for index in range(100) for name in ("Def", "Async")]
+        calls = [
+            client.start(target, path(name), channel=str(index % 4))
+            for index in range(100)
+            for name in ("Def", "Async")
+        ]
         outcomes = await asyncio.gather(*(call.outcome() for call in calls))
     assert {outcome.code for outcome in outcomes} == {"OK"}
     assert most == 1
@@ -334,7 +351,7 @@ async def test_staticmethods_and_classmethods_and_partials_are_handlers(client: 
         "Class": Servicer.Class,
         "Partial": functools.partial(three, b"partial:"),
     }
-    async with serving(**methods) as target:
+    async with serving(None, methods) as target:
         assert (await client.call(target, path("Static"))).reply == b"static"
         assert (await client.call(target, path("Class"))).reply == b"Servicer"
         assert (await client.call(target, path("Partial"), b"x")).reply == b"partial:x"
@@ -348,7 +365,9 @@ async def test_registered_handlers_count_before_generic_ones(client: ClientProce
         return b"registered"
 
     server = rpc.server()
-    both = [{"Ask": grpc.unary_unary_rpc_method_handler(function)} for function in (generic, registered)]
+    both: list[dict[str, Any]] = [
+        {"Ask": grpc.unary_unary_rpc_method_handler(function)} for function in (generic, registered)
+    ]
     server.add_registered_method_handlers("a.Service", both[1])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", both[0]),))
     async with running(server) as target:

@@ -125,6 +125,12 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         &self.waker
     }
 
+    /// Lets `count` write the counters of accepted items, for one that is run without being queued. Any thread.
+    pub fn count(&self, count: impl FnOnce(&T::Tracker)) {
+        let _state = lock(&self.state);
+        count(&self.tracker);
+    }
+
     /// Appends `item`. Any thread.
     ///
     /// # Errors

@@ -25,19 +25,19 @@ fn key(call: &Arc<Call>) -> usize {
 }
 
 impl LoopCore {
-    /// Runs one call, a coroutine up to its first await. Returns whether it started a coroutine.
+    /// Runs one call, a coroutine up to its first await.
     pub(crate) fn run_call(
         slf: &Bound<'_, Self>,
         asyncio_loop: &Bound<'_, PyAny>,
         call: Arc<Call>,
         queued_at: u64,
-    ) -> PyResult<bool> {
+    ) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let method = Method::of(&call);
         let slot = core.shared.tracker().slot(method.slot);
         if !call.begin() {
             slot.dropped();
-            return Ok(false);
+            return Ok(());
         }
         let start = core.last_stamp.load(Ordering::Relaxed);
         if core.recording {
@@ -54,7 +54,7 @@ impl LoopCore {
                     "Exception deserializing request!",
                 ));
                 slot.failed();
-                return Self::raised(slf, &slot.name, raised).map(|()| false);
+                return Self::raised(slf, &slot.name, raised);
             }
         };
         let context = method
@@ -77,7 +77,7 @@ impl LoopCore {
             .is_ok_and(|result| unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } != 0);
         if coroutine {
             let completion = Completion::Call(context.unbind());
-            Self::start_coroutine(
+            return Self::start_coroutine(
                 slf,
                 asyncio_loop,
                 result?,
@@ -85,12 +85,11 @@ impl LoopCore {
                 method.slot,
                 start,
                 completion,
-            )?;
-            return Ok(true);
+            );
         }
         let finished = Self::answer(slf, context.get(), result);
         core.handler_ended(slot, start);
-        finished.map(|()| false)
+        finished
     }
 
     /// Answers the call with what its handler returned or raised.

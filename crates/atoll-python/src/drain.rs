@@ -128,7 +128,9 @@ impl LoopCore {
         let Some(asyncio_loop) = asyncio_loop else {
             return Ok(());
         };
-        core.shared.tracker().slot(job.slot).accepted();
+        core.shared
+            .mailbox
+            .count(|tracker| tracker.slot(job.slot).accepted());
         core.last_stamp.store(job.queued_at, Ordering::Relaxed);
         Self::run_job(slf, asyncio_loop.bind(py), job)
     }

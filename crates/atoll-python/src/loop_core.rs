@@ -514,7 +514,11 @@ impl LoopCore {
             self.shared.mailbox.queued(),
             self.shared.delayed_count.load(Ordering::Relaxed),
             self.shared.guards.load(Ordering::Relaxed),
-            snapshot::handlers(self.shared.tracker()),
+            if self.recording {
+                snapshot::handlers(self.shared.tracker())
+            } else {
+                Vec::new()
+            },
         )
     }
 }

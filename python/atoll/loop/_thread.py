@@ -193,7 +193,7 @@ class IoContextThread:
         # Not joined: a collection may happen on any thread, the loop's own included.
         if self._thread is not None and not self._runner.ended.done():
             self._runner.io_context.stop()
-            warnings.warn(_never_stopped(self._runner), ResourceWarning, stacklevel=2, source=self)
+            self._runner.warn_that_nobody_stopped_it(stacklevel=3)
 
     def __repr__(self) -> str:
         return f"<IoContextThread of {self.io_context!r}>"
@@ -215,6 +215,7 @@ class _Runner:
         # Who waits for them may give up waiting, but can't cancel them.
         self.started.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
+        self._warned = False
 
     def main(self) -> None:
         """Runs and closes the loop. The thread's target."""
@@ -251,6 +252,15 @@ class _Runner:
     def _loop_runs(self) -> None:
         self.started.set_result(None)
 
+    def warn_that_nobody_stopped_it(self, stacklevel: int) -> None:
+        """Once: at the collection of the `IoContextThread` or at the interpreter's end."""
+        if not self._warned:
+            self._warned = True
+            message = (
+                f"the thread of loop {self.io_context.name!r} was never stopped: use it in a `with` block, or stop() it"
+            )
+            warnings.warn(message, ResourceWarning, stacklevel=stacklevel)
+
 
 def _name_native_thread(name: str) -> None:
     """Names the thread for debuggers and `top -H`, too; Python does so itself since 3.14."""
@@ -258,10 +268,6 @@ def _name_native_thread(name: str) -> None:
         native = name.encode()[:_LONGEST_NATIVE_NAME].decode(errors="ignore")
         with contextlib.suppress(OSError):
             Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(native)
-
-
-def _never_stopped(runner: _Runner) -> str:
-    return f"the thread of loop {runner.io_context.name!r} was never stopped: use it in a `with` block, or call stop()"
 
 
 def _watch_for_exit(runner: _Runner) -> None:
@@ -288,4 +294,4 @@ def _stop_what_is_left() -> None:
         runner.io_context.stop()
     wait_for_futures([runner.ended for runner in runners], timeout=_EXIT_TIMEOUT)
     for runner in runners:
-        warnings.warn(_never_stopped(runner), ResourceWarning, stacklevel=2)
+        runner.warn_that_nobody_stopped_it(stacklevel=2)

@@ -77,7 +77,7 @@ class IoContextPolicy(Generic[M]):
         super().__init_subclass__(**kwargs)
         if cls.__bases__ != (IoContextPolicy,):
             raise PlacementError(
-                f"{cls.__qualname__} extends a policy, which is to be read in one place: write all its loops into "
+                f"{title_of(cls)} extends a policy, which is to be read in one place: write all its loops into "
                 f"one class, class {cls.__name__}(IoContextPolicy[A | B])"
             )
         cls._modules = _Checker(cls).declared_modules()
@@ -88,12 +88,17 @@ class IoContextPolicy(Generic[M]):
         raise PlacementError(f"a policy has no instances: pass the class, IoContextProvider({name})")
 
 
+def title_of(policy: type) -> str:
+    """The policy's name in messages."""
+    return policy.__qualname__.rpartition("<locals>.")[2]
+
+
 class _Checker:
     """Reads one policy; its errors say where the mistake is and show the right line."""
 
     def __init__(self, policy: type[IoContextPolicy[Any]]) -> None:
         self._policy = policy
-        self._title = policy.__qualname__
+        self._title = title_of(policy)
 
     def declared_modules(self) -> tuple[type, ...]:
         """The members of the type parameter."""
@@ -113,13 +118,13 @@ class _Checker:
 
     def _class(self, module: object, where: str) -> type:
         module = typing.get_origin(module) or module
-        if isinstance(module, type) and module is not type(None) and module is not object:
+        if module in (Any, object, type(None)):
+            raise PlacementError(f"{where}: {module!r} is no module: name the classes that keep the service's state")
+        if isinstance(module, type):
             return module
         if isinstance(module, (str, typing.ForwardRef)):
             name = module if isinstance(module, str) else module.__forward_arg__
             raise PlacementError(f"{where}: {name!r} is a string, and a module is a class: import it and write {name}")
-        if isinstance(module, type) or module is Any:
-            raise PlacementError(f"{where}: {module!r} is no module: name the classes that keep the service's state")
         raise PlacementError(f"{where}: {module!r} is not a class: a module is named by its class")
 
     def loops(self, declared: tuple[type, ...]) -> Iterator[PlacedLoop]:
@@ -194,11 +199,17 @@ class _Checker:
                 raise PlacementError(f"{where}: a loop has no option {option!r}: {remedy}")
             if option in _CALLABLE_OPTIONS and not (value is None or callable(value)):
                 raise PlacementError(f"{where}: {option}={value!r} can't be called: pass a function")
-        settings = {option: value for option, value in spec.options.items() if option not in _CALLABLE_OPTIONS}
+            if option not in _CALLABLE_OPTIONS:
+                self._check_setting(where, option, value)
+
+    def _check_setting(self, where: str, option: str, value: object) -> None:
+        setting: dict[str, Any] = {option: value}
         try:
-            LoopOptions(**typing.cast("dict[str, Any]", settings))
-        except (ValueError, TypeError) as error:
+            LoopOptions(**setting)
+        except ValueError as error:
             raise PlacementError(f"{where}: {error}") from None
+        except TypeError as error:
+            raise PlacementError(f"{where}: {option}={value!r} {error}") from None
 
     def _check_place(self, attribute: str, module: type, declared: tuple[type, ...], places: dict[type, str]) -> None:
         where = f"{self._title}.{attribute}"

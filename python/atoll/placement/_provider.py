@@ -24,7 +24,7 @@ from atoll.loop import (
     still_running,
     switch_interval,
 )
-from atoll.placement._policy import IoContextPolicy
+from atoll.placement._policy import IoContextPolicy, title_of
 
 M_co = TypeVar("M_co", covariant=True)
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -89,7 +89,7 @@ class IoContextProvider(Generic[M_contra]):
         for option, seconds in (("switch_interval", switch_interval), ("stop_timeout", stop_timeout)):
             if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
                 raise PlacementError(f"{option}={seconds!r} is not a positive number of seconds")
-        self._title = policy.__qualname__
+        self._title = title_of(policy)
         self._policy = policy
         self._given_default = default
         self._switch_interval = switch_interval
@@ -158,7 +158,7 @@ class IoContextProvider(Generic[M_contra]):
         name = module.__qualname__
         everything = " | ".join(known.__name__ for known in (*self._loops, module))
         raise PlacementError(
-            f"{self._title} does not cover {name}: write class {self._title}(IoContextPolicy[{everything}])"
+            f"{self._title} does not cover {name}: write class {self._policy.__name__}(IoContextPolicy[{everything}])"
         )
 
     def _check_entered(self) -> None:
@@ -272,7 +272,7 @@ class IoContextProvider(Generic[M_contra]):
             problems += await self._stop_modules(end)
         finally:
             try:
-                problems += await self._stop_loops(max(end, self._now() + _FLOOR))
+                problems += await self._stop_loops(end)
             finally:
                 self._end()
         for problem in problems:
@@ -334,23 +334,29 @@ class IoContextProvider(Generic[M_contra]):
         return [problem]
 
     async def _stop_loops(self, end: float) -> list[BaseException]:
-        """Stops the loops in reverse; whatever interrupts it, all of them are at least asked to."""
+        """Stops one loop after the other; when the time is up, all that are left at once."""
         problems: list[BaseException] = []
+        endings: dict[asyncio.Future[None], IoContextThread] = {}
         try:
             for thread in reversed(self._threads):
                 ended = asyncio.wrap_future(thread.stop_soon())
-                await asyncio.wait([ended], timeout=max(end - self._now(), 0.0))
-                if not ended.done():
-                    problems.append(TimeoutError(still_running(thread.io_context, "has not stopped")))
-                    continue
-                if (problem := ended.exception()) is not None:
-                    problem.add_note(f"it ended loop {thread.io_context.name!r}")
-                    problems.append(problem)
-                else:
-                    thread.stop()  # joins a thread that is as good as gone
+                endings[ended] = thread
+                if (left := end - self._now()) > 0:
+                    await asyncio.wait([ended], timeout=left)
+            if late := [ended for ended in endings if not ended.done()]:
+                await asyncio.wait(late, timeout=_FLOOR)
         finally:
+            # Whatever interrupts the waiting, all of them are at least asked to stop.
             for thread in self._threads:
                 thread.stop_soon()
+        for ended, thread in endings.items():
+            if not ended.done():
+                problems.append(TimeoutError(still_running(thread.io_context, "has not stopped")))
+            elif (problem := ended.exception()) is not None:
+                problem.add_note(f"it ended loop {thread.io_context.name!r}")
+                problems.append(problem)
+            else:
+                thread.stop()  # joins a thread that is as good as gone
         return problems
 
     def _now(self) -> float:

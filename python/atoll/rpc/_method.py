@@ -59,14 +59,21 @@ def behaviour(handler: RpcMethodHandler) -> Callable[..., Any] | None:
 def in_thread_pool(handler: Callable[..., Any], pool: Executor | None) -> Callable[..., Any]:
     """A coroutine function that runs the plain function `handler` on `pool`, as grpc.aio does."""
 
+    def call(request: object, context: SyncServicerContext) -> object:
+        try:
+            return handler(request, context)
+        except StopIteration as error:
+            # No future takes it: before 3.12 whoever waits would wait forever.
+            raise RuntimeError("the handler raised StopIteration") from error
+
     async def run(request: object, context: SyncServicerContext) -> object:
-        call = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(pool, call, handler, request, context)
+        within = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(pool, within, call, request, context)
 
     return run
 
 
-async def refuse_streaming(_request: bytes, context: ServicerContext) -> None:
+async def refuse_streaming(_request: object, context: ServicerContext) -> None:
     """Stands in for the handlers of streaming methods, which the bridge does not serve yet."""
     await context.abort(StatusCode.UNIMPLEMENTED, "this server does not serve streaming methods yet")
 

@@ -7,7 +7,7 @@ handler.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, ClassVar, Final, NoReturn, Protocol
 
@@ -25,6 +25,7 @@ from atoll.rpc._method import (
     refuse_streaming,
 )
 from atoll.rpc._options import server_options
+from atoll.rpc._status import StatusCode
 
 _logger = logging.getLogger("atoll.rpc")
 
@@ -120,6 +121,7 @@ class Server:
         self._stopping = False
         self._terminated = False
         self._waiters: set[asyncio.Future[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         self._loops: set[IoContext] = set()
 
     # ------------------------------------------------------------------------------------------------------- services
@@ -302,9 +304,13 @@ class Server:
         function = handler.unary_unary or refuse_streaming
         if not is_coroutine_function(function):
             function = in_thread_pool(function, self._thread_pool)
-        message = handler.request_deserializer(request) if handler.request_deserializer else request
+            # The context was made before it was known what kind of function would get it.
+            context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
+        message = _convert(handler.request_deserializer, request, context, "Exception deserializing request!")
         reply = await function(message, context)
-        return handler.response_serializer(reply) if handler.response_serializer else reply
+        if context._code:  # noqa: SLF001 - the native half's
+            return reply
+        return _convert(handler.response_serializer, reply, context, "Failed to serialize response!")
 
     async def stop(self, grace: float | None) -> None:
         """Stops serving: no new calls, and those in flight may finish.
@@ -324,6 +330,14 @@ class Server:
                 stopped.set_result(None)
 
         self._core.stop(grace, IoContext.current(), done)
+        # Whoever asked may be cancelled: the stop goes on, and those who wait for the termination learn of it.
+        ending = asyncio.ensure_future(self._end(stopped))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        await asyncio.shield(ending)
+
+    async def _end(self, stopped: "asyncio.Future[None]") -> None:
+        """Does what is left when the transport has stopped."""
         await stopped
         self._core.join()
         await self._wait_for_handlers()
@@ -380,6 +394,15 @@ class Server:
             raise ServerStateError(
                 f"the server has been started, and takes no more {what}: add everything before start()"
             )
+
+
+def _convert(converter: Callable[[Any], Any] | None, value: object, context: ServicerContext, failure: str) -> object:
+    """Converts a request or a reply; a failure is answered as for methods that are known beforehand."""
+    try:
+        return converter(value) if converter else value
+    except Exception:
+        context._abort(StatusCode.INTERNAL, failure)  # noqa: SLF001 - the native half's
+        raise
 
 
 async def _end_of_calls(io_context: IoContext) -> None:
