@@ -7,6 +7,7 @@ Prints its port and serves until its stdin ends. `test_like_grpc_aio.py` compare
 # ruff: noqa: ARG002
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -126,10 +127,8 @@ class Coroutines:
         return b"never"
 
     async def AbortSuppressed(self, request: bytes, context: Any) -> bytes:
-        try:
+        with contextlib.suppress(Exception):
             await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
-        except Exception:  # noqa: BLE001, S110 - as careless handlers do
-            pass
         return b"never"
 
     async def AbortCaughtAndOtherRaised(self, request: bytes, context: Any) -> bytes:
@@ -139,19 +138,18 @@ class Coroutines:
             raise ValueError("while aborting") from None
         return b"never"
 
+    async def RaiseAnAbortError(self, request: bytes, context: Any) -> bytes:
+        raise grpc.aio.AbortError("of somebody else")
+
     async def AbortInATaskOfItsOwn(self, request: bytes, context: Any) -> bytes:
         await asyncio.ensure_future(context.abort(grpc.StatusCode.NOT_FOUND, "gone"))
         return b"never"
 
     async def AbortTwice(self, request: bytes, context: Any) -> bytes:
-        try:
+        with contextlib.suppress(grpc.aio.AbortError):
             await context.abort(grpc.StatusCode.NOT_FOUND, "first")
-        except grpc.aio.AbortError:
-            pass
-        try:
+        with contextlib.suppress(grpc.aio.UsageError):
             await context.abort(grpc.StatusCode.INTERNAL, "second")
-        except grpc.aio.UsageError:
-            pass
         return b"never"
 
     async def CodeWithoutAbort(self, request: bytes, context: Any) -> bytes:
@@ -313,10 +311,8 @@ class Functions:
         return b"never"
 
     def DefAbortSuppressed(self, request: bytes, context: Any) -> bytes:
-        try:
+        with contextlib.suppress(Exception):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
-        except Exception:  # noqa: BLE001, S110 - as careless handlers do
-            pass
         return b"never"
 
     def DefInitialMetadata(self, request: bytes, context: Any) -> bytes:

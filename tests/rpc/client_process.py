@@ -45,7 +45,7 @@ class Client:
         sys.stdout.buffer.write(struct.pack("!I", len(data)) + data)
         sys.stdout.buffer.flush()
 
-    def call(
+    def call(  # noqa: PLR0917 - as they come over the pipe
         self,
         number: int,
         address: tuple[str, str],
@@ -62,7 +62,7 @@ class Client:
             options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
             self.channels[address] = grpc.aio.insecure_channel(target, options=options)
         channel: Any = self.channels[address]
-        # On the wire the two are the same, but only for a stream does grpcio hand out headers that come before the reply.
+        # The same on the wire, but only for a stream does grpcio hand out headers that come before the reply.
         method = channel.unary_stream(path) if watch else channel.unary_unary(path)
         call = self.calls[number] = method(request, metadata=metadata, timeout=timeout)
         if cancel_after is not None:

@@ -104,7 +104,7 @@ def _network_threads() -> int:
 
 @pytest.fixture(autouse=True)
 def log() -> Iterator[Log]:
-    """The log, which must be empty at the end: no handler's exception, no task that was destroyed, no warning of asyncio.
+    """The log, which must be empty at the end: no handler's exception, no destroyed task, no warning of asyncio.
 
     No network thread may be left, either.
     """

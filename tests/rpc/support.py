@@ -151,7 +151,7 @@ class ClientProcess:
         self._process.stdout.close()
 
 
-# ----------------------------------------------------------------------------------------------------------------- servers
+# -------------------------------------------------------------------------------------------------------------- servers
 
 SERVICE = "atoll.tests.v1.Ad.Hoc"
 
@@ -194,7 +194,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A server with functions from bytes to bytes as its methods, on `io_context` or unplaced. Gives its address."""
     server = rpc.server(options=options)
-    add_methods(server if io_context is None else server.on(io_context), methods, **more)
+    add_methods(server if io_context is None else server.on(io_context), {**(methods or {}), **more})
     async with running(server) as target:
         yield target
 
@@ -212,7 +212,7 @@ class Placed:
 async def until(condition: Callable[[], object]) -> None:
     """Waits for what another thread will bring about, and has no event for."""
     async with asyncio.timeout(TIMEOUT):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is none
             await asyncio.sleep(0.001)
 
 
@@ -221,7 +221,7 @@ def wait_for(event: threading.Event) -> None:
     assert event.wait(TIMEOUT)
 
 
-# ---------------------------------------------------------------------------------------------------------- generated code
+# ------------------------------------------------------------------------------------------------------- generated code
 
 generated = Path(tempfile.mkdtemp(prefix="atoll-probe-"))
 

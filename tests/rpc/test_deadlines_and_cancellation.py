@@ -66,7 +66,7 @@ def settled(io_context: IoContext) -> bool:
     return io_context.stats().active == 0
 
 
-# ------------------------------------------------------------------------------------------------------------- deadlines
+# ------------------------------------------------------------------------------------------------------------ deadlines
 
 
 async def test_a_handler_sees_how_much_time_is_left(client: ClientProcess) -> None:
@@ -218,7 +218,7 @@ async def test_a_plain_function_in_the_pool_is_left_alone_by_the_deadline(client
         await asyncio.to_thread(wait_for, left)
 
 
-# ---------------------------------------------------------------------------------------------------------- cancellation
+# --------------------------------------------------------------------------------------------------------- cancellation
 
 
 async def test_a_client_that_cancels_has_the_handler_cancelled(client: ClientProcess, new_loop: NewLoop) -> None:

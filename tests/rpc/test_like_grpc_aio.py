@@ -43,8 +43,10 @@ DIFFERENT: dict[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
         "what can't be sent is refused where it is given, and the message says why",
         (
             "UNKNOWN",
-            "Unexpected <class 'ValueError'>: metadata key \"Capital\" is not valid: use one or more of a-z, 0-9, '-', '_' and "
-            "'.', in lower case",
+            (
+                "Unexpected <class 'ValueError'>: metadata key \"Capital\" is not valid: use one or more of a-z, 0-9, "
+                "'-', '_' and '.', in lower case"
+            ),
         ),
         ("INTERNAL", "Invalid metadata"),
     ),
@@ -55,6 +57,11 @@ DIFFERENT: dict[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
             "Unexpected <class 'ValueError'>: abort() ends a call with an error: return the reply for StatusCode.OK",
         ),
         ("DEADLINE_EXCEEDED", ""),
+    ),
+    "RaiseAnAbortError": (
+        "the details name what was raised",
+        ("UNKNOWN", "Unexpected <class 'grpc._cython.cygrpc.AbortError'>: of somebody else"),
+        ("UNKNOWN", "Unexpected <class 'AssertionError'>: Abort error has been replaced!"),
     ),
     "RaiseCancelledError": (
         "grpc.aio never answers",

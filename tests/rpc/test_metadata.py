@@ -160,7 +160,7 @@ async def test_metadata_beyond_the_limit_ends_the_call_but_not_the_connection(cl
 
     async with serving(Answer=answer) as target:
         big = await client.call(target, path("Answer"), metadata=(("big", "x" * 40_000),))
-        # grpc.aio says RESOURCE_EXHAUSTED. Here h2 answers by itself, with an HTTP status for "header fields too large".
+        # grpc.aio says RESOURCE_EXHAUSTED. Here h2 answers by itself: HTTP's "header fields too large".
         assert (big.code, big.details) == ("UNKNOWN", "Received http2 header with status: 431")
         assert (await client.call(target, path("Answer"))).reply == b"ok"
 

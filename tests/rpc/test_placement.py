@@ -20,6 +20,7 @@ from tests.rpc.support import (
     probe_pb2_grpc,
     running,
     serving,
+    until,
     wait_for,
 )
 
@@ -151,9 +152,8 @@ async def test_a_provider_places_the_modules_that_it_has_created(client: ClientP
 async def test_binding_a_servicer_elsewhere_than_the_policy_says_is_an_error_with_a_remedy(new_loop: NewLoop) -> None:
     server = rpc.server(placement=Placed({Probe: new_loop("policys")}))
     other = new_loop("other")
-    with pytest.raises(
-        PlacementError, match="'policys'.*'other'.*add it to the server itself, or take it out of the policy"
-    ):
+    remedy = r"'policys'.*'other'.*add it to the server itself, or take it out of the policy"
+    with pytest.raises(PlacementError, match=remedy):
         probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server.on(other))
 
 
@@ -190,7 +190,7 @@ async def test_a_server_may_be_stopped_on_another_loop_than_it_was_started_on(
     assert await waiting is False
 
 
-# ------------------------------------------------------------------------------------------------------------- isolation
+# ------------------------------------------------------------------------------------------------------------ isolation
 
 
 async def test_a_blocked_module_does_not_delay_the_calls_of_another(client: ClientProcess, new_loop: NewLoop) -> None:
@@ -245,8 +245,7 @@ async def test_a_finished_reply_is_not_held_back_by_a_slow_handler_of_the_same_b
         held = client.start(target, path("Hold"))
         await asyncio.to_thread(wait_for, entered)
         first, second = client.start(target, path("Fast")), client.start(target, path("Slow"))
-        while module.stats().queued["normal"] < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: module.stats().queued["normal"] == 2)
         release.set()
         assert (await held.outcome()).reply == b"held"
         assert (await first.outcome()).reply == b"fast"
@@ -305,15 +304,15 @@ async def test_handlers_of_one_loop_never_run_at_the_same_time(client: ClientPro
     assert most == 1
 
 
-# ----------------------------------------------------------------------------------------- what may be a handler, besides
+# --------------------------------------------------------------------------------------- what may be a handler, besides
 
 
 async def test_an_object_whose_call_is_a_coroutine_function_is_run_as_one(client: ClientProcess) -> None:
-    class Callable_:
+    class Answering:
         async def __call__(self, request: bytes, context: Any) -> bytes:
             return where()
 
-    async with serving(Ask=Callable_()) as target:
+    async with serving(Ask=Answering()) as target:
         assert (await client.call(target, path("Ask"))).reply == HERE.encode()
 
 

@@ -212,8 +212,8 @@ async def test_a_stop_goes_on_when_who_asked_for_it_is_cancelled(client: ClientP
 LARGE = pytest.param(
     3_000_000,
     marks=pytest.mark.xfail(
-        reason="the transport closes the socket while frames of the client are unread, so TCP resets it and the client loses "
-        "what it has not read",
+        reason="the transport closes the socket while the client's frames are unread, so TCP resets it, and the client "
+        "loses what it has not read",
         strict=False,
     ),
 )

@@ -117,7 +117,8 @@ impl LoopCore {
                     Some(raised)
                 }
             },
-            Err(raised) if error::is_abort(py, &raised) => None,
+            // Raised by another call's `abort`, or by hand, it has answered nobody.
+            Err(raised) if call.is_answered() && error::is_abort(py, &raised) => None,
             Err(raised) => {
                 let code = context
                     .status_set()

@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use super::connection::{Connection, Service};
 use super::counters::count;
+use super::linger::{SharedSocket, Socket, linger};
 use super::listener::{ListeningSocket, SocketFile};
 use super::outbox::Outbox;
 use super::server::Shared;
@@ -104,11 +105,11 @@ fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
         let counters = Arc::clone(&outbox.counters);
         let served = match accepted {
             Accepted::Tcp(stream, _) => match tcp_stream(stream) {
-                Ok(stream) => serve(stream, service, outbox).await,
+                Ok(stream) => serve_and_linger(stream, service, outbox).await,
                 Err(_) => false,
             },
             Accepted::Unix(stream) => match UnixStream::from_std(stream) {
-                Ok(stream) => serve(stream, service, outbox).await,
+                Ok(stream) => serve_and_linger(stream, service, outbox).await,
                 Err(_) => false,
             },
         };
@@ -122,6 +123,20 @@ fn tcp_stream(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Serves one connection and closes it so that the client gets all of it; whether its end was a clean one.
+async fn serve_and_linger<S: Socket>(
+    socket: S,
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+) -> bool {
+    let socket = Arc::new(socket);
+    let limit = service.config.close_timeout;
+    let served = serve(SharedSocket(Arc::clone(&socket)), service, outbox).await;
+    // Boxed, since it is short and the connection may be long.
+    Box::pin(linger(&*socket, limit)).await;
+    served
 }
 
 /// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here,

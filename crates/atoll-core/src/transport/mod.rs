@@ -30,6 +30,7 @@ mod config;
 mod connection;
 mod counters;
 mod deadlines;
+mod linger;
 mod listener;
 pub mod metadata;
 mod outbox;
