@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.rpc.conftest import Log
+from tests.rpc.support import ClientProcess, LoopFactory, NewLoop, path, serving, until
 
 from atoll import IoContextThread
 from atoll.errors import AbortError
-from tests.rpc.conftest import Log
-from tests.rpc.support import ClientProcess, LoopFactory, NewLoop, path, serving, until
 
 
 async def fine(request: bytes, context: Any) -> bytes:
@@ -113,7 +113,6 @@ async def test_a_handler_that_exits_is_answered_and_ends_its_loop(
         await asyncio.to_thread(thread.join, 10)
     assert log.take("loop module ended before its time")
     # The task of a coroutine that exits keeps the exception, too, and asyncio complains when it goes.
-    del thread
     gc.collect()
     log.take("SystemExit(3)")
 
