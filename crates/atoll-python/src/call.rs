@@ -211,7 +211,10 @@ fn reply(
         },
         None => result.clone(),
     };
-    Ok(Reply::ok(frame(serialized.cast::<PyBytes>()?.as_bytes())))
+    let message = serialized
+        .cast::<PyBytes>()
+        .map_err(|_| error::reply_is_not_bytes(&serialized, method.serializer.is_some()))?;
+    Ok(Reply::ok(frame(message.as_bytes())))
 }
 
 fn call_two<'py>(

@@ -60,6 +60,17 @@ pub(crate) fn server_started() -> PyErr {
     )
 }
 
+/// What a handler returned, or its serializer made of it, can't be sent.
+pub(crate) fn reply_is_not_bytes(reply: &Bound<'_, PyAny>, serialized: bool) -> PyErr {
+    PyTypeError::new_err(if serialized {
+        format!("the response serializer returned {reply:?}: it has to return bytes")
+    } else {
+        format!(
+            "the handler returned {reply:?}, and its method has no response serializer: return bytes, or register one"
+        )
+    })
+}
+
 /// Whether `raised` is how a handler ends that has aborted its call.
 pub(crate) fn is_abort(py: Python<'_>, raised: &PyErr) -> bool {
     raised.is_instance_of::<classes::AbortError>(py)

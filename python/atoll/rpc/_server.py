@@ -196,6 +196,9 @@ class Server:
         Args:
             address: Such as `127.0.0.1:50051`, `[::]:50051`, `localhost:0` or `unix:/run/service.sock`.
 
+        grpcio's clients name a Unix socket in a way that HTTP/2 does not allow, so they need the channel option
+        `("grpc.default_authority", "localhost")` to use one.
+
         Returns:
             The port, which the system chooses for port 0; 1 for a Unix socket.
 
