@@ -136,7 +136,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// # Errors
     /// The item comes back when the lane is full or the mailbox closed.
     pub fn push(&self, lane: Lane, item: T) -> Result<(), PushError<T>> {
-        self.append(lane, item, self.limits[lane as usize])
+        self.append(lane, item, self.limits[lane as usize], || ())
     }
 
     /// Appends an item that has been admitted before (a delayed post, a cancellation), whatever the lane's bound. Any thread.
@@ -144,11 +144,31 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// # Errors
     /// The item comes back when the mailbox is closed.
     pub fn push_admitted(&self, lane: Lane, item: T) -> Result<(), PushError<T>> {
-        self.append(lane, item, usize::MAX)
+        self.append(lane, item, usize::MAX, || ())
+    }
+
+    /// As [`Self::push_admitted`], and calls `moved` at the same moment: whoever looks into the mailbox and finds the item
+    /// there, or finds nothing to [`Self::arm`] for, sees what it did. It runs under the mutex.
+    ///
+    /// # Errors
+    /// The item comes back when the mailbox is closed; `moved` has not been called then.
+    pub fn push_moved(
+        &self,
+        lane: Lane,
+        item: T,
+        moved: impl FnOnce(),
+    ) -> Result<(), PushError<T>> {
+        self.append(lane, item, usize::MAX, moved)
     }
 
     #[inline]
-    fn append(&self, lane: Lane, item: T, limit: usize) -> Result<(), PushError<T>> {
+    fn append(
+        &self,
+        lane: Lane,
+        item: T,
+        limit: usize,
+        moved: impl FnOnce(),
+    ) -> Result<(), PushError<T>> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(PushError::Closed(item));
@@ -159,6 +179,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         }
         item.accepted(&self.tracker);
         queue.push_back(item);
+        moved();
         let wake = std::mem::take(&mut state.armed);
         drop(state);
         if wake {

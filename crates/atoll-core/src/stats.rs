@@ -11,7 +11,7 @@
 //! A reader may see one handler's count without its time; sums and counts agree again at the next look.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
 /// Adds to a counter that only the calling thread writes.
@@ -56,7 +56,7 @@ pub struct Recorder {
     sum: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
-    buckets: [AtomicU32; BUCKETS],
+    buckets: [AtomicU64; BUCKETS],
 }
 
 impl Recorder {
@@ -65,7 +65,7 @@ impl Recorder {
             sum: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
             max: AtomicU64::new(0),
-            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
 
@@ -79,16 +79,15 @@ impl Recorder {
         if ticks > self.max.load(Relaxed) {
             self.max.store(ticks, Relaxed);
         }
-        let bucket = &self.buckets[bucket(ticks)];
-        bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
+        add(&self.buckets[bucket(ticks)], 1);
     }
 
     /// What has been recorded so far. Any thread.
     #[must_use]
     pub fn snapshot(&self) -> Distribution {
-        let buckets: Vec<u32> = self.buckets.iter().map(|b| b.load(Relaxed)).collect();
+        let buckets: Vec<u64> = self.buckets.iter().map(|b| b.load(Relaxed)).collect();
         Distribution {
-            count: buckets.iter().map(|&n| u64::from(n)).sum(),
+            count: buckets.iter().sum(),
             sum: self.sum.load(Relaxed),
             min: self.min.load(Relaxed),
             max: self.max.load(Relaxed),
@@ -109,12 +108,12 @@ pub struct Distribution {
     /// The largest, or zero when there is none.
     pub max: u64,
     /// How many fell in each bucket.
-    pub buckets: Vec<u32>,
+    pub buckets: Vec<u64>,
 }
 
 impl Distribution {
     /// The buckets that hold something, as (smallest value, upper bound, count).
-    pub fn filled(&self) -> impl Iterator<Item = (u64, u64, u32)> + '_ {
+    pub fn filled(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         self.buckets
             .iter()
             .enumerate()
@@ -140,7 +139,7 @@ impl Distribution {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            *mine = mine.wrapping_add(*theirs);
+            *mine += *theirs;
         }
     }
 }
@@ -320,6 +319,14 @@ mod tests {
             (3, 6_000, 1_000, 3_000)
         );
         assert!(seen.filled().all(|(start, end, n)| n == 1 && start < end));
+    }
+
+    #[test]
+    fn a_bucket_counts_on_where_32_bits_end() {
+        let recorder = Recorder::new();
+        recorder.buckets[bucket(1_000)].store(u64::from(u32::MAX), Relaxed);
+        recorder.record(1_000);
+        assert_eq!(recorder.snapshot().count, 1 << 32);
     }
 
     #[test]

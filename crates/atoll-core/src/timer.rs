@@ -1,17 +1,20 @@
 //! The native thread behind delayed posts.
 //!
 //! One thread per process, started at the first delayed post, serves every loop: event loops' own timers are too coarse (for
-//! 200 µs uvloop fires at once and asyncio after 1.1 ms) and wait for the GIL.
+//! 200 µs uvloop fires at once and asyncio after 1.1 ms) and wait for the GIL. A forked child has no threads of its parent's,
+//! so it starts one of its own.
 //!
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | the heap | schedulers and the timer thread | the same | the mutex |
+//! | `TIMER` | the first scheduler, and a forked child | schedulers | `START` |
 //!
 //! Actions run on the timer thread, outside the mutex, in the order of their due times and, among equals, as scheduled.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use std::sync::{Condvar, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a timer does when it is due. It must not block.
@@ -58,24 +61,47 @@ struct Timer {
 /// # Errors
 /// When the process can't start the timer thread.
 pub fn schedule(delay: Duration, action: Action) -> std::io::Result<()> {
-    static TIMER: OnceLock<&'static Timer> = OnceLock::new();
-    static START: Mutex<()> = Mutex::new(());
-    let timer = if let Some(timer) = TIMER.get() {
-        timer
-    } else {
-        let _starting = START.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(timer) = TIMER.get() {
-            timer
-        } else {
-            let timer: &'static Timer = Box::leak(Box::default());
-            std::thread::Builder::new()
-                .name("atoll-timer".into())
-                .spawn(|| timer.run())?;
-            TIMER.get_or_init(|| timer)
-        }
+    let timer = match running() {
+        Some(timer) => timer,
+        None => start()?,
     };
     timer.add(Instant::now() + delay, action);
     Ok(())
+}
+
+/// The process's timer, never freed; null until its thread has been started.
+static TIMER: AtomicPtr<Timer> = AtomicPtr::new(std::ptr::null_mut());
+
+fn running() -> Option<&'static Timer> {
+    // SAFETY: it is null or comes from a box that was leaked.
+    unsafe { TIMER.load(Acquire).as_ref() }
+}
+
+#[cold]
+fn start() -> std::io::Result<&'static Timer> {
+    static START: Mutex<()> = Mutex::new(());
+    static WATCH_FOR_FORKS: Once = Once::new();
+    let _starting = START.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(timer) = running() {
+        return Ok(timer);
+    }
+    // SAFETY: the function is of the kind asked for, and does nothing but an atomic store.
+    WATCH_FOR_FORKS.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(forget_parents_timer));
+    });
+    let timer = Box::leak(Box::<Timer>::default());
+    let pointer = std::ptr::from_mut(timer);
+    let timer: &'static Timer = timer;
+    std::thread::Builder::new()
+        .name("atoll-timer".into())
+        .spawn(|| timer.run())?;
+    TIMER.store(pointer, Release);
+    Ok(timer)
+}
+
+/// In a forked child: what the parent had scheduled stays the parent's.
+unsafe extern "C" fn forget_parents_timer() {
+    TIMER.store(std::ptr::null_mut(), Release);
 }
 
 impl Timer {

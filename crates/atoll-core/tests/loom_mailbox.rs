@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use atoll_core::mailbox::{Lane, Mailbox, Post};
 use atoll_core::wake::Wake;
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -93,5 +94,42 @@ fn a_push_that_races_with_arming_either_is_seen_or_wakes() {
         let woken = *bell.0.rung.lock().unwrap() == 1;
         let seen = mailbox.take(&mut VecDeque::new());
         assert!(seen && (woken || !slept));
+    });
+}
+
+#[test]
+fn a_consumer_that_leaves_when_all_is_done_never_sleeps_for_an_item_that_has_moved() {
+    explore(|| {
+        let bell = SharedBell::default();
+        let mailbox = Arc::new(Mailbox::new([10; 3], bell.clone(), ()));
+        let delayed = Arc::new(AtomicUsize::new(1));
+        let timer = {
+            let (mailbox, delayed) = (Arc::clone(&mailbox), Arc::clone(&delayed));
+            thread::spawn(move || {
+                let moved = || {
+                    delayed.fetch_sub(1, Ordering::AcqRel);
+                };
+                assert!(mailbox.push_moved(Lane::Normal, Item(0, 0), moved).is_ok());
+            })
+        };
+        let (mut batch, mut seen, mut heard) = (VecDeque::new(), 0, 0);
+        loop {
+            if mailbox.take(&mut batch) {
+                seen += batch.drain(..).count();
+                continue;
+            }
+            if delayed.load(Ordering::Acquire) == 0 && mailbox.queued() == [0; 3] {
+                break;
+            }
+            if mailbox.arm() {
+                let mut rung = bell.0.rung.lock().unwrap();
+                while *rung == heard {
+                    rung = bell.0.changed.wait(rung).unwrap();
+                }
+                heard = *rung;
+            }
+        }
+        assert_eq!(seen, 1);
+        timer.join().unwrap();
     });
 }

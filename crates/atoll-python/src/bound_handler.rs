@@ -56,8 +56,9 @@ impl BoundHandler {
 
     #[inline]
     fn post(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let job = LoopCore::job(py, self.handler.clone_ref(py), args, self.slot, None)?;
-        self.core.get().push(py, self.lane, job)
+        let core = self.core.get();
+        let job = core.job(py, self.handler.clone_ref(py), args, self.slot, None)?;
+        core.push(py, self.lane, job)
     }
 }
 

@@ -37,6 +37,7 @@ impl LoopCore {
         let slot = core.shared.tracker().slot(method.slot);
         if !call.begin() {
             slot.dropped();
+            core.stamp();
             return Ok(());
         }
         let start = core.last_stamp.load(Ordering::Relaxed);

@@ -72,6 +72,12 @@ impl LoopCore {
         let end = clock::now().saturating_add(core.budget);
         core.last_stamp.store(clock::now(), Ordering::Relaxed);
         loop {
+            if core.closed.load(Ordering::Relaxed) {
+                // A handler of a guest has closed it, or this drain was asked for before the end.
+                drop(batch);
+                slf.call_method0(intern!(py, "_discard_queued"))?;
+                return Ok(());
+            }
             if core.owner && core.shared.stopped.load(Ordering::Acquire) {
                 asyncio_loop.call_method0(intern!(py, "stop"))?;
                 return Ok(());
@@ -104,11 +110,15 @@ impl LoopCore {
                 Item::Call { call, queued_at } => {
                     Self::run_call(slf, asyncio_loop, call, queued_at)?;
                 }
-                Item::Cancel(call) => Self::cancel_call(slf, &call)?,
+                Item::Cancel(call) => {
+                    Self::cancel_call(slf, &call)?;
+                    core.stamp();
+                }
                 Item::Internal(callable) => {
                     if let Err(raised) = callable.call0(py) {
                         Self::raised(slf, "internal", raised)?;
                     }
+                    core.stamp();
                 }
             }
             if core.last_stamp.load(Ordering::Relaxed) > end {
@@ -131,7 +141,7 @@ impl LoopCore {
         core.shared
             .mailbox
             .count(|tracker| tracker.slot(job.slot).accepted());
-        core.last_stamp.store(job.queued_at, Ordering::Relaxed);
+        core.stamp();
         Self::run_job(slf, asyncio_loop.bind(py), job)
     }
 
@@ -147,6 +157,7 @@ impl LoopCore {
             let wanted = future.call_method0(py, intern!(py, "set_running_or_notify_cancel"))?;
             if !wanted.is_truthy(py)? {
                 slot.dropped();
+                core.stamp();
                 return Ok(());
             }
         }
@@ -167,7 +178,9 @@ impl LoopCore {
         if unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } == 0 {
             core.handler_ended(slot, start);
             if let Some(future) = job.future {
-                settle(py, &future, Ok(result))?;
+                let settled = settle(py, &future, Ok(result));
+                core.stamp();
+                return settled;
             }
             return Ok(());
         }
@@ -183,16 +196,21 @@ impl LoopCore {
         )
     }
 
-    /// Stamps the end of a handler that has run to its end.
+    /// Stamps the end of a handler that has run to its end; the budget counts whether or not statistics are kept.
     #[inline]
     pub(crate) fn handler_ended(&self, slot: &HandlerSlot, start: u64) {
+        let end = clock::now();
         if self.recording {
-            let end = clock::now();
             slot.finished(end.saturating_sub(start));
-            self.last_stamp.store(end, Ordering::Relaxed);
-        } else if self.executed.load(Ordering::Relaxed) % 64 == 0 {
-            self.last_stamp.store(clock::now(), Ordering::Relaxed);
         }
+        self.last_stamp.store(end, Ordering::Relaxed);
+    }
+
+    /// Stamps the end of what is no handler's own time, such as a future's callbacks: the next handler is not charged for it,
+    /// and the budget is.
+    #[inline]
+    pub(crate) fn stamp(&self) {
+        self.last_stamp.store(clock::now(), Ordering::Relaxed);
     }
 
     /// Makes a task of a coroutine handler; its first step runs at once where Python can do that.
@@ -237,10 +255,12 @@ impl LoopCore {
             }
             return Err(raised);
         }
-        match future {
+        let delivered = match future {
             Some(future) => settle(py, &future, Err(raised)),
             None => Self::raised(slf, &slot.name, raised),
-        }
+        };
+        slf.get().stamp();
+        delivered
     }
 
     /// Hands an exception to the hook.

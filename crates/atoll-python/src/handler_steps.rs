@@ -197,7 +197,9 @@ impl HandlerSteps {
             ffi::PySendResult::PYGEN_RETURN => Ok(unsafe { Bound::from_owned_ptr(py, result) }),
             ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
         };
-        self.finish(py, outcome).map(|()| None)
+        let finished = self.finish(py, outcome);
+        self.core.get().stamp();
+        finished.map(|()| None)
     }
 }
 

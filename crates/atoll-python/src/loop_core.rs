@@ -82,9 +82,10 @@ impl Shared {
             return;
         };
         job.queued_at = clock::now();
-        let _ = self.mailbox.push_admitted(lane, Item::Job(job));
-        // After the push, so that the loop never sees neither.
-        self.delayed_count.fetch_sub(1, Ordering::AcqRel);
+        // At once, so that the loop never sees neither, and never goes to sleep for having seen both.
+        let _ = self.mailbox.push_moved(lane, Item::Job(job), || {
+            self.delayed_count.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 }
 
@@ -107,6 +108,8 @@ pub(crate) struct LoopCore {
     /// Those of them whose first step waits for asyncio's next round, as it does before Python 3.12.
     pub(crate) unstarted: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    /// Nothing runs any more, whatever a drain has taken out of the mailbox.
+    pub(crate) closed: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
     pub(crate) tasks: Mutex<HashMap<usize, Py<PyAny>>>,
     /// The last stamp taken on the loop's thread, so that one read of the clock serves an end and the next start.
@@ -129,6 +132,7 @@ impl LoopCore {
     /// A handler ready to be queued, with the poster's context unless another is given.
     #[inline]
     pub(crate) fn job(
+        &self,
         py: Python<'_>,
         handler: Py<PyAny>,
         args: &Bound<'_, PyTuple>,
@@ -145,7 +149,7 @@ impl LoopCore {
             context,
             future: None,
             slot,
-            queued_at: clock::now(),
+            queued_at: if self.recording { clock::now() } else { 0 },
         })
     }
 
@@ -194,7 +198,15 @@ impl LoopCore {
                 shared.deliver(id);
             }
         };
-        timer::schedule(Duration::from_secs_f64(delay), Box::new(action))?;
+        if let Err(problem) = timer::schedule(Duration::from_secs_f64(delay), Box::new(action)) {
+            // Nobody will deliver it.
+            let undelivered = lock(&shared.delayed).items.remove(&id);
+            if undelivered.is_some() {
+                shared.delayed_count.fetch_sub(1, Ordering::AcqRel);
+                shared.poke();
+            }
+            return Err(problem.into());
+        }
         Ok(())
     }
 
@@ -228,7 +240,7 @@ impl LoopCore {
 
     /// Whether `run()` has nothing left to do: nothing queued, delayed or running, and no guard held. The loop's thread.
     pub(crate) fn out_of_work(&self) -> bool {
-        // A delayed handler is queued before it stops being delayed, so look in this order.
+        // A delayed handler stops being delayed at the moment it is queued, so look in this order.
         self.running.load(Ordering::Relaxed) == 0
             && self.shared.guards.load(Ordering::Acquire) == 0
             && self.shared.delayed_count.load(Ordering::Acquire) == 0
@@ -253,17 +265,24 @@ impl LoopCore {
     }
 }
 
+/// How deep the function of a handler may be wrapped to give its name.
+const MAX_WRAPPERS: usize = 16;
+
 /// A handler's qualified name; for an object that has none, that of the function it wraps, or of its class.
 fn handler_name<'py>(handler: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     let py = handler.py();
-    let name = match handler.getattr_opt(intern!(py, "__qualname__"))? {
-        Some(name) => name,
-        None => match handler.getattr_opt(intern!(py, "func"))? {
-            Some(wrapped) => return handler_name(&wrapped),
-            None => handler.get_type().qualname()?.into_any(),
-        },
-    };
-    Ok(name.cast_into::<PyString>()?)
+    let mut named = handler.clone();
+    // Bounded: every attribute of a mock is another mock.
+    for _ in 0..MAX_WRAPPERS {
+        if let Some(name) = named.getattr_opt(intern!(py, "__qualname__"))? {
+            return Ok(name.cast_into::<PyString>()?);
+        }
+        let Some(wrapped) = named.getattr_opt(intern!(py, "func"))? else {
+            break;
+        };
+        named = wrapped;
+    }
+    named.get_type().qualname()
 }
 
 /// The lane named `lane`; `normal` when none is.
@@ -303,6 +322,7 @@ impl LoopCore {
             running: AtomicUsize::new(0),
             unstarted: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             tasks: Mutex::default(),
             last_stamp: AtomicU64::new(0),
             executed: AtomicU64::new(0),
@@ -338,7 +358,7 @@ impl LoopCore {
         let py = handler.py();
         let slot = self.slot(&handler, name)?;
         let lane = parse_lane(lane)?;
-        let job = Self::job(py, handler.unbind(), args, slot, context)?;
+        let job = self.job(py, handler.unbind(), args, slot, context)?;
         if delay == 0.0 {
             self.push(py, lane, job)
         } else {
@@ -362,7 +382,7 @@ impl LoopCore {
         let py = handler.py();
         let slot = self.slot(&handler, name)?;
         let lane = parse_lane(lane)?;
-        let mut job = Self::job(py, handler.unbind(), args, slot, context)?;
+        let mut job = self.job(py, handler.unbind(), args, slot, context)?;
         job.future = Some(future);
         if delay == 0.0 {
             self.push(py, lane, job)
@@ -384,7 +404,7 @@ impl LoopCore {
         let (py, core) = (slf.py(), slf.get());
         let slot = core.slot(&handler, name)?;
         let lane = parse_lane(lane)?;
-        let job = Self::job(py, handler.unbind(), args, slot, context)?;
+        let job = core.job(py, handler.unbind(), args, slot, context)?;
         let depth = core.dispatch_depth.load(Ordering::Relaxed);
         let on_loop: bool = slf.call_method0(intern!(py, "is_current"))?.extract()?;
         if !on_loop || depth >= core.max_dispatch_depth {
@@ -459,8 +479,10 @@ impl LoopCore {
             .is_ok()
     }
 
-    /// Refuses further posts and gives back the futures of handlers that will never run.
+    /// Refuses further posts and gives back the futures of handlers that will never run; a second call gives those that a
+    /// drain had taken while the first was made.
     fn _close(&self) -> Vec<Py<PyAny>> {
+        self.closed.store(true, Ordering::Release);
         let mut left: Vec<Item> = std::mem::take(&mut lock(&self.local).batch).into();
         let delayed = {
             let mut delayed = lock(&self.shared.delayed);

@@ -4,7 +4,7 @@ use atoll_core::clock;
 use atoll_core::stats::{Distribution, EventTracker};
 
 /// (count, sum, minimum, maximum, buckets as (from, to, count)).
-pub(crate) type DistributionTuple = (u64, f64, f64, f64, Vec<(f64, f64, u32)>);
+pub(crate) type DistributionTuple = (u64, f64, f64, f64, Vec<(f64, f64, u64)>);
 
 /// (name, total, active, running, errors, queue time, execution time, wall time).
 pub(crate) type HandlerTuple = (

@@ -65,6 +65,17 @@ class LoopFuture(concurrent.futures.Future[R]):
         if self._task is not None:
             self._task.cancel()
 
+    def set_exception(self, exception: BaseException | None) -> None:
+        """The handler raised. The loop's thread.
+
+        Nothing that awaits takes a `StopIteration`: before Python 3.12 it would wait for ever.
+        """
+        if isinstance(exception, StopIteration):
+            cause = exception
+            exception = RuntimeError("the handler raised StopIteration")
+            exception.__cause__ = cause
+        super().set_exception(exception)
+
     def _set_cancelled(self) -> None:
         """The handler's coroutine ended by cancellation. The loop's thread."""
         self._was_cancelled = True

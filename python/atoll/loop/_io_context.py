@@ -232,7 +232,10 @@ class IoContext(LoopCore):
         return self._enter(lambda loop: loop.run_forever())
 
     def poll(self) -> int:
-        """Runs what is ready on this thread, without waiting for anything. Returns and raises what `run` does."""
+        """Runs what is ready on this thread, for one drain budget at most, without waiting for anything.
+
+        Returns and raises what `run` does.
+        """
 
         def once(loop: asyncio.AbstractEventLoop) -> None:
             loop.call_soon(loop.stop)
@@ -296,8 +299,16 @@ class IoContext(LoopCore):
         nothing.
 
         Raises:
-            LoopRunningError: When the context runs: `stop()` it and wait for `run()` to return.
+            LoopRunningError: When the context runs: `stop()` it and wait for `run()` to return. Or when another loop
+            runs on this thread, which would keep what is cancelled from ending.
         """
+        running = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
+        if running is not None and running is not self._loop and self._has_run() and not self._closed:
+            raise LoopRunningError(
+                f"another asyncio loop runs on thread {threading.current_thread().name!r}, where what {self.name!r} "
+                "cancels could not run to its end: close it on another thread, with `await asyncio.to_thread("
+                "io_context.close)`, or use IoContextThread"
+            )
         with self._entering:
             if self._runner is not None:
                 raise LoopRunningError(
@@ -306,9 +317,7 @@ class IoContext(LoopCore):
             if self._closed:
                 return
             self._closed = True
-        for future in self._close():
-            future.cancel()
-            future.set_running_or_notify_cancel()
+        self._discard_queued()
         loop = self._loop
         if loop is None or loop.is_closed():
             return
@@ -328,6 +337,15 @@ class IoContext(LoopCore):
                 _contexts.pop(loop, None)
             loop.close()
             self._attach(None)
+
+    def _has_run(self) -> bool:
+        """Whether it has an asyncio loop of its own to close."""
+        return not self._guest and self._loop is not None and not self._loop.is_closed()
+
+    def _discard_queued(self) -> None:
+        for future in self._close():
+            future.cancel()
+            future.set_running_or_notify_cancel()
 
     # -------------------------------------------------------------------------------------------------- looking inside
 

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 from atoll._core import ServerCore
-from atoll.errors import BindError, LoopClosedError, PlacementError, ServerStateError
+from atoll.errors import BindError, LoopClosedError, MailboxFull, PlacementError, ServerStateError
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
@@ -31,6 +31,8 @@ _logger = logging.getLogger("atoll.rpc")
 
 # How long `stop` waits for the handlers of calls that it has cancelled.
 HANDLERS_TIMEOUT: Final = 1.0
+# How long `stop` waits before it asks a loop again whose mailbox was full.
+FULL_MAILBOX_PAUSE: Final = 0.01
 
 
 class Placement(Protocol):
@@ -345,20 +347,17 @@ class Server:
         self._core.join()
         await self._wait_for_handlers()
         self._terminated = True
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
+        while self._waiters:
+            # Waiters of other loops come and go meanwhile: those that come now see that it has terminated.
+            with contextlib.suppress(KeyError):
+                waiter = self._waiters.pop()
+                # Where the waiter's loop has been closed nobody waits any more.
+                with contextlib.suppress(RuntimeError):
+                    waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
 
     async def _wait_for_handlers(self) -> None:
         """Waits until handlers whose calls were cancelled have ended, but not for a loop that is stuck."""
-        waits = {}
-        for io_context in self._loops:
-            with contextlib.suppress(LoopClosedError):
-                waits[
-                    asyncio.wrap_future(
-                        io_context.submit(_end_of_calls, io_context, name="Server.stop", lane="control")
-                    )
-                ] = io_context
+        waits = {asyncio.ensure_future(_handlers_have_ended(io_context)): io_context for io_context in self._loops}
         if not waits:
             return
         _, stuck = await asyncio.wait(waits, timeout=HANDLERS_TIMEOUT)
@@ -379,11 +378,11 @@ class Server:
         Returns:
             True when the time ran out, False when the server has stopped.
         """
-        if self._terminated:
-            return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
+            if self._terminated:  # looked at only now: another loop may end the server meanwhile
+                return False
             async with asyncio.timeout(timeout):
                 await waiter
         except TimeoutError:
@@ -406,6 +405,20 @@ def _convert(converter: Callable[[Any], Any] | None, value: object, context: Ser
     except Exception:
         context._abort(StatusCode.INTERNAL, failure)  # noqa: SLF001 - the native half's
         raise
+
+
+async def _handlers_have_ended(io_context: IoContext) -> None:
+    """Waits, on any loop, for the calls that run on `io_context`."""
+    while True:
+        try:
+            await io_context.submit(_end_of_calls, io_context, name="Server.stop", lane="control")
+        except LoopClosedError:
+            return
+        except MailboxFull:
+            # With the cancellations of many calls: it will have run them soon, unless it is stuck.
+            await asyncio.sleep(FULL_MAILBOX_PAUSE)
+        else:
+            return
 
 
 async def _end_of_calls(io_context: IoContext) -> None:
