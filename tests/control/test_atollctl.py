@@ -91,7 +91,7 @@ def test_a_port_in_use_gets_one_line_and_exit_code_1() -> None:
         port = taken.getsockname()[1]
         result = atollctl("serve", "--listen", f"127.0.0.1:{port}")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"atollctl: can't listen on '127.0.0.1:{port}': ")
+    assert result.stderr.startswith(f"atollctl: cannot listen on 127.0.0.1:{port}: ")
     assert result.stderr.count("\n") == 1
 
 

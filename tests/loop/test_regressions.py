@@ -142,6 +142,31 @@ def test_no_handler_is_charged_for_what_follows_the_one_before(make: Callable[..
     assert after.execution_time.max < 0.04
 
 
+def test_a_stop_by_a_handler_ends_neither_the_next_run_nor_the_closing(io_context: atoll.IoContext) -> None:
+    ended = []
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(True)
+
+    with io_context.work_guard():
+        for delay in (0.02, 0.2):
+            # Posted while the loop sleeps, so that it is its file descriptor that has it drained.
+            threading.Timer(delay, io_context.post, (io_context.stop,)).start()
+            began = time.monotonic()
+            io_context.run()
+            assert time.monotonic() - began >= delay * 0.9
+            io_context.restart()
+        io_context.submit(slow_to_end)
+        threading.Timer(0.02, io_context.post, (io_context.stop,)).start()
+        io_context.run()
+    io_context.close()
+    assert ended == [True]
+
+
 def test_a_drain_that_was_due_when_the_context_was_stopped_does_not_end_its_closing(
     make: Callable[..., atoll.IoContext],
 ) -> None:

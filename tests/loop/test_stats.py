@@ -138,7 +138,8 @@ def test_execution_is_the_sum_of_a_coroutines_steps_and_wall_time_is_kept_apart(
     steps = io_context.stats()["steps"]
     assert steps.execution_time.count == steps.wall_time.count == 1
     assert 3 * WORK <= steps.execution_time.sum < 0.1
-    assert steps.wall_time.sum >= 0.1 + 3 * WORK
+    # uvloop's timers count whole milliseconds, and may fire one early.
+    assert steps.wall_time.sum >= 0.095 + 3 * WORK
     assert io_context.stats()["function"].wall_time.count == 0, "a function's is its execution time"
 
 

@@ -79,7 +79,9 @@ impl LoopCore {
                 return Ok(());
             }
             if core.owner && core.shared.stopped.load(Ordering::Acquire) {
-                asyncio_loop.call_method0(intern!(py, "stop"))?;
+                if !core.stop_requested.swap(true, Ordering::Relaxed) {
+                    asyncio_loop.call_method0(intern!(py, "stop"))?;
+                }
                 return Ok(());
             }
             let Some(item) = batch.items.pop_front() else {

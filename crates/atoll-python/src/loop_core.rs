@@ -108,6 +108,8 @@ pub(crate) struct LoopCore {
     /// Those of them whose first step waits for asyncio's next round, as it does before Python 3.12.
     pub(crate) unstarted: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    /// The asyncio loop has been asked to stop: once per run, for uvloop keeps a second request for its next run.
+    pub(crate) stop_requested: AtomicBool,
     /// Nothing runs any more, whatever a drain has taken out of the mailbox.
     pub(crate) closed: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
@@ -322,6 +324,7 @@ impl LoopCore {
             running: AtomicUsize::new(0),
             unstarted: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            stop_requested: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             tasks: Mutex::default(),
             last_stamp: AtomicU64::new(0),
@@ -459,9 +462,10 @@ impl LoopCore {
         self.shared.mailbox.waker().fd()
     }
 
-    /// Names the asyncio loop that drains the mailbox from now on; None detaches it.
+    /// Names the asyncio loop that drains the mailbox from now on, as each run begins; None detaches it.
     #[pyo3(signature = (asyncio_loop))]
     fn _attach(&self, asyncio_loop: Option<Py<PyAny>>) {
+        self.stop_requested.store(false, Ordering::Relaxed);
         let before = std::mem::replace(&mut lock(&self.local).asyncio_loop, asyncio_loop);
         drop(before);
     }

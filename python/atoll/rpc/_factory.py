@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from atoll.errors import PlacementError
 from atoll.rpc._server import Placement
 
 if TYPE_CHECKING:
@@ -36,16 +37,23 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     Raises:
         ImportError: Without grpcio.
         NotImplementedError: For what is not served yet; the message names it.
+        PlacementError: When the placement is a policy and no provider.
         ValueError: When an option can't work; the message names it.
     """
     unserved = {
-        "interceptors": interceptors,
+        "interceptors": tuple(interceptors or ()),
         "maximum_concurrent_rpcs": maximum_concurrent_rpcs,
         "compression": compression,
     }
     for name, value in unserved.items():
-        if value:
+        # NoCompression and an empty sequence ask for nothing; a limit of zero does.
+        if value or (value is not None and name == "maximum_concurrent_rpcs"):
             raise NotImplementedError(f"{name}={value!r} is not served yet: leave it out")
+    if isinstance(placement, type):
+        raise PlacementError(
+            f"placement={placement.__name__} is a policy: pass the provider that you entered with "
+            f"`async with IoContextProvider({placement.__name__}) as provider`"
+        )
     try:
         from atoll.rpc._grpcio import GrpcServer  # noqa: PLC0415 - an extra, imported when it is asked for
     except ImportError as error:

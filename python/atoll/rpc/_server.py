@@ -212,7 +212,7 @@ class Server:
         try:
             return self._core.add_port(address) or 1
         except OSError as error:
-            raise BindError(f"can't listen on {address!r}: {error}") from None
+            raise BindError(str(error)) from None
 
     def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
         """Not served yet.

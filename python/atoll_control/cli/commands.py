@@ -64,7 +64,10 @@ def serve(
     network_threads: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Native threads that read and write connections. Default: chosen by Atoll."
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Native threads that read and write connections. Default: chosen by Atoll.",
         ),
     ] = None,
     log_format: Annotated[

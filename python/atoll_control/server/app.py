@@ -90,7 +90,8 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
         if settings.exit_with_stdin:
-            await asyncio.get_running_loop().connect_read_pipe(_ParentWatch, sys.stdin)
+            watch = _ParentWatch(server, settings.grace)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: watch, sys.stdin)
         if faults is not None:
             await faults.start()
         _log.info(
@@ -110,12 +111,20 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         try:
             await rpc.serve(server, grace=settings.grace)
         finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # A second signal must not cut short what is stopping already.
+                asyncio.get_running_loop().add_signal_handler(number, _log.info, "already_stopping")
             if faults is not None:
                 await faults.stop()
 
 
 class _ParentWatch(asyncio.Protocol):
-    """Stops the server as SIGTERM does when standard input closes."""
+    """Stops the server when standard input closes."""
+
+    def __init__(self, server: rpc.Server, grace: float) -> None:
+        self._server = server
+        self._grace = grace
+        self._stop: asyncio.Task[None] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
-        os.kill(os.getpid(), signal.SIGTERM)
+        self._stop = asyncio.get_running_loop().create_task(self._server.stop(self._grace))
