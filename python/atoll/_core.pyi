@@ -13,7 +13,16 @@ from atoll.loop._options import LoopOptions
 from atoll.rpc._method import Method
 from atoll.rpc._options import ServerOptions
 
-__all__ = ["BoundHandler", "HandlerSteps", "LoopCore", "ServerCall", "ServerCore", "WorkGuard"]
+__all__ = [
+    "BoundHandler",
+    "HandlerSteps",
+    "LoopCore",
+    "ManualTimers",
+    "ServerCall",
+    "ServerCore",
+    "WorkGuard",
+    "current_loop",
+]
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -25,7 +34,7 @@ _Handler: TypeAlias = tuple[str, int, int, int, int, _Distribution, _Distributio
 class LoopCore:
     """The native half of a loop; see `atoll.IoContext`."""
 
-    def __new__(cls, name: str, options: LoopOptions, owner: bool) -> Self: ...
+    def __new__(cls, name: str, options: LoopOptions, owner: bool, clock: ManualTimers | None) -> Self: ...
     @property
     def name(self) -> str:
         """The loop's name."""
@@ -47,12 +56,14 @@ class LoopCore:
             args: Its arguments.
             name: Its name in statistics; the default is its qualified name.
             delay: Seconds to wait before it is queued.
-            lane: The priority class: `control`, `normal` (the default) or `bulk`.
+            lane: The priority class: `control`, `normal` or `bulk`; the default is that of the handler that posts, and
+                `normal` outside of handlers.
             context: The context variables it runs with; the default is a copy of the caller's.
 
         Raises:
-            MailboxFull: When the lane has reached its bound.
+            MailboxFull: When the lane has reached its bound, or too many posts wait for their time.
             LoopClosedError: When the loop has been closed.
+            ForkedError: When the loop belongs to the parent of this process.
             TypeError: When the handler can't be called, or the context is none.
             ValueError: When the lane is unknown or the delay can't be waited for.
         """
@@ -77,6 +88,9 @@ class LoopCore:
     ) -> BoundHandler:
         """Prepares `handler` once: calling the result posts it, faster than `post` does."""
 
+    def is_current(self) -> bool:
+        """Whether the caller runs on this loop."""
+
     def work_guard(self) -> WorkGuard:
         """Keeps `run()` from returning while the result is held. Any thread."""
 
@@ -96,7 +110,17 @@ class LoopCore:
     def _out_of_work(self) -> bool: ...
     @property
     def _executed(self) -> int: ...
-    def _attach(self, asyncio_loop: AbstractEventLoop | None) -> None: ...
+    @property
+    def _is_parents(self) -> bool: ...
+    @property
+    def _manual_now(self) -> float | None: ...
+    def _check_fork(self) -> None: ...
+    def _attach(
+        self, asyncio_loop: AbstractEventLoop | None, handlers: int | None = None, until_empty: bool = False
+    ) -> None: ...
+    def _enter_thread(self) -> None: ...
+    def _leave_thread(self) -> None: ...
+    def _end_run(self) -> None: ...
     def _drain(self) -> None: ...
     def _submit(
         self,
@@ -107,11 +131,29 @@ class LoopCore:
         delay: float,
         lane: _Lane | None,
         context: contextvars.Context | None,
-    ) -> None: ...
+    ) -> int | None: ...
+    def _post_delayed(
+        self, handler: Callable[..., object], args: tuple[Any, ...], name: str | None, delay: float, lane: _Lane | None
+    ) -> int | None: ...
+    def _cancel_delayed(self, number: int) -> bool: ...
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler]]: ...
+    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float]]: ...
+
+@disjoint_base
+class ManualTimers:
+    """Time that passes only when told to; `atoll.testing.ManualClock` derives from it."""
+
+    def __new__(cls) -> Self: ...
+    def now(self) -> float:
+        """Seconds since the clock was made."""
+
+    def _next_due(self) -> float | None: ...
+    def _advance_to(self, time: float) -> None: ...
+
+def current_loop() -> LoopCore | None:
+    """The loop whose `run()` or handler is on this thread's stack; None in a guest's plain coroutines, too."""
 
 @final
 class BoundHandler:

@@ -8,6 +8,7 @@ __all__ = [
     "AtollError",
     "BindError",
     "DeadlockError",
+    "ForkedError",
     "LoopClosedError",
     "LoopRunningError",
     "MailboxFull",
@@ -34,6 +35,10 @@ class LoopClosedError(AtollError):
 
 class LoopRunningError(AtollError):
     """You asked a loop that is running (or belongs to somebody else) for what only a resting loop can do."""
+
+
+class ForkedError(AtollError):
+    """You used a loop of the parent in a forked child, which has none of its parent's threads. Construct your own."""
 
 
 class NotOnLoopError(AtollError):

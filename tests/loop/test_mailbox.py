@@ -34,10 +34,10 @@ def test_a_full_lane_raises_with_the_remedy_and_the_other_lanes_have_room(make: 
 
 
 def test_handlers_that_wait_for_their_time_are_bounded_too(make: Callable[..., atoll.IoContext]) -> None:
-    io_context = make(max_queued=2)
+    io_context = make(max_delayed=2)
     io_context.post(print, delay=60)
     io_context.post(print, delay=60)
-    with pytest.raises(MailboxFull):
+    with pytest.raises(MailboxFull, match="max_delayed"):
         io_context.post(print, delay=60)
     assert io_context.stats().delayed == 2
 

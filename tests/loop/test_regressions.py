@@ -155,8 +155,8 @@ def test_a_stop_by_a_handler_ends_neither_the_next_run_nor_the_closing(io_contex
     with io_context.work_guard():
         for delay in (0.02, 0.2):
             # Posted while the loop sleeps, so that it is its file descriptor that has it drained.
-            threading.Timer(delay, io_context.post, (io_context.stop,)).start()
             began = time.monotonic()
+            threading.Timer(delay, io_context.post, (io_context.stop,)).start()
             io_context.run()
             assert time.monotonic() - began >= delay * 0.9
             io_context.restart()

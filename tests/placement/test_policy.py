@@ -144,7 +144,7 @@ def test_a_loop_without_modules() -> None:
     ("option", "message"),
     [
         ({"max_queed": 1}, "a loop has no option 'max_queed': did you mean max_queued=?"),
-        ({"threads": 1}, "a loop has no option 'threads': the options are drain_budget, exception_hook, "),
+        ({"threads": 1}, "a loop has no option 'threads': the options are clock, drain_budget, "),
         ({"max_queued": 0}, "max_queued=0 is not a whole number"),
         ({"max_queued": "many"}, "max_queued='many' is not a whole number"),
         ({"drain_budget": -1.0}, "drain_budget=-1.0 is not a positive number"),

@@ -1,15 +1,23 @@
 //! The parts of Atoll that never need Python, and so never wait for the GIL.
 //!
+//! * [`activity`]: what a loop's thread is doing.
 //! * [`clock`]: time stamps that cost a few nanoseconds.
+//! * [`fork`]: telling a forked child from its parent.
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
+//! * [`probe`]: what measures a loop by waiting for its turn on it.
+//! * [`registry`]: all living loops.
 //! * [`stats`]: what a loop records about each handler.
-//! * [`timer`]: the native thread behind delayed posts.
+//! * [`timer`]: the native thread behind delayed posts, and clocks that are moved by hand.
 //! * [`transport`]: gRPC over HTTP/2 on native threads.
 //!
 //! Nothing here knows Python; `atoll-python` is the thin binding.
 
+pub mod activity;
 pub mod clock;
+pub mod fork;
 pub mod mailbox;
+pub mod probe;
+pub mod registry;
 pub mod stats;
 mod sync;
 pub mod timer;

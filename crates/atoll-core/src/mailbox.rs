@@ -9,7 +9,7 @@
 //! | field | written by | read by | under |
 //! |---|---|---|---|
 //! | `lanes`, `armed`, `closed` | posters and consumer | the same | the mutex |
-//! | `limits`, `tracker` | nobody after construction | posters | – |
+//! | `settings`, `tracker` | nobody after construction | posters | – |
 //!
 //! The mutex is held for a few instructions and never while Python code, a destructor or a system call runs.
 
@@ -42,13 +42,24 @@ impl Lane {
             Self::Bulk => "bulk",
         }
     }
+}
 
-    /// How many items one [`Mailbox::take`] brings at most: the lanes' weights.
-    const fn quota(self) -> usize {
-        match self {
-            Self::Control => 64,
-            Self::Normal => 32,
-            Self::Bulk => 8,
+/// How much each lane may hold, and how much of it goes into one batch; in the order of [`Lane::ALL`].
+#[derive(Debug, Clone, Copy)]
+pub struct LaneSettings {
+    /// How many items a lane holds at most.
+    pub limits: [usize; 3],
+    /// How many items of a lane one [`Mailbox::take`] brings at most: the lanes' weights. At least one each.
+    pub weights: [usize; 3],
+}
+
+impl LaneSettings {
+    /// Lanes of `limit` items each with the weights that loops have unless told otherwise.
+    #[must_use]
+    pub const fn with_limit(limit: usize) -> Self {
+        Self {
+            limits: [limit; 3],
+            weights: [64, 32, 8],
         }
     }
 }
@@ -60,6 +71,14 @@ pub trait Post {
 
     /// Called under the mailbox's mutex when the item has been accepted, before the consumer can see it.
     fn accepted(&self, tracker: &Self::Tracker);
+
+    /// Called under the mailbox's mutex when an item ends the consumer's sleep.
+    fn waking(_tracker: &Self::Tracker) {}
+
+    /// When the item was queued, in ticks; zero where nobody asks.
+    fn queued_at(&self) -> u64 {
+        0
+    }
 }
 
 /// Why an item was not accepted; the item comes back.
@@ -89,14 +108,14 @@ impl<T> State<T> {
 #[derive(Debug)]
 pub struct Mailbox<T: Post, W> {
     state: Mutex<State<T>>,
-    limits: [usize; 3],
+    settings: LaneSettings,
     waker: W,
     tracker: T::Tracker,
 }
 
 impl<T: Post, W: Wake> Mailbox<T, W> {
-    /// A mailbox whose lanes hold at most `limits` items each. The consumer counts as asleep.
-    pub fn new(limits: [usize; 3], waker: W, tracker: T::Tracker) -> Self {
+    /// An empty mailbox. The consumer counts as asleep.
+    pub fn new(settings: LaneSettings, waker: W, tracker: T::Tracker) -> Self {
         let lanes = [VecDeque::new(), VecDeque::new(), VecDeque::new()];
         Self {
             state: Mutex::new(State {
@@ -104,7 +123,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
                 armed: true,
                 closed: false,
             }),
-            limits,
+            settings,
             waker,
             tracker,
         }
@@ -117,7 +136,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
 
     /// How many items `lane` holds at most.
     pub fn limit(&self, lane: Lane) -> usize {
-        self.limits[lane as usize]
+        self.settings.limits[lane as usize]
     }
 
     /// The waker given at construction.
@@ -136,7 +155,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// # Errors
     /// The item comes back when the lane is full or the mailbox closed.
     pub fn push(&self, lane: Lane, item: T) -> Result<(), PushError<T>> {
-        self.append(lane, item, self.limits[lane as usize], || ())
+        self.append(lane, item, self.settings.limits[lane as usize], || ())
     }
 
     /// Appends an item that has been admitted before (a delayed post, a cancellation), whatever the lane's bound. Any thread.
@@ -181,6 +200,9 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         queue.push_back(item);
         moved();
         let wake = std::mem::take(&mut state.armed);
+        if wake {
+            T::waking(&self.tracker);
+        }
         drop(state);
         if wake {
             self.waker.wake();
@@ -193,7 +215,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     pub fn push_all(&self, lane: Lane, items: &mut Vec<T>) {
         let mut state = lock(&self.state);
         let queue = &state.lanes[lane as usize];
-        let room = self.limits[lane as usize].saturating_sub(queue.len());
+        let room = self.settings.limits[lane as usize].saturating_sub(queue.len());
         let count = if state.closed {
             0
         } else {
@@ -207,20 +229,23 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         }
         state.lanes[lane as usize].extend(items.drain(..count));
         let wake = std::mem::take(&mut state.armed);
+        if wake {
+            T::waking(&self.tracker);
+        }
         drop(state);
         if wake {
             self.waker.wake();
         }
     }
 
-    /// Appends the next items to run to `batch`, urgent lanes first, each within its quota. Returns false when there is
+    /// Appends the next items to run to `batch`, urgent lanes first, each within its weight. Returns false when there is
     /// nothing. The consumer only.
     pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
         let mut state = lock(&self.state);
         let before = batch.len();
         for lane in Lane::ALL {
             let queue = &mut state.lanes[lane as usize];
-            let count = queue.len().min(lane.quota());
+            let count = queue.len().min(self.settings.weights[lane as usize]);
             batch.extend(queue.drain(..count));
         }
         batch.len() > before
@@ -237,6 +262,17 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     pub fn queued(&self) -> [usize; 3] {
         let state = lock(&self.state);
         [0, 1, 2].map(|lane| state.lanes[lane].len())
+    }
+
+    /// When the longest-waiting item that knows it was queued, in ticks; zero when there is none. Any thread.
+    pub fn oldest_queued_at(&self) -> u64 {
+        let state = lock(&self.state);
+        let fronts = state.lanes.iter().filter_map(VecDeque::front);
+        fronts
+            .map(Post::queued_at)
+            .filter(|&at| at > 0)
+            .min()
+            .unwrap_or(0)
     }
 
     /// Refuses every later push and gives back what waits, urgent lanes first. Any thread; a second call gives nothing.

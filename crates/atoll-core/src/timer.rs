@@ -1,29 +1,52 @@
-//! The native thread behind delayed posts.
+//! What waits for its time: the native thread behind delayed posts, and the clock that a test moves by hand.
 //!
 //! One thread per process, started at the first delayed post, serves every loop: event loops' own timers are too coarse (for
 //! 200 µs uvloop fires at once and asyncio after 1.1 ms) and wait for the GIL. A forked child has no threads of its parent's,
-//! so it starts one of its own.
+//! so it starts one of its own. [`Timers::manual`] has no thread: time stands still until [`Timers::advance_to`].
 //!
 //! | state | written by | read by | under |
 //! |---|---|---|---|
-//! | the heap | schedulers and the timer thread | the same | the mutex |
-//! | `TIMER` | the first scheduler, and a forked child | schedulers | `START` |
+//! | the heap | schedulers and whoever drives the timers | the same | the mutex |
+//! | `Time::Manual` | whoever advances it | any thread | an atomic |
+//! | `PROCESS` | the first scheduler of a process | schedulers | `STARTING` |
 //!
-//! Actions run on the timer thread, outside the mutex, in the order of their due times and, among equals, as scheduled.
+//! Targets are told outside the mutex, in the order of the due times and, among equals, as scheduled.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
-use std::sync::{Condvar, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// What a timer does when it is due. It must not block.
-pub type Action = Box<dyn FnOnce() + Send>;
+use crate::fork;
+
+/// What timers are set for.
+pub trait Due: Send + Sync {
+    /// The timer `number` is due. On the thread that drives the timers; must not block.
+    fn due(&self, number: u64);
+
+    /// Whether the timer `number` has not been cancelled. Called while the timers are locked: must not set one.
+    fn waits_for(&self, number: u64) -> bool;
+}
 
 struct Entry {
-    due: Instant,
+    /// Since the timers' origin.
+    due: Duration,
     sequence: u64,
-    action: Action,
+    target: Weak<dyn Due>,
+    number: u64,
+}
+
+impl Entry {
+    /// Whether its target is alive and has not cancelled it; the target goes to `targets`.
+    fn is_waited_for(&self, targets: &mut Vec<Arc<dyn Due>>) -> bool {
+        let Some(target) = self.target.upgrade() else {
+            return false;
+        };
+        let waits = target.waits_for(self.number);
+        targets.push(target);
+        waits
+    }
 }
 
 impl PartialEq for Entry {
@@ -47,66 +70,98 @@ impl Ord for Entry {
 struct Heap {
     entries: BinaryHeap<Reverse<Entry>>,
     sequence: u64,
+    /// At most this many entries have been cancelled and are still in the heap.
+    cancelled: usize,
 }
 
-/// A thread that runs actions at their due times.
-#[derive(Default)]
-struct Timer {
+/// Below this many entries, cancelled ones wait for their time: looking for them would cost more.
+const FEW: usize = 1_024;
+
+enum Time {
+    Real(Instant),
+    /// Nanoseconds since the origin.
+    Manual(AtomicU64),
+}
+
+/// Timers in the order of their due times.
+pub struct Timers {
     heap: Mutex<Heap>,
     earlier: Condvar,
+    time: Time,
+    /// The process that drives them.
+    generation: u32,
 }
 
-/// Runs `action` on the timer thread after `delay`. Any thread.
+/// The process's timers, never freed; of another process after a fork.
+static PROCESS: AtomicPtr<Timers> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The timers that the native thread drives, which is started at the first call. Any thread.
 ///
 /// # Errors
 /// When the process can't start the timer thread.
-pub fn schedule(delay: Duration, action: Action) -> std::io::Result<()> {
-    let timer = match running() {
-        Some(timer) => timer,
-        None => start()?,
-    };
-    timer.add(Instant::now() + delay, action);
-    Ok(())
+pub fn process() -> std::io::Result<&'static Timers> {
+    match running() {
+        Some(timers) => Ok(timers),
+        None => start(),
+    }
 }
 
-/// The process's timer, never freed; null until its thread has been started.
-static TIMER: AtomicPtr<Timer> = AtomicPtr::new(std::ptr::null_mut());
-
-fn running() -> Option<&'static Timer> {
+fn running() -> Option<&'static Timers> {
     // SAFETY: it is null or comes from a box that was leaked.
-    unsafe { TIMER.load(Acquire).as_ref() }
+    let timers = unsafe { PROCESS.load(Acquire).as_ref() };
+    timers.filter(|timers| timers.generation == fork::generation())
 }
 
 #[cold]
-fn start() -> std::io::Result<&'static Timer> {
-    static START: Mutex<()> = Mutex::new(());
-    static WATCH_FOR_FORKS: Once = Once::new();
-    let _starting = START.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(timer) = running() {
-        return Ok(timer);
+fn start() -> std::io::Result<&'static Timers> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(timers) = running() {
+        return Ok(timers);
     }
-    // SAFETY: the function is of the kind asked for, and does nothing but an atomic store.
-    WATCH_FOR_FORKS.call_once(|| unsafe {
-        libc::pthread_atfork(None, None, Some(forget_parents_timer));
-    });
-    let timer = Box::leak(Box::<Timer>::default());
-    let pointer = std::ptr::from_mut(timer);
-    let timer: &'static Timer = timer;
+    let timers = Box::leak(Box::new(Timers::new(Time::Real(Instant::now()))));
+    let pointer = std::ptr::from_mut(timers);
+    let timers: &'static Timers = timers;
     std::thread::Builder::new()
         .name("atoll-timer".into())
-        .spawn(|| timer.run())?;
-    TIMER.store(pointer, Release);
-    Ok(timer)
+        .spawn(|| timers.run())?;
+    PROCESS.store(pointer, Release);
+    Ok(timers)
 }
 
-/// In a forked child: what the parent had scheduled stays the parent's.
-unsafe extern "C" fn forget_parents_timer() {
-    TIMER.store(std::ptr::null_mut(), Release);
-}
+impl Timers {
+    fn new(time: Time) -> Self {
+        Self {
+            heap: Mutex::default(),
+            earlier: Condvar::new(),
+            time,
+            generation: fork::watch(),
+        }
+    }
 
-impl Timer {
-    fn add(&self, due: Instant, action: Action) {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Timers whose time, zero at first, passes only in [`Self::advance_to`].
+    #[must_use]
+    pub fn manual() -> Arc<Self> {
+        Arc::new(Self::new(Time::Manual(AtomicU64::new(0))))
+    }
+
+    /// The time since the timers' origin. Any thread.
+    pub fn now(&self) -> Duration {
+        match &self.time {
+            Time::Real(origin) => origin.elapsed(),
+            Time::Manual(nanos) => Duration::from_nanos(nanos.load(Acquire)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells `target` after `delay` that its timer `number` is due. Any thread.
+    pub fn schedule(&self, delay: Duration, target: Weak<dyn Due>, number: u64) {
+        let mut heap = self.lock();
+        // Under the mutex, so that equal delays are due in the order in which they were scheduled.
+        let due = self.now().saturating_add(delay);
         let sequence = heap.sequence;
         heap.sequence += 1;
         let first = heap
@@ -116,7 +171,8 @@ impl Timer {
         heap.entries.push(Reverse(Entry {
             due,
             sequence,
-            action,
+            target,
+            number,
         }));
         drop(heap);
         if first {
@@ -124,17 +180,79 @@ impl Timer {
         }
     }
 
-    fn run(&self) -> ! {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A target waits no longer for one of its timers, which is forgotten when cancelled ones are the larger part. Any thread.
+    pub fn cancelled(&self) {
+        // Dropped after the lock: what the last reference frees may set a timer.
+        let mut targets = Vec::new();
+        let mut heap = self.lock();
+        heap.cancelled += 1;
+        if heap.entries.len() < FEW || heap.cancelled * 2 < heap.entries.len() {
+            return;
+        }
+        heap.entries
+            .retain(|Reverse(entry)| entry.is_waited_for(&mut targets));
+        heap.cancelled = 0;
+        drop(heap);
+    }
+
+    /// How many timers are set, cancelled ones that have not been forgotten included. Any thread.
+    pub fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Whether no timer is set. Any thread.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When the next timer is due that has not been cancelled, since the origin. Any thread.
+    pub fn next_due(&self) -> Option<Duration> {
+        let mut targets = Vec::new();
+        let mut heap = self.lock();
         loop {
-            let now = Instant::now();
+            let Reverse(entry) = heap.entries.peek()?;
+            if entry.is_waited_for(&mut targets) {
+                return Some(entry.due);
+            }
+            heap.entries.pop();
+            heap.cancelled = heap.cancelled.saturating_sub(1);
+        }
+    }
+
+    /// Moves manual time on to `time` and tells the targets of what is due by then; never back. One thread at a time.
+    ///
+    /// # Panics
+    /// On timers whose time is real.
+    pub fn advance_to(&self, time: Duration) {
+        let Time::Manual(nanos) = &self.time else {
+            panic!("real time passes by itself");
+        };
+        nanos.fetch_max(time.as_nanos() as u64, Release);
+        loop {
+            let mut heap = self.lock();
+            match heap.entries.peek() {
+                Some(Reverse(entry)) if entry.due <= time => {}
+                _ => return,
+            }
+            let entry = heap.entries.pop();
+            drop(heap);
+            if let Some(Reverse(entry)) = entry {
+                tell(&entry);
+            }
+        }
+    }
+
+    fn run(&self) -> ! {
+        let mut heap = self.lock();
+        loop {
+            let now = self.now();
             heap = match heap.entries.peek() {
                 None => self
                     .earlier
                     .wait(heap)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(Reverse(entry)) if entry.due > now => {
-                    let wait = entry.due - now;
+                    let wait = entry.due.saturating_sub(now);
                     self.earlier
                         .wait_timeout(heap, wait)
                         .unwrap_or_else(PoisonError::into_inner)
@@ -145,49 +263,117 @@ impl Timer {
                         continue;
                     };
                     drop(heap);
-                    (entry.action)();
-                    self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+                    tell(&entry);
+                    self.lock()
                 }
             };
         }
     }
 }
 
+fn tell(entry: &Entry) {
+    if let Some(target) = entry.target.upgrade() {
+        target.due(entry.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
     use std::sync::mpsc;
 
-    #[test]
-    fn actions_run_in_the_order_of_their_due_times_and_among_equals_as_scheduled() {
-        let timer: &'static Timer = Box::leak(Box::default());
-        let (sender, receiver) = mpsc::channel();
-        let start = Instant::now();
-        for (name, delay) in [("late", 20), ("first", 5), ("second", 5)] {
-            let sender = sender.clone();
-            let due = start + Duration::from_millis(delay);
-            timer.add(due, Box::new(move || sender.send(name).unwrap()));
+    /// Remembers what was due, and forgets what was cancelled.
+    struct Target {
+        ran: mpsc::Sender<u64>,
+        cancelled: Mutex<HashSet<u64>>,
+    }
+
+    impl Due for Target {
+        fn due(&self, number: u64) {
+            self.ran.send(number).unwrap();
         }
-        std::thread::spawn(|| timer.run());
-        let ran: Vec<_> = (0..3).map(|_| receiver.recv().unwrap()).collect();
-        assert_eq!(ran, ["first", "second", "late"]);
-        assert!(start.elapsed() >= Duration::from_millis(20));
+
+        fn waits_for(&self, number: u64) -> bool {
+            !self.cancelled.lock().unwrap().contains(&number)
+        }
+    }
+
+    fn target() -> (Arc<Target>, Weak<dyn Due>, mpsc::Receiver<u64>) {
+        let (ran, receiver) = mpsc::channel();
+        let target = Arc::new(Target {
+            ran,
+            cancelled: Mutex::default(),
+        });
+        let weak: Weak<Target> = Arc::downgrade(&target);
+        (target, weak, receiver)
+    }
+
+    fn millis(number: u64) -> Duration {
+        Duration::from_millis(number)
     }
 
     #[test]
-    fn an_earlier_action_is_not_held_up_by_a_later_one_scheduled_before_it() {
-        let (sender, receiver) = mpsc::channel();
-        let other = sender.clone();
-        schedule(
-            Duration::from_secs(3600),
-            Box::new(move || other.send("hour").unwrap()),
-        )
-        .unwrap();
-        schedule(
-            Duration::from_millis(1),
-            Box::new(move || sender.send("now").unwrap()),
-        )
-        .unwrap();
-        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok("now"));
+    fn timers_are_due_in_the_order_of_their_times_and_among_equals_as_scheduled() {
+        let timers = Timers::manual();
+        let (_target, weak, ran) = target();
+        for (number, delay) in [(3, 20), (1, 5), (2, 5)] {
+            timers.schedule(millis(delay), weak.clone(), number);
+        }
+        assert_eq!(timers.next_due(), Some(millis(5)));
+        timers.advance_to(millis(19));
+        assert_eq!(ran.try_iter().collect::<Vec<_>>(), [1, 2]);
+        timers.advance_to(millis(20));
+        assert_eq!(ran.try_iter().collect::<Vec<_>>(), [3]);
+        assert_eq!(timers.now(), millis(20));
+    }
+
+    #[test]
+    fn manual_time_never_goes_back() {
+        let timers = Timers::manual();
+        timers.advance_to(millis(20));
+        timers.advance_to(millis(10));
+        assert_eq!(timers.now(), millis(20));
+    }
+
+    #[test]
+    fn the_threads_timers_are_due_after_their_delay_the_earlier_first() {
+        let (_target, weak, ran) = target();
+        let timers = process().unwrap();
+        let start = Instant::now();
+        timers.schedule(Duration::from_secs(3600), weak.clone(), 1);
+        timers.schedule(millis(20), weak.clone(), 2);
+        timers.schedule(millis(1), weak, 3);
+        assert_eq!(ran.recv_timeout(Duration::from_secs(10)), Ok(3));
+        assert_eq!(ran.recv_timeout(Duration::from_secs(10)), Ok(2));
+        assert!(start.elapsed() >= millis(20));
+    }
+
+    #[test]
+    fn a_timer_whose_target_is_gone_is_passed_over() {
+        let timers = Timers::manual();
+        let (target, weak, ran) = target();
+        timers.schedule(millis(1), weak, 1);
+        drop(target);
+        assert_eq!(timers.next_due(), None);
+        timers.advance_to(millis(1));
+        assert_eq!(ran.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn cancelled_timers_are_forgotten_before_they_are_the_larger_part() {
+        let timers = Timers::manual();
+        let (target, weak, _ran) = target();
+        for number in 0..10_000 {
+            timers.schedule(Duration::from_secs(3600), weak.clone(), number);
+            target.cancelled.lock().unwrap().insert(number);
+            timers.cancelled();
+            assert!(
+                timers.len() <= 2 * FEW,
+                "{} timers after {number}",
+                timers.len()
+            );
+        }
+        assert_eq!(timers.next_due(), None);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use atoll_core::mailbox::{Lane, Mailbox, Post};
+use atoll_core::mailbox::{Lane, LaneSettings, Mailbox, Post};
 use atoll_core::wake::Wake;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
@@ -45,7 +45,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 fn no_wake_up_is_lost_and_each_posters_order_is_kept() {
     explore(|| {
         let bell = SharedBell::default();
-        let mailbox = Arc::new(Mailbox::new([10; 3], bell.clone(), ()));
+        let mailbox = Arc::new(Mailbox::new(LaneSettings::with_limit(10), bell.clone(), ()));
         let posters: Vec<_> = (0..2)
             .map(|poster| {
                 let mailbox = Arc::clone(&mailbox);
@@ -83,7 +83,7 @@ fn no_wake_up_is_lost_and_each_posters_order_is_kept() {
 fn a_push_that_races_with_arming_either_is_seen_or_wakes() {
     explore(|| {
         let bell = SharedBell::default();
-        let mailbox = Arc::new(Mailbox::new([10; 3], bell.clone(), ()));
+        let mailbox = Arc::new(Mailbox::new(LaneSettings::with_limit(10), bell.clone(), ()));
         assert!(mailbox.arm());
         let poster = {
             let mailbox = Arc::clone(&mailbox);
@@ -101,7 +101,7 @@ fn a_push_that_races_with_arming_either_is_seen_or_wakes() {
 fn a_consumer_that_leaves_when_all_is_done_never_sleeps_for_an_item_that_has_moved() {
     explore(|| {
         let bell = SharedBell::default();
-        let mailbox = Arc::new(Mailbox::new([10; 3], bell.clone(), ()));
+        let mailbox = Arc::new(Mailbox::new(LaneSettings::with_limit(10), bell.clone(), ()));
         let delayed = Arc::new(AtomicUsize::new(1));
         let timer = {
             let (mailbox, delayed) = (Arc::clone(&mailbox), Arc::clone(&delayed));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atoll_core::mailbox::{Lane, Mailbox, Post, PushError};
+use atoll_core::mailbox::{Lane, LaneSettings, Mailbox, Post, PushError};
 use atoll_core::wake::Wake;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +29,11 @@ impl Wake for CountingWaker {
 }
 
 fn mailbox(limit: usize) -> Mailbox<Item, CountingWaker> {
-    Mailbox::new([limit; 3], CountingWaker::default(), AtomicUsize::new(0))
+    Mailbox::new(
+        LaneSettings::with_limit(limit),
+        CountingWaker::default(),
+        AtomicUsize::new(0),
+    )
 }
 
 fn wakes(mailbox: &Mailbox<Item, CountingWaker>) -> usize {

@@ -57,8 +57,15 @@ impl BoundHandler {
     #[inline]
     fn post(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let core = self.core.get();
-        let job = core.job(py, self.handler.clone_ref(py), args, self.slot, None)?;
-        core.push(py, self.lane, job)
+        let job = core.job(
+            py,
+            self.handler.clone_ref(py),
+            args,
+            self.slot,
+            self.lane,
+            None,
+        )?;
+        core.push(py, job)
     }
 }
 

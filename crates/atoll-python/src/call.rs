@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use atoll_core::mailbox::Lane;
 use atoll_core::transport::{Call, Code, Reply, Status, frame};
 use pyo3::ffi;
 use pyo3::intern;
@@ -14,7 +15,7 @@ use pyo3::types::PyBytes;
 
 use crate::context::run_in_fresh;
 use crate::error;
-use crate::handler_steps::Completion;
+use crate::handler_steps::{Completion, FirstStep};
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
 use crate::server_call::ServerCall;
@@ -41,6 +42,7 @@ impl LoopCore {
             return Ok(());
         }
         let start = core.last_stamp.load(Ordering::Relaxed);
+        core.begin(method.slot, Lane::Normal, start);
         if core.recording {
             slot.started(start.saturating_sub(queued_at));
         }
@@ -78,15 +80,12 @@ impl LoopCore {
             .is_ok_and(|result| unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } != 0);
         if coroutine {
             let completion = Completion::Call(context.unbind());
-            return Self::start_coroutine(
-                slf,
-                asyncio_loop,
-                result?,
-                None,
-                method.slot,
+            let step = FirstStep {
+                slot: method.slot,
+                lane: Lane::Normal,
                 start,
-                completion,
-            );
+            };
+            return Self::start_coroutine(slf, asyncio_loop, result?, None, step, completion);
         }
         let finished = Self::answer(slf, context.get(), result);
         core.handler_ended(slot, start);

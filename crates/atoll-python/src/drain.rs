@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use atoll_core::clock;
-use atoll_core::stats::HandlerSlot;
+use atoll_core::mailbox::{Lane, Post};
+use atoll_core::stats::{HandlerSlot, SlotIndex};
 use atoll_core::wake::Wake;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
@@ -16,7 +17,8 @@ use pyo3::types::PyTuple;
 use pyo3::{ffi, intern};
 
 use crate::context::{run_in, run_in_fresh};
-use crate::handler_steps::{Completion, HandlerSteps};
+use crate::current;
+use crate::handler_steps::{Completion, FirstStep, HandlerSteps};
 use crate::item::{Item, Job};
 use crate::loop_core::{LoopCore, lock};
 
@@ -24,11 +26,22 @@ use crate::loop_core::{LoopCore, lock};
 struct Batch<'a> {
     core: &'a LoopCore,
     items: VecDeque<Item>,
+    /// Whether the drain has emptied the mailbox and gone to sleep.
+    asleep: bool,
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.core.draining.store(false, Ordering::Relaxed);
+        let (core, now) = (self.core, clock::now());
+        let activity = core.shared.activity();
+        if self.asleep {
+            activity.next_is(0);
+        } else {
+            activity.left_behind(now, self.items.front().map_or(0, Post::queued_at));
+        }
+        activity.drain_ended(now);
+        core.lane.store(Lane::Normal as u8, Ordering::Relaxed);
+        core.draining.store(false, Ordering::Relaxed);
         let empty = std::mem::replace(
             &mut lock(&self.core.local).batch,
             std::mem::take(&mut self.items),
@@ -42,14 +55,21 @@ impl LoopCore {
     pub(crate) fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         let drained = Self::drain_within_budget(slf);
         if drained.is_err() {
+            let core = slf.get();
+            // The exception ends the run; uvloop finishes its round before that.
+            core.stop_requested.store(core.owner, Ordering::Relaxed);
             // It neither emptied the mailbox nor armed it: a guest's loop that runs on, or again, must come back.
-            slf.get().shared.poke();
+            core.shared.poke();
         }
         drained
     }
 
     fn drain_within_budget(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
+        if core.stop_requested.load(Ordering::Relaxed) {
+            // The run has ended, and the next one begins with a drain.
+            return Ok(());
+        }
         if core.draining.swap(true, Ordering::Relaxed) {
             // A handler runs the asyncio loop recursively; what is queued waits for the outer drain.
             return Ok(());
@@ -64,13 +84,21 @@ impl LoopCore {
                 .map(|asyncio_loop| asyncio_loop.clone_ref(py));
             (std::mem::take(&mut local.batch), asyncio_loop)
         };
-        let mut batch = Batch { core, items };
+        let mut batch = Batch {
+            core,
+            items,
+            asleep: false,
+        };
         let Some(asyncio_loop) = asyncio_loop else {
             return Ok(());
         };
         let asyncio_loop = asyncio_loop.bind(py);
-        let end = clock::now().saturating_add(core.budget);
-        core.last_stamp.store(clock::now(), Ordering::Relaxed);
+        let _entered = (!core.owner).then(|| current::enter(slf));
+        let activity = core.shared.activity();
+        let now = clock::now();
+        activity.drain_began(now);
+        let end = now.saturating_add(core.budget);
+        core.last_stamp.store(now, Ordering::Relaxed);
         loop {
             if core.closed.load(Ordering::Relaxed) {
                 // A handler of a guest has closed it, or this drain was asked for before the end.
@@ -78,11 +106,8 @@ impl LoopCore {
                 slf.call_method0(intern!(py, "_discard_queued"))?;
                 return Ok(());
             }
-            if core.owner && core.shared.stopped.load(Ordering::Acquire) {
-                if !core.stop_requested.swap(true, Ordering::Relaxed) {
-                    asyncio_loop.call_method0(intern!(py, "stop"))?;
-                }
-                return Ok(());
+            if core.owner && core.run_ends() {
+                return core.request_stop(asyncio_loop);
             }
             let Some(item) = batch.items.pop_front() else {
                 if mailbox.take(&mut batch.items) {
@@ -93,6 +118,10 @@ impl LoopCore {
                     continue;
                 }
                 if mailbox.arm() {
+                    batch.asleep = true;
+                    if core.until_empty.load(Ordering::Relaxed) {
+                        core.request_stop(asyncio_loop)?;
+                    }
                     return Ok(());
                 }
                 continue;
@@ -107,16 +136,25 @@ impl LoopCore {
                 )?;
                 return Ok(());
             }
+            activity.next_is(batch.items.front().map_or(0, Post::queued_at));
             match item {
                 Item::Job(job) => Self::run_job(slf, asyncio_loop, job)?,
                 Item::Call { call, queued_at } => {
                     Self::run_call(slf, asyncio_loop, call, queued_at)?;
                 }
                 Item::Cancel(call) => {
+                    activity.no_handler();
                     Self::cancel_call(slf, &call)?;
                     core.stamp();
                 }
+                Item::Probe { probe, queued_at } => {
+                    activity.no_handler();
+                    core.stamp();
+                    let now = core.last_stamp.load(Ordering::Relaxed);
+                    probe.turn(now.saturating_sub(queued_at));
+                }
                 Item::Internal(callable) => {
+                    activity.no_handler();
                     if let Err(raised) = callable.call0(py) {
                         Self::raised(slf, "internal", raised)?;
                     }
@@ -142,9 +180,22 @@ impl LoopCore {
         };
         core.shared
             .mailbox
-            .count(|tracker| tracker.slot(job.slot).accepted());
+            .count(|record| record.events.slot(job.slot).accepted());
         core.stamp();
-        Self::run_job(slf, asyncio_loop.bind(py), job)
+        let now = core.last_stamp.load(Ordering::Relaxed);
+        let lane = core.lane.load(Ordering::Relaxed);
+        let outer = core.shared.activity().step_began(job.slot, now);
+        let ran = Self::run_job(slf, asyncio_loop.bind(py), job);
+        let ended = core.last_stamp.load(Ordering::Relaxed);
+        core.shared.activity().step_ended(outer, now, ended);
+        core.lane.store(lane, Ordering::Relaxed);
+        ran
+    }
+
+    /// Whether the run is over: stopped, or all handlers that it was to run have been run. The loop's thread.
+    fn run_ends(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+            || self.executed.load(Ordering::Relaxed) >= self.stop_after.load(Ordering::Relaxed)
     }
 
     /// Runs one handler, a coroutine up to its first await.
@@ -164,6 +215,7 @@ impl LoopCore {
             }
         }
         let start = core.last_stamp.load(Ordering::Relaxed);
+        core.begin(job.slot, job.lane, start);
         if core.recording {
             slot.started(start.saturating_sub(job.queued_at));
         }
@@ -187,15 +239,19 @@ impl LoopCore {
             return Ok(());
         }
         let completion = job.future.map_or(Completion::Post, Completion::Future);
-        Self::start_coroutine(
-            slf,
-            asyncio_loop,
-            result,
-            Some(&context),
-            job.slot,
+        let step = FirstStep {
+            slot: job.slot,
+            lane: job.lane,
             start,
-            completion,
-        )
+        };
+        Self::start_coroutine(slf, asyncio_loop, result, Some(&context), step, completion)
+    }
+
+    /// A handler takes its first step.
+    #[inline]
+    pub(crate) fn begin(&self, slot: SlotIndex, lane: Lane, start: u64) {
+        self.lane.store(lane as u8, Ordering::Relaxed);
+        self.shared.activity().handler_began(slot, start);
     }
 
     /// Stamps the end of a handler that has run to its end; the budget counts whether or not statistics are kept.
@@ -221,15 +277,11 @@ impl LoopCore {
         asyncio_loop: &Bound<'_, PyAny>,
         coroutine: Bound<'_, PyAny>,
         context: Option<&Bound<'_, PyAny>>,
-        slot: u32,
-        start: u64,
+        step: FirstStep,
         completion: Completion,
     ) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let steps = Bound::new(
-            py,
-            HandlerSteps::new(slf, coroutine, slot, start, completion),
-        )?;
+        let steps = Bound::new(py, HandlerSteps::new(slf, coroutine, step, completion))?;
         core.running
             .store(core.running.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         if !core.eager {

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 mod classes {
     #![allow(missing_docs)]
+    pyo3::import_exception!(atoll.errors, ForkedError);
     pyo3::import_exception!(atoll.errors, LoopClosedError);
     pyo3::import_exception!(atoll.errors, MailboxFull);
     pyo3::import_exception!(atoll.errors, ServerStateError);
@@ -16,6 +17,24 @@ pub(crate) fn mailbox_full(loop_name: &str, lane: &str, limit: usize) -> PyErr {
     classes::MailboxFull::new_err(format!(
         "the {lane} lane of loop {loop_name:?} holds {limit} handlers, its bound: post less, wait for the loop to catch up, \
          or construct it with a larger max_queued",
+        loop_name = Quoted(loop_name),
+    ))
+}
+
+/// No more posts may wait for their time.
+pub(crate) fn too_many_delayed(loop_name: &str, limit: usize) -> PyErr {
+    classes::MailboxFull::new_err(format!(
+        "{limit} posts wait for their time on loop {loop_name:?}, its bound: cancel what is no longer needed, or construct it \
+         with a larger max_delayed",
+        loop_name = Quoted(loop_name),
+    ))
+}
+
+/// The loop belongs to the process that this one has forked off.
+pub(crate) fn forked(loop_name: &str) -> PyErr {
+    classes::ForkedError::new_err(format!(
+        "loop {loop_name:?} belongs to the parent of this process, whose threads a fork does not copy: construct loops after \
+         the fork, or start the process with multiprocessing's method \"spawn\"",
         loop_name = Quoted(loop_name),
     ))
 }

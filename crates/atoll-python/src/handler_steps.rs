@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use atoll_core::clock;
+use atoll_core::mailbox::Lane;
 use atoll_core::stats::SlotIndex;
 use atoll_core::transport::{Code, Reply, Status};
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 
 use crate::context::run_in_fresh;
+use crate::current;
 use crate::drain::{ends_the_process, settle};
 use crate::loop_core::{LoopCore, lock};
 use crate::server_call::ServerCall;
@@ -33,12 +35,29 @@ pub(crate) enum Completion {
     Call(Py<ServerCall>),
 }
 
+/// A step that is being taken, and what it interrupts.
+struct Step {
+    begin: u64,
+    outer: (u32, u64),
+    lane: u8,
+    _entered: Option<current::Entered>,
+}
+
+/// Whose coroutine it is, and when its first step began.
+#[derive(Clone, Copy)]
+pub(crate) struct FirstStep {
+    pub(crate) slot: SlotIndex,
+    pub(crate) lane: Lane,
+    pub(crate) start: u64,
+}
+
 /// Drives a handler's coroutine and measures its steps.
 #[pyclass(frozen, module = "atoll._core")]
 pub(crate) struct HandlerSteps {
     core: Py<LoopCore>,
     coroutine: Py<PyAny>,
     slot: SlotIndex,
+    lane: Lane,
     /// When the handler started.
     started_at: u64,
     /// When the step that runs first began; zero for later ones, which read the clock themselves.
@@ -56,14 +75,14 @@ impl HandlerSteps {
     pub(crate) fn new(
         core: &Bound<'_, LoopCore>,
         coroutine: Bound<'_, PyAny>,
-        slot: SlotIndex,
-        start: u64,
+        FirstStep { slot, lane, start }: FirstStep,
         completion: Completion,
     ) -> Self {
         Self {
             core: core.clone().unbind(),
             coroutine: coroutine.unbind(),
             slot,
+            lane,
             started_at: start,
             begin: AtomicU64::new(if core.get().eager { start } else { 0 }),
             executed: AtomicU64::new(0),
@@ -87,11 +106,18 @@ impl HandlerSteps {
         future.setattr(py, intern!(py, "_task"), task)
     }
 
-    fn begin_step(&self) -> u64 {
+    fn begin_step(&self, core: &Bound<'_, LoopCore>) -> Step {
         self.leave_unstarted();
-        match self.begin.swap(0, Ordering::Relaxed) {
+        let begin = match self.begin.swap(0, Ordering::Relaxed) {
             0 => clock::now(),
             begin => begin,
+        };
+        let lane = core.get().lane.swap(self.lane as u8, Ordering::Relaxed);
+        Step {
+            begin,
+            outer: core.get().shared.activity().step_began(self.slot, begin),
+            lane,
+            _entered: (!core.get().owner).then(|| current::enter(core)),
         }
     }
 
@@ -103,11 +129,15 @@ impl HandlerSteps {
         }
     }
 
-    /// Adds the step that began at `begin`.
-    fn end_step(&self, core: &LoopCore, begin: u64) {
+    /// Adds the step, which leaves the loop as it found it.
+    fn end_step(&self, core: &LoopCore, step: Step) {
         let end = clock::now();
         core.last_stamp.store(end, Ordering::Relaxed);
-        let executed = self.executed.load(Ordering::Relaxed) + end.saturating_sub(begin);
+        core.lane.store(step.lane, Ordering::Relaxed);
+        core.shared
+            .activity()
+            .step_ended(step.outer, step.begin, end);
+        let executed = self.executed.load(Ordering::Relaxed) + end.saturating_sub(step.begin);
         self.executed.store(executed, Ordering::Relaxed);
         self.steps
             .store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -182,12 +212,13 @@ impl HandlerSteps {
 
     /// One step through `PyIter_Send`: what the handler yields, or None at its end.
     fn step(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
-        let begin = self.begin_step();
+        let core = self.core.bind(py);
+        let step = self.begin_step(core);
         let mut result: *mut ffi::PyObject = std::ptr::null_mut();
         // SAFETY: both objects are alive and `result` has room for the new reference.
         let sent =
             unsafe { ffi::PyIter_Send(self.coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
-        self.end_step(self.core.get(), begin);
+        self.end_step(core.get(), step);
         let outcome = match sent {
             ffi::PySendResult::PYGEN_NEXT => {
                 // SAFETY: the call gave us a new reference.
@@ -239,12 +270,13 @@ impl HandlerSteps {
         py: Python<'_>,
         exception: &Bound<'_, pyo3::types::PyTuple>,
     ) -> PyResult<Py<PyAny>> {
-        let begin = self.begin_step();
+        let core = self.core.bind(py);
+        let step = self.begin_step(core);
         let outcome = self
             .coroutine
             .bind(py)
             .call_method1(intern!(py, "throw"), exception);
-        self.end_step(self.core.get(), begin);
+        self.end_step(core.get(), step);
         let outcome = match outcome {
             Ok(yielded) => return Ok(yielded.unbind()),
             Err(raised) if raised.is_instance_of::<PyStopIteration>(py) => {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use atoll_core::mailbox::Post;
-use atoll_core::stats::{EventTracker, SlotIndex};
+use atoll_core::mailbox::{Lane, Post};
+use atoll_core::probe::Probe;
+use atoll_core::registry::LoopRecord;
+use atoll_core::stats::SlotIndex;
 use atoll_core::transport::Call;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -19,6 +21,7 @@ pub(crate) struct Job {
     /// Who waits for the result: the future of a `submit`.
     pub(crate) future: Option<Py<PyAny>>,
     pub(crate) slot: SlotIndex,
+    pub(crate) lane: Lane,
     /// When it was queued, or due; in ticks.
     pub(crate) queued_at: u64,
 }
@@ -37,17 +40,49 @@ pub(crate) enum Item {
     },
     /// The transport has ended a call: its handler is to be cancelled.
     Cancel(Arc<Call>),
+    /// An observer waits for its turn; outside the statistics, and no work.
+    Probe {
+        probe: Arc<dyn Probe>,
+        /// When it was queued; in ticks.
+        queued_at: u64,
+    },
+}
+
+impl Item {
+    /// It has waited for its time and is queued now.
+    pub(crate) fn is_queued_at(&mut self, now: u64) {
+        match self {
+            Self::Job(job) => job.queued_at = now,
+            Self::Call { queued_at, .. } | Self::Probe { queued_at, .. } => *queued_at = now,
+            Self::Internal(_) | Self::Cancel(_) => {}
+        }
+    }
 }
 
 impl Post for Item {
-    type Tracker = EventTracker;
+    type Tracker = LoopRecord;
 
     #[inline]
-    fn accepted(&self, tracker: &EventTracker) {
+    fn accepted(&self, record: &LoopRecord) {
         match self {
-            Self::Job(job) => tracker.slot(job.slot).accepted(),
-            Self::Call { call, .. } => tracker.slot(Method::of(call).slot).accepted(),
-            Self::Internal(_) | Self::Cancel(_) => {}
+            Self::Job(job) => record.events.slot(job.slot).accepted(),
+            Self::Call { call, .. } => record.events.slot(Method::of(call).slot).accepted(),
+            Self::Internal(_) | Self::Cancel(_) | Self::Probe { .. } => {}
+        }
+    }
+
+    #[inline]
+    fn waking(record: &LoopRecord) {
+        record.activity.became_ready();
+    }
+
+    #[inline]
+    fn queued_at(&self) -> u64 {
+        match self {
+            Self::Job(job) => job.queued_at,
+            Self::Call { queued_at, .. } => *queued_at,
+            // An observer that waits says nothing of handlers.
+            Self::Probe { .. } | Self::Internal(_) | Self::Cancel(_) => 0,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The extension module `atoll._core`: a thin binding of atoll-core, one file per Python class.
 //!
 //! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`drain`] runs its handlers.
+//! * [`shared`]: what threads without the GIL may hold of a loop; [`current`]: which loop runs on this thread.
+//! * [`manual_timers`]: time that passes only when told to.
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
@@ -14,14 +16,17 @@
 mod bound_handler;
 mod call;
 mod context;
+mod current;
 mod drain;
 mod error;
 mod handler_steps;
 mod item;
 mod loop_core;
+mod manual_timers;
 mod method;
 mod server_call;
 mod server_core;
+mod shared;
 mod snapshot;
 mod work_guard;
 
@@ -32,9 +37,13 @@ mod _core {
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
     #[pymodule_export]
+    use crate::current::current_loop;
+    #[pymodule_export]
     use crate::handler_steps::HandlerSteps;
     #[pymodule_export]
     use crate::loop_core::LoopCore;
+    #[pymodule_export]
+    use crate::manual_timers::ManualTimers;
     #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]

@@ -2,32 +2,31 @@
 //!
 //! | state | written by | read by | under |
 //! |---|---|---|---|
-//! | mailbox, slots | any thread | any thread | see `atoll_core` |
-//! | `guards`, `delayed` counts | any thread | the loop's thread | atomics |
-//! | `running` (coroutine handlers) | the loop's thread | the loop's thread | an atomic |
+//! | `shared` | any thread | any thread | see `shared.rs` |
+//! | `running`, `lane`, `stop_after` and other atomics | the loop's thread | the loop's thread | relaxed atomics |
 //! | `local` | the loop's thread | the loop's thread | a mutex that nobody else takes while it runs |
-//! | `delayed` items | posters, timer thread | the same | a mutex |
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_core::clock;
-use atoll_core::mailbox::{Lane, Mailbox, PushError};
-use atoll_core::stats::{EventTracker, SlotIndex};
-use atoll_core::timer;
+use atoll_core::mailbox::{Lane, LaneSettings, PushError};
+use atoll_core::stats::SlotIndex;
 use atoll_core::transport::{Code, Status};
-use atoll_core::wake::{Wake, WakeFd};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bound_handler::BoundHandler;
 use crate::context::{checked, copy_current};
+use crate::current;
 use crate::error;
 use crate::item::{Item, Job};
+use crate::manual_timers::ManualTimers;
 use crate::method::Method;
+use crate::shared::{DelayError, Shared};
 use crate::snapshot::{self, HandlerTuple};
 use crate::work_guard::WorkGuard;
 
@@ -39,54 +38,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The settings of a loop: `atoll.loop.LoopOptions`.
 #[derive(FromPyObject)]
 pub(crate) struct LoopOptions {
-    max_queued: usize,
+    limits: [usize; 3],
+    weights: [usize; 3],
+    max_delayed: usize,
     max_handler_names: usize,
     drain_budget: f64,
     max_dispatch_depth: usize,
     recording: bool,
-}
-
-/// Handlers that wait for their time, by number.
-#[derive(Default)]
-struct Delayed {
-    items: HashMap<u64, (Lane, Job)>,
-    closed: bool,
-}
-
-/// What threads without the GIL may hold of a loop.
-pub(crate) struct Shared {
-    pub(crate) name: String,
-    pub(crate) mailbox: Mailbox<Item, WakeFd>,
-    pub(crate) guards: AtomicUsize,
-    delayed: Mutex<Delayed>,
-    delayed_count: AtomicUsize,
-    next_delayed: AtomicU64,
-    pub(crate) stopped: AtomicBool,
-}
-
-impl Shared {
-    /// Has the loop look again whether it is stopped or out of work.
-    pub(crate) fn poke(&self) {
-        self.mailbox.waker().wake();
-    }
-
-    pub(crate) fn tracker(&self) -> &EventTracker {
-        self.mailbox.tracker()
-    }
-
-    /// Moves a delayed handler to the mailbox. The timer thread.
-    fn deliver(&self, id: u64) {
-        // Locked until it is in the mailbox, so that `close` finds it either here or there.
-        let mut delayed = lock(&self.delayed);
-        let Some((lane, mut job)) = delayed.items.remove(&id) else {
-            return;
-        };
-        job.queued_at = clock::now();
-        // At once, so that the loop never sees neither, and never goes to sleep for having seen both.
-        let _ = self.mailbox.push_moved(lane, Item::Job(job), || {
-            self.delayed_count.fetch_sub(1, Ordering::AcqRel);
-        });
-    }
 }
 
 /// What only the loop's thread touches.
@@ -110,6 +68,10 @@ pub(crate) struct LoopCore {
     pub(crate) draining: AtomicBool,
     /// The asyncio loop has been asked to stop: once per run, for uvloop keeps a second request for its next run.
     pub(crate) stop_requested: AtomicBool,
+    /// Whether the run ends when the mailbox is empty.
+    pub(crate) until_empty: AtomicBool,
+    /// The run ends when `executed` has come to this.
+    pub(crate) stop_after: AtomicU64,
     /// Nothing runs any more, whatever a drain has taken out of the mailbox.
     pub(crate) closed: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
@@ -118,6 +80,8 @@ pub(crate) struct LoopCore {
     pub(crate) last_stamp: AtomicU64,
     /// How many handlers have been run.
     pub(crate) executed: AtomicU64,
+    /// The lane of the handler that runs, which what it posts inherits.
+    pub(crate) lane: AtomicU8,
     pub(crate) budget: u64,
     pub(crate) recording: bool,
     pub(crate) eager: bool,
@@ -139,6 +103,7 @@ impl LoopCore {
         handler: Py<PyAny>,
         args: &Bound<'_, PyTuple>,
         slot: SlotIndex,
+        lane: Lane,
         context: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Job> {
         let context = match context {
@@ -151,13 +116,16 @@ impl LoopCore {
             context,
             future: None,
             slot,
+            lane,
             queued_at: if self.recording { clock::now() } else { 0 },
         })
     }
 
     /// Queues `job`. Any attached thread.
     #[inline]
-    pub(crate) fn push(&self, _py: Python<'_>, lane: Lane, job: Job) -> PyResult<()> {
+    pub(crate) fn push(&self, _py: Python<'_>, job: Job) -> PyResult<()> {
+        self.check_fork()?;
+        let lane = job.lane;
         match self.shared.mailbox.push(lane, Item::Job(job)) {
             Ok(()) => Ok(()),
             Err(refused) => Err(self.refused(lane, &refused)),
@@ -176,40 +144,25 @@ impl LoopCore {
         }
     }
 
-    fn push_delayed(&self, lane: Lane, job: Job, delay: f64) -> PyResult<()> {
+    /// Queues `job` after `delay` seconds, at once when it is zero. Returns its number while it waits.
+    fn push_after(&self, py: Python<'_>, job: Job, delay: f64) -> PyResult<Option<u64>> {
+        if delay == 0.0 {
+            return self.push(py, job).map(|()| None);
+        }
         if !(0.0..=error::MAX_DELAY_SECONDS).contains(&delay) {
             return Err(error::bad_delay(delay));
         }
-        let shared = &self.shared;
-        let id = shared.next_delayed.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut delayed = lock(&shared.delayed);
-            if delayed.closed {
-                return Err(error::loop_closed(&shared.name));
-            }
-            let limit = shared.mailbox.limit(lane);
-            if delayed.items.len() >= limit {
-                return Err(error::mailbox_full(&shared.name, lane.name(), limit));
-            }
-            shared.delayed_count.fetch_add(1, Ordering::AcqRel);
-            delayed.items.insert(id, (lane, job));
+        self.check_fork()?;
+        let delay = Duration::from_secs_f64(delay);
+        match self.shared.delay(job.lane, Item::Job(job), delay) {
+            Ok(number) => Ok(Some(number)),
+            Err((DelayError::Closed, _)) => Err(error::loop_closed(&self.shared.name)),
+            Err((DelayError::Full, _)) => Err(error::too_many_delayed(
+                &self.shared.name,
+                self.shared.max_delayed,
+            )),
+            Err((DelayError::NoThread(problem), _)) => Err(problem.into()),
         }
-        let target: Weak<Shared> = Arc::downgrade(shared);
-        let action = move || {
-            if let Some(shared) = target.upgrade() {
-                shared.deliver(id);
-            }
-        };
-        if let Err(problem) = timer::schedule(Duration::from_secs_f64(delay), Box::new(action)) {
-            // Nobody will deliver it.
-            let undelivered = lock(&shared.delayed).items.remove(&id);
-            if undelivered.is_some() {
-                shared.delayed_count.fetch_sub(1, Ordering::AcqRel);
-                shared.poke();
-            }
-            return Err(problem.into());
-        }
-        Ok(())
     }
 
     /// The slot for `name`, which defaults to the handler's qualified name.
@@ -245,8 +198,16 @@ impl LoopCore {
         // A delayed handler stops being delayed at the moment it is queued, so look in this order.
         self.running.load(Ordering::Relaxed) == 0
             && self.shared.guards.load(Ordering::Acquire) == 0
-            && self.shared.delayed_count.load(Ordering::Acquire) == 0
+            && self.shared.delayed_count() == 0
             && self.shared.mailbox.queued() == [0; 3]
+    }
+
+    /// Asks the asyncio loop to stop, once per run. The loop's thread.
+    pub(crate) fn request_stop(&self, asyncio_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !self.stop_requested.swap(true, Ordering::Relaxed) {
+            asyncio_loop.call_method0(intern!(asyncio_loop.py(), "stop"))?;
+        }
+        Ok(())
     }
 
     /// A coroutine handler that could not be eager takes its first step, or never will. The loop's thread.
@@ -287,10 +248,10 @@ fn handler_name<'py>(handler: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyStrin
     named.get_type().qualname()
 }
 
-/// The lane named `lane`; `normal` when none is.
-fn parse_lane(lane: Option<&str>) -> PyResult<Lane> {
+/// The lane named `lane`; that of the handler that posts when none is named.
+fn parse_lane(py: Python<'_>, lane: Option<&str>) -> PyResult<Lane> {
     match lane {
-        None => Ok(Lane::Normal),
+        None => Ok(current::lane(py)),
         Some(name) => Lane::ALL
             .into_iter()
             .find(|lane| lane.name() == name)
@@ -301,34 +262,42 @@ fn parse_lane(lane: Option<&str>) -> PyResult<Lane> {
 #[pymethods]
 impl LoopCore {
     #[new]
-    #[pyo3(signature = (name, options, owner))]
-    fn new(py: Python<'_>, name: String, options: LoopOptions, owner: bool) -> PyResult<Self> {
+    #[pyo3(signature = (name, options, owner, clock))]
+    fn new(
+        py: Python<'_>,
+        name: String,
+        options: LoopOptions,
+        owner: bool,
+        clock: Option<Py<ManualTimers>>,
+    ) -> PyResult<Self> {
         let budget = clock::ticks(
             Duration::try_from_secs_f64(options.drain_budget).unwrap_or(Duration::MAX),
         );
+        let lanes = LaneSettings {
+            limits: options.limits,
+            weights: options.weights,
+        };
+        let timers = clock.map(|clock| Arc::clone(&clock.get().timers));
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Shared::new(
                 name,
-                mailbox: Mailbox::new(
-                    [options.max_queued; 3],
-                    WakeFd::new()?,
-                    EventTracker::new(options.max_handler_names),
-                ),
-                guards: AtomicUsize::new(0),
-                delayed: Mutex::default(),
-                delayed_count: AtomicUsize::new(0),
-                next_delayed: AtomicU64::new(0),
-                stopped: AtomicBool::new(false),
-            }),
+                lanes,
+                options.max_delayed,
+                options.max_handler_names,
+                timers,
+            )?,
             local: Mutex::default(),
             running: AtomicUsize::new(0),
             unstarted: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             stop_requested: AtomicBool::new(false),
+            until_empty: AtomicBool::new(false),
+            stop_after: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             tasks: Mutex::default(),
             last_stamp: AtomicU64::new(0),
             executed: AtomicU64::new(0),
+            lane: AtomicU8::new(Lane::Normal as u8),
             budget,
             recording: options.recording,
             eager: py.version_info() >= (3, 12),
@@ -360,16 +329,12 @@ impl LoopCore {
     ) -> PyResult<()> {
         let py = handler.py();
         let slot = self.slot(&handler, name)?;
-        let lane = parse_lane(lane)?;
-        let job = self.job(py, handler.unbind(), args, slot, context)?;
-        if delay == 0.0 {
-            self.push(py, lane, job)
-        } else {
-            self.push_delayed(lane, job, delay)
-        }
+        let lane = parse_lane(py, lane)?;
+        let job = self.job(py, handler.unbind(), args, slot, lane, context)?;
+        self.push_after(py, job, delay).map(drop)
     }
 
-    /// Queues `handler(*args)`, whose outcome goes to `future`.
+    /// Queues `handler(*args)`, whose outcome goes to `future`; returns its number while it waits for its time.
     #[pyo3(signature = (future, handler, args, name, delay, lane, context))]
     #[allow(clippy::too_many_arguments)]
     fn _submit(
@@ -381,17 +346,37 @@ impl LoopCore {
         delay: f64,
         lane: Option<&str>,
         context: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<u64>> {
         let py = handler.py();
         let slot = self.slot(&handler, name)?;
-        let lane = parse_lane(lane)?;
-        let mut job = self.job(py, handler.unbind(), args, slot, context)?;
+        let lane = parse_lane(py, lane)?;
+        let mut job = self.job(py, handler.unbind(), args, slot, lane, context)?;
         job.future = Some(future);
-        if delay == 0.0 {
-            self.push(py, lane, job)
-        } else {
-            self.push_delayed(lane, job, delay)
-        }
+        self.push_after(py, job, delay)
+    }
+
+    /// Queues `handler(*args)` after `delay` seconds; returns the number by which it can be cancelled, or None when it is
+    /// queued already. Any thread.
+    #[pyo3(signature = (handler, args, name, delay, lane))]
+    fn _post_delayed(
+        &self,
+        handler: Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        name: Option<Bound<'_, PyString>>,
+        delay: f64,
+        lane: Option<&str>,
+    ) -> PyResult<Option<u64>> {
+        let py = handler.py();
+        let slot = self.slot(&handler, name)?;
+        let lane = parse_lane(py, lane)?;
+        let job = self.job(py, handler.unbind(), args, slot, lane, None)?;
+        self.push_after(py, job, delay)
+    }
+
+    /// Takes back a post that waits for its time; false when it is queued, has run, or was cancelled. Any thread, and from
+    /// a destructor, too: no lock is held while Python code runs.
+    fn _cancel_delayed(&self, number: u64) -> bool {
+        !self.shared.is_parents() && self.shared.take_back(number).is_some()
     }
 
     /// Runs `handler(*args)` at once when called on the loop, unless too deeply nested; else queues it.
@@ -406,12 +391,11 @@ impl LoopCore {
     ) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let slot = core.slot(&handler, name)?;
-        let lane = parse_lane(lane)?;
-        let job = core.job(py, handler.unbind(), args, slot, context)?;
+        let lane = parse_lane(py, lane)?;
+        let job = core.job(py, handler.unbind(), args, slot, lane, context)?;
         let depth = core.dispatch_depth.load(Ordering::Relaxed);
-        let on_loop: bool = slf.call_method0(intern!(py, "is_current"))?.extract()?;
-        if !on_loop || depth >= core.max_dispatch_depth {
-            return core.push(py, lane, job);
+        if depth >= core.max_dispatch_depth || !current::check(slf)? {
+            return core.push(py, job);
         }
         core.dispatch_depth.store(depth + 1, Ordering::Relaxed);
         let ran = Self::run_inline(slf, job);
@@ -432,7 +416,11 @@ impl LoopCore {
             Some(name) => name,
             None => handler_name(&handler)?,
         };
-        BoundHandler::create(slf, handler, name.to_string(), slot, parse_lane(lane)?)
+        let lane = match lane {
+            None => Lane::Normal,
+            lane => parse_lane(slf.py(), lane)?,
+        };
+        BoundHandler::create(slf, handler, name.to_string(), slot, lane)
     }
 
     /// Keeps `run()` from returning while the result is held.
@@ -440,10 +428,17 @@ impl LoopCore {
         WorkGuard::new(Arc::clone(&self.shared))
     }
 
+    /// Whether the caller runs on this loop.
+    fn is_current(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        current::check(slf)
+    }
+
     /// Makes `run()` return after the handler that is running. Any thread; what is queued stays queued.
-    fn stop(&self) {
+    fn stop(&self) -> PyResult<()> {
+        self.check_fork()?;
         self.shared.stopped.store(true, Ordering::Release);
         self.shared.poke();
+        Ok(())
     }
 
     /// Whether `stop()` was called or `run()` ran out of work, and `restart()` not since.
@@ -462,12 +457,69 @@ impl LoopCore {
         self.shared.mailbox.waker().fd()
     }
 
-    /// Names the asyncio loop that drains the mailbox from now on, as each run begins; None detaches it.
-    #[pyo3(signature = (asyncio_loop))]
-    fn _attach(&self, asyncio_loop: Option<Py<PyAny>>) {
+    /// Whether this process has forked off the one that the loop belongs to, and can do nothing with it.
+    #[getter]
+    fn _is_parents(&self) -> bool {
+        self.shared.is_parents()
+    }
+
+    /// Raises what a loop of the parent raises in a forked child.
+    #[pyo3(name = "_check_fork")]
+    #[inline]
+    fn check_fork(&self) -> PyResult<()> {
+        if self.shared.is_parents() {
+            return Err(error::forked(&self.shared.name));
+        }
+        Ok(())
+    }
+
+    /// The time of a clock that is moved by hand, in seconds; None where time is real.
+    #[getter]
+    fn _manual_now(&self) -> Option<f64> {
+        self.shared.manual_now().map(|now| now.as_secs_f64())
+    }
+
+    /// Names the asyncio loop that drains the mailbox from now on, as each run begins; None detaches it. The run ends after
+    /// `handlers` handlers, or, `until_empty`, when nothing is queued.
+    #[pyo3(signature = (asyncio_loop, handlers=None, until_empty=false))]
+    fn _attach(&self, asyncio_loop: Option<Py<PyAny>>, handlers: Option<u64>, until_empty: bool) {
         self.stop_requested.store(false, Ordering::Relaxed);
+        self.until_empty.store(until_empty, Ordering::Relaxed);
+        let executed = self.executed.load(Ordering::Relaxed);
+        let stop_after = handlers.map_or(u64::MAX, |most| executed.saturating_add(most));
+        self.stop_after.store(stop_after, Ordering::Relaxed);
         let before = std::mem::replace(&mut lock(&self.local).asyncio_loop, asyncio_loop);
         drop(before);
+    }
+
+    /// This thread runs the loop from now on: a guest's, until it ends; an owner's until `_leave_thread`.
+    fn _enter_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let core = slf.get();
+        core.shared.activity().runs_on(thread_number());
+        if core.owner {
+            current::enter_for_good(slf)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what `_enter_thread` began. On the same thread.
+    fn _leave_thread(&self) {
+        self.shared.activity().runs_on(0);
+        if self.owner {
+            current::leave();
+        }
+    }
+
+    /// Ends the run without stopping the context. On the loop's thread.
+    fn _end_run(&self, py: Python<'_>) -> PyResult<()> {
+        let asyncio_loop = lock(&self.local)
+            .asyncio_loop
+            .as_ref()
+            .map(|it| it.clone_ref(py));
+        match asyncio_loop {
+            Some(asyncio_loop) => self.request_stop(asyncio_loop.bind(py)),
+            None => Ok(()),
+        }
     }
 
     /// Runs queued handlers for at most the drain budget. On the loop's thread only, as a reader callback.
@@ -488,16 +540,7 @@ impl LoopCore {
     fn _close(&self) -> Vec<Py<PyAny>> {
         self.closed.store(true, Ordering::Release);
         let mut left: Vec<Item> = std::mem::take(&mut lock(&self.local).batch).into();
-        let delayed = {
-            let mut delayed = lock(&self.shared.delayed);
-            delayed.closed = true;
-            left.extend(self.shared.mailbox.close());
-            std::mem::take(&mut delayed.items)
-        };
-        self.shared
-            .delayed_count
-            .fetch_sub(delayed.len(), Ordering::AcqRel);
-        left.extend(delayed.into_values().map(|(_, job)| Item::Job(job)));
+        left.extend(self.shared.close());
         let mut futures = Vec::new();
         for item in left {
             match item {
@@ -510,7 +553,7 @@ impl LoopCore {
                     let text = format!("Loop {} is closed", self.shared.name);
                     call.refuse(Status::new(Code::Unavailable, text));
                 }
-                Item::Internal(_) | Item::Cancel(_) => {}
+                Item::Internal(_) | Item::Cancel(_) | Item::Probe { .. } => {}
             }
         }
         futures
@@ -534,17 +577,44 @@ impl LoopCore {
         self.executed.load(Ordering::Relaxed)
     }
 
-    /// (queued per lane, delayed, guards held, handlers).
-    fn _snapshot(&self) -> ([usize; 3], usize, usize, Vec<HandlerTuple>) {
-        (
-            self.shared.mailbox.queued(),
-            self.shared.delayed_count.load(Ordering::Relaxed),
-            self.shared.guards.load(Ordering::Relaxed),
-            if self.recording {
-                snapshot::handlers(self.shared.tracker())
+    /// (queued per lane, delayed, guards held, handlers, (time, uptime, waiting, running)).
+    #[allow(clippy::type_complexity)]
+    fn _snapshot(
+        slf: &Bound<'_, Self>,
+    ) -> PyResult<(
+        [usize; 3],
+        usize,
+        usize,
+        Vec<HandlerTuple>,
+        (f64, f64, f64, f64),
+    )> {
+        let core = slf.get();
+        let now = slf.call_method0(intern!(slf.py(), "now"))?.extract()?;
+        let time = core.shared.activity().time();
+        Ok((
+            core.shared.mailbox.queued(),
+            core.shared.delayed_count(),
+            core.shared.guards.load(Ordering::Relaxed),
+            if core.recording {
+                snapshot::handlers(core.shared.tracker())
             } else {
                 Vec::new()
             },
-        )
+            (
+                now,
+                clock::seconds(time.uptime),
+                clock::seconds(time.waiting),
+                clock::seconds(time.running),
+            ),
+        ))
     }
+}
+
+/// The system's number of this thread, by which a signal reaches it; zero where that is not done.
+fn thread_number() -> i32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: it takes nothing and can't fail.
+    return unsafe { libc::gettid() };
+    #[cfg(not(target_os = "linux"))]
+    return 0;
 }

@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::item::Item;
-use crate::loop_core::{LoopCore, Shared};
+use crate::loop_core::LoopCore;
+use crate::shared::Shared;
 
 /// A method as Python describes it: `atoll.rpc._method.Method`.
 #[derive(FromPyObject)]

@@ -11,8 +11,9 @@ use pyo3::prelude::*;
 
 use crate::error;
 use crate::item::Item;
-use crate::loop_core::{LoopCore, Shared, lock};
+use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec};
+use crate::shared::Shared;
 
 /// The settings of a server: `atoll.rpc._options.ServerOptions`.
 #[derive(FromPyObject)]

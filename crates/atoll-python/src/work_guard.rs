@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
 
-use crate::loop_core::Shared;
+use crate::shared::Shared;
 
 /// Keeps a loop's `run()` from returning while it is held: until `reset()`, the end of its `with` block, or its collection.
 #[pyclass(frozen, module = "atoll._core")]

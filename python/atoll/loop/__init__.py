@@ -1,15 +1,16 @@
 """The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
 
 from atoll.loop._future import LoopFuture
-from atoll.loop._io_context import ExceptionHook, IoContext, Lane, LoopFactory
+from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import ModuleRef
-from atoll.loop._options import LoopOptions
+from atoll.loop._options import Lane, LoopOptions
 from atoll.loop._stats import Distribution, HandlerStats, LoopStats
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
 from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, still_running
 
 __all__ = [
     "STOP_TIMEOUT",
+    "Clock",
     "Distribution",
     "ExceptionHook",
     "HandlerStats",

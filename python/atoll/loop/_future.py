@@ -17,11 +17,18 @@ class LoopFuture(concurrent.futures.Future[R]):
     `concurrent.futures.wait` and `as_completed`.
     """
 
-    def __init__(self, loop_name: str, post_internal: Callable[[Callable[[], object]], bool]) -> None:
+    def __init__(
+        self,
+        loop_name: str,
+        post_internal: Callable[[Callable[[], object]], bool],
+        cancel_delayed: Callable[[int], bool],
+    ) -> None:
         """Made by `IoContext.submit`."""
         super().__init__()
         self._loop_name = loop_name
         self._post_internal = post_internal
+        self._cancel_delayed = cancel_delayed
+        self._delayed: int | None = None
         self._task: asyncio.Task[Any] | None = None
         self._was_cancelled = False
 
@@ -54,10 +61,14 @@ class LoopFuture(concurrent.futures.Future[R]):
     def cancel(self) -> bool:
         """Cancels the handler: one that is queued never runs, a coroutine gets `CancelledError` at its next await.
 
+        One that waits for its time is forgotten at once: its loop waits for it no longer.
+
         Returns:
             False when it has ended already.
         """
         if super().cancel():
+            if self._delayed is not None and self._cancel_delayed(self._delayed):
+                self.set_running_or_notify_cancel()
             return True
         return not self.done() and self._post_internal(self._cancel_task)
 

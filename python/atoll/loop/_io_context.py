@@ -14,23 +14,39 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
+import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from atoll._core import LoopCore
+from atoll._core import LoopCore, ManualTimers, current_loop
 from atoll.errors import LoopRunningError, NotOnLoopError
 from atoll.loop._future import LoopFuture
-from atoll.loop._options import LoopOptions
+from atoll.loop._options import Lane, LoopOptions
 from atoll.loop._stats import LoopStats, loop_stats
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Lane = Literal["control", "normal", "bulk"]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 ExceptionHook = Callable[["IoContext", str, BaseException], object]
+
+
+class Clock(Protocol):
+    """Where a context takes its time from: `atoll.testing.ManualClock` is one."""
+
+    @property
+    def timers(self) -> ManualTimers:
+        """What its delayed posts wait in."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """An asyncio loop whose time is the clock's."""
+
+    def joined(self, io_context: "IoContext") -> None:
+        """A context has been constructed with the clock."""
+
 
 _logger = logging.getLogger("atoll.loop")
 
@@ -62,7 +78,13 @@ class IoContext(LoopCore):
     Args:
         name: Its name in logs, metrics and the monitor.
         loop_factory: Makes the asyncio loop; the default is uvloop where it is installed.
-        max_queued: How many handlers each lane holds; a post beyond it raises `MailboxFull`.
+        clock: Where its time comes from, a `ManualClock` in tests; the default is real time.
+        seed: What its `random` starts from; the default differs from run to run.
+        max_queued: How many handlers each lane holds, or a mapping of lanes to numbers; a post beyond it raises
+            `MailboxFull`.
+        lane_weights: How many handlers of a lane run before the next lane has its turn, for the lanes that are named;
+            64 of `control`, 32 of `normal` and 8 of `bulk` otherwise.
+        max_delayed: How many posts with a delay may wait for their time; one more raises `MailboxFull`.
         max_handler_names: How many handler names get statistics of their own.
         drain_budget: Seconds of handlers before asyncio's own timers and tasks get their turn.
         max_dispatch_depth: How deeply `dispatch` nests before it posts instead.
@@ -74,6 +96,7 @@ class IoContext(LoopCore):
     """
 
     _exception_hook: ExceptionHook
+    _random: random.Random
     _loop: asyncio.AbstractEventLoop | None
     _loop_factory: LoopFactory
     _entering: threading.Lock
@@ -87,7 +110,11 @@ class IoContext(LoopCore):
         name: str,
         *,
         loop_factory: LoopFactory | None = None,
-        max_queued: int = LoopOptions.max_queued,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        max_queued: int | Mapping[Lane, int] = LoopOptions.max_queued,
+        lane_weights: Mapping[Lane, int] | None = None,
+        max_delayed: int = LoopOptions.max_delayed,
         max_handler_names: int = LoopOptions.max_handler_names,
         drain_budget: float = LoopOptions.drain_budget,
         max_dispatch_depth: int = LoopOptions.max_dispatch_depth,
@@ -99,12 +126,29 @@ class IoContext(LoopCore):
             raise ValueError(f"name={name!r}: a loop needs a name, for logs and metrics")
         options = LoopOptions(
             max_queued=max_queued,
+            lane_weights=lane_weights,
+            max_delayed=max_delayed,
             max_handler_names=max_handler_names,
             drain_budget=drain_budget,
             max_dispatch_depth=max_dispatch_depth,
             recording=recording,
         )
-        return cls._create(name, options, None, loop_factory, exception_hook)
+        if clock is not None:
+            if loop_factory is not None:
+                raise ValueError("a clock brings its own asyncio loop: leave out loop_factory, or clock")
+            loop_factory = clock.new_event_loop
+        self = cls._create(
+            name,
+            options,
+            None,
+            loop_factory=loop_factory,
+            exception_hook=exception_hook,
+            clock=clock,
+            seed=seed,
+        )
+        if clock is not None:
+            clock.joined(self)
+        return self
 
     @classmethod
     def _create(
@@ -112,10 +156,14 @@ class IoContext(LoopCore):
         name: str,
         options: LoopOptions,
         host: asyncio.AbstractEventLoop | None,
+        *,
         loop_factory: LoopFactory | None = None,
         exception_hook: ExceptionHook | None = None,
+        clock: Clock | None = None,
+        seed: int | None = None,
     ) -> Self:
-        self = super().__new__(cls, name, options, host is None)
+        self = super().__new__(cls, name, options, host is None, None if clock is None else clock.timers)
+        self._random = random.Random(seed)  # noqa: S311 - for jitter and choices, not for secrets
         self._exception_hook = log_exception if exception_hook is None else exception_hook
         self._loop_factory = default_loop_factory if loop_factory is None else loop_factory
         self._loop = host
@@ -135,6 +183,9 @@ class IoContext(LoopCore):
         Raises:
             NotOnLoopError: When no loop runs on this thread.
         """
+        entered = current_loop()
+        if entered is not None:
+            return cast("IoContext", entered)
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         if loop is None:
             raise NotOnLoopError(
@@ -151,10 +202,6 @@ class IoContext(LoopCore):
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         return None if loop is None else _contexts.get(loop)
 
-    def is_current(self) -> bool:
-        """Whether the caller runs on this loop."""
-        return self._loop is not None and asyncio._get_running_loop() is self._loop  # noqa: SLF001 - documented for this use
-
     @property
     def is_guest(self) -> bool:
         """Whether somebody else starts and stops the asyncio loop."""
@@ -167,7 +214,13 @@ class IoContext(LoopCore):
 
     def now(self) -> float:
         """The loop's time in seconds: monotonic, from an arbitrary origin. Any thread."""
-        return time.monotonic()
+        manual = self._manual_now
+        return time.monotonic() if manual is None else manual
+
+    @property
+    def random(self) -> random.Random:
+        """The loop's source of chance, which starts from `seed`. On the loop's thread, or before it runs."""
+        return self._random
 
     # -------------------------------------------------------------------------------------------------------- posting
 
@@ -179,7 +232,7 @@ class IoContext(LoopCore):
         *args: Any,
         name: str | None = None,
         delay: float = 0.0,
-        lane: Lane = "normal",
+        lane: Lane | None = None,
         context: contextvars.Context | None = None,
     ) -> LoopFuture[R]: ...
 
@@ -191,7 +244,7 @@ class IoContext(LoopCore):
         *args: Any,
         name: str | None = None,
         delay: float = 0.0,
-        lane: Lane = "normal",
+        lane: Lane | None = None,
         context: contextvars.Context | None = None,
     ) -> LoopFuture[R]: ...
 
@@ -202,7 +255,7 @@ class IoContext(LoopCore):
         *args: Any,
         name: str | None = None,
         delay: float = 0.0,
-        lane: Lane = "normal",
+        lane: Lane | None = None,
         context: contextvars.Context | None = None,
     ) -> LoopFuture[Any]:
         """Posts `handler(*args)` and returns a future of its outcome. Any thread.
@@ -211,8 +264,8 @@ class IoContext(LoopCore):
             MailboxFull: When the lane has reached its bound.
             LoopClosedError: When the context has been closed.
         """
-        future: LoopFuture[Any] = LoopFuture(self.name, self._post_internal)
-        self._submit(future, handler, args, name, delay, lane, context)
+        future: LoopFuture[Any] = LoopFuture(self.name, self._post_internal, self._cancel_delayed)
+        future._delayed = self._submit(future, handler, args, name, delay, lane, context)  # noqa: SLF001 - its maker
         return future
 
     # -------------------------------------------------------------------------------------------------------- running
@@ -221,29 +274,54 @@ class IoContext(LoopCore):
         """Runs handlers on this thread until `stop()`, or until nothing is left to do and no guard is held.
 
         Left to do are queued and delayed handlers and coroutine handlers that have not ended; asyncio's own callbacks
-        and tasks that handlers started run beside them but do not count.
+        and tasks that handlers started run beside them but do not count, and neither do probes of those who observe.
+
+        Ctrl-C on the main thread leaves `run()` as `KeyboardInterrupt`; what was queued stays queued, and `close()`
+        cancels the coroutine handlers that have not ended.
 
         Returns:
             How many handlers it ran; zero at once when the context is stopped already (see `restart`).
 
         Raises:
             LoopRunningError: When another thread runs it, another loop runs on this thread, or it is a guest or closed.
+            ForkedError: When it belongs to the parent of this process.
         """
-        return self._enter(lambda loop: loop.run_forever())
+        return self._enter()
+
+    def run_one(self) -> int:
+        """Runs one handler on this thread, waiting for it if need be; a coroutine up to its first await.
+
+        Asyncio's own callbacks that are due meanwhile, such as later steps of coroutines, run too and do not count.
+
+        Returns:
+            One, or zero when the context is stopped or runs out of work first. Raises what `run` does.
+        """
+        return self._enter(handlers=1)
+
+    def run_for(self, duration: float) -> int:
+        """Runs as `run` does, for at most `duration` seconds of the context's clock; does not stop the context.
+
+        Raises:
+            ValueError: When the duration is not a number of seconds. And what `run` raises.
+        """
+        if not (math.isfinite(duration) and duration >= 0):
+            raise ValueError(f"duration={duration!r} is not a number of seconds from 0")
+        return self._enter(duration=duration)
 
     def poll(self) -> int:
-        """Runs what is ready on this thread, for one drain budget at most, without waiting for anything.
+        """Runs on this thread what is ready until nothing is, also what it posts meanwhile, without waiting.
+
+        Asyncio's own callbacks that are due at the beginning run once.
 
         Returns and raises what `run` does.
         """
+        return self._enter(until_empty=True)
 
-        def once(loop: asyncio.AbstractEventLoop) -> None:
-            loop.call_soon(loop.stop)
-            loop.run_forever()
+    def poll_one(self) -> int:
+        """Runs one handler on this thread if one is ready, without waiting. Returns and raises what `run_one` does."""
+        return self._enter(handlers=1, until_empty=True)
 
-        return self._enter(once)
-
-    def _enter(self, drive: Callable[[asyncio.AbstractEventLoop], object]) -> int:
+    def _enter(self, *, handlers: int | None = None, duration: float | None = None, until_empty: bool = False) -> int:
         self._check_may_run()
         with self._entering:
             if self._runner is not None:
@@ -259,12 +337,14 @@ class IoContext(LoopCore):
             if self.stopped:
                 return 0
             before = self._executed
-            self._drive(self._loop, drive)
+            self._attach(self._loop, handlers, until_empty)
+            self._drive(self._loop, duration)
             return self._executed - before
         finally:
             self._runner = None
 
     def _check_may_run(self) -> None:
+        self._check_fork()
         if self._guest:
             raise LoopRunningError(f"{self!r} is a guest: whoever started its asyncio loop runs it and stops it")
         if self._closed:
@@ -277,18 +357,30 @@ class IoContext(LoopCore):
                 f"its own with IoContextThread, or use IoContext.current() to be this loop's guest"
             )
 
-    def _drive(self, loop: asyncio.AbstractEventLoop, drive: Callable[[asyncio.AbstractEventLoop], object]) -> None:
-        self._attach(loop)
+    def _drive(self, loop: asyncio.AbstractEventLoop, duration: float | None) -> None:
+        with self._entered(loop):
+            # Handlers bring their own context variables; what they run in must be empty, or it would leak into them.
+            empty = contextvars.Context()
+            empty.run(loop.add_reader, self._fileno, self._drain)
+            empty.run(loop.call_soon, self._drain)
+            timer = None if duration is None else empty.run(loop.call_later, duration, self._end_run)
+            try:
+                loop.run_forever()
+            finally:
+                loop.remove_reader(self._fileno)
+                if timer is not None:
+                    timer.cancel()
+
+    @contextlib.contextmanager
+    def _entered(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Within the block, this thread and `loop` are the context's."""
         with _contexts_lock:
             _contexts[loop] = self
-        # Handlers bring their own context variables; what they run in must be empty, or it would leak into them.
-        empty = contextvars.Context()
-        empty.run(loop.add_reader, self._fileno, self._drain)
-        empty.run(loop.call_soon, self._drain)
+        self._enter_thread()
         try:
-            drive(loop)
+            yield
         finally:
-            loop.remove_reader(self._fileno)
+            self._leave_thread()
             with _contexts_lock:
                 _contexts.pop(loop, None)
 
@@ -296,12 +388,14 @@ class IoContext(LoopCore):
         """Refuses further posts, cancels what will never run and what has not ended, and frees the asyncio loop.
 
         Futures of handlers that never ran are cancelled. Any thread, but not while the context runs; a second call does
-        nothing.
+        nothing, and neither does a forked child's.
 
         Raises:
             LoopRunningError: When the context runs: `stop()` it and wait for `run()` to return. Or when another loop
             runs on this thread, which would keep what is cancelled from ending.
         """
+        if self._is_parents:
+            return
         running = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         if running is not None and running is not self._loop and self._has_run() and not self._closed:
             raise LoopRunningError(
@@ -326,15 +420,12 @@ class IoContext(LoopCore):
             with _contexts_lock:
                 _contexts.pop(loop, None)
             return
-        with _contexts_lock:
-            # What the cancelled tasks still run is on this loop, too.
-            _contexts[loop] = self
         try:
-            _cancel_all_tasks(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            # What the cancelled tasks still run is on this loop, too.
+            with self._entered(loop):
+                _cancel_all_tasks(loop)
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
-            with _contexts_lock:
-                _contexts.pop(loop, None)
             loop.close()
             self._attach(None)
 
@@ -382,6 +473,7 @@ def _make_guest(loop: asyncio.AbstractEventLoop) -> IoContext:
         context.close()
     guest = IoContext._create(threading.current_thread().name, LoopOptions(), loop)  # noqa: SLF001 - this module's own
     guest._attach(loop)  # noqa: SLF001 - this module's own
+    guest._enter_thread()  # noqa: SLF001 - this module's own
     with _contexts_lock:
         _contexts[loop] = guest
     contextvars.Context().run(loop.add_reader, guest._fileno, guest._drain)  # noqa: SLF001 - this module's own

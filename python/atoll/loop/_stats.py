@@ -177,9 +177,11 @@ def _distribution(values: _DistributionTuple) -> Distribution:
     return Distribution(count, total, shortest, longest, tuple(buckets))
 
 
-def loop_stats(name: str, snapshot: tuple[list[int], int, int, list[_HandlerTuple]]) -> LoopStats:
+def loop_stats(
+    name: str, snapshot: tuple[list[int], int, int, list[_HandlerTuple], tuple[float, float, float, float]]
+) -> LoopStats:
     """Gives the values that Rust snapshots their names."""
-    queued, delayed, guards, handlers = snapshot
+    queued, delayed, guards, handlers, _time = snapshot
     return LoopStats(
         name=name,
         queued=dict(zip(("control", "normal", "bulk"), queued, strict=True)),

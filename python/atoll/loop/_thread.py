@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
@@ -24,7 +25,8 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from atoll.errors import DeadlockError, LoopClosedError, LoopRunningError
-from atoll.loop._io_context import ExceptionHook, IoContext, LoopFactory
+from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
+from atoll.loop._options import Lane
 
 _logger = logging.getLogger("atoll.loop")
 
@@ -41,7 +43,11 @@ class IoContextOptions(TypedDict, total=False):
     """The settings of a loop besides its name; see `IoContext`."""
 
     loop_factory: LoopFactory | None
-    max_queued: int
+    clock: Clock | None
+    seed: int | None
+    max_queued: int | Mapping[Lane, int]
+    lane_weights: Mapping[Lane, int] | None
+    max_delayed: int
     max_handler_names: int
     drain_budget: float
     max_dispatch_depth: int
@@ -186,12 +192,13 @@ class IoContextThread:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops it."""
-        self.stop()
+        """Stops it; in a forked child, which has none of its parent's threads, does nothing."""
+        if not self.io_context._is_parents:  # noqa: SLF001 - its own
+            self.stop()
 
     def __del__(self) -> None:
         # Not joined: a collection may happen on any thread, the loop's own included.
-        if self._thread is not None and not self._runner.ended.done():
+        if self._thread is not None and not self._runner.ended.done() and not self._runner.io_context._is_parents:  # noqa: SLF001 - its own
             self._runner.io_context.stop()
             self._runner.warn_that_nobody_stopped_it(stacklevel=3)
 

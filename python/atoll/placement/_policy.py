@@ -199,7 +199,7 @@ class _Checker:
                 raise PlacementError(f"{where}: a loop has no option {option!r}: {remedy}")
             if option in _CALLABLE_OPTIONS and not (value is None or callable(value)):
                 raise PlacementError(f"{where}: {option}={value!r} can't be called: pass a function")
-            if option not in _CALLABLE_OPTIONS:
+            if option in LoopOptions.__dataclass_fields__:
                 self._check_setting(where, option, value)
 
     def _check_setting(self, where: str, option: str, value: object) -> None:

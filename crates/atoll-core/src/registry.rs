@@ -1,0 +1,112 @@
+//! All living loops of the process, for those who watch them.
+//!
+//! | state | written by | read by | under |
+//! |---|---|---|---|
+//! | the list of a process | threads that make loops | watchers | its mutex |
+//! | `LISTS` | the first loop of a process | all | an atomic |
+//!
+//! A loop is listed from its construction until its last reference is gone; nothing here keeps one alive.
+
+use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+
+use crate::activity::Activity;
+use crate::fork;
+use crate::probe::Probe;
+use crate::stats::EventTracker;
+
+/// What is recorded of one loop.
+#[derive(Debug)]
+pub struct LoopRecord {
+    /// Its handlers' statistics.
+    pub events: EventTracker,
+    /// What its thread is doing.
+    pub activity: Activity,
+    /// The modules that live on it, as a provider has placed them.
+    pub modules: RwLock<Vec<String>>,
+}
+
+impl LoopRecord {
+    /// A record of a loop that has run nothing, with statistics for at most `max_names` handler names.
+    #[must_use]
+    pub fn new(max_names: usize) -> Self {
+        Self {
+            events: EventTracker::new(max_names),
+            activity: Activity::default(),
+            modules: RwLock::default(),
+        }
+    }
+}
+
+/// A loop as its watchers see it. Any thread; nothing here waits for the loop or the GIL.
+pub trait ObservedLoop: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// What is recorded of it.
+    fn record(&self) -> &LoopRecord;
+
+    /// How many handlers wait in each lane.
+    fn queued(&self) -> [usize; 3];
+
+    /// How many posts with a delay are not yet due.
+    fn delayed(&self) -> usize;
+
+    /// How many work guards are held.
+    fn guards(&self) -> usize;
+
+    /// When the longest-waiting handler was queued, in ticks; zero when none waits.
+    fn oldest_queued_at(&self) -> u64;
+
+    /// Has `probe` told when its turn on the loop comes; false when the loop is closed. Probes are never work.
+    fn post_probe(&self, probe: Arc<dyn Probe>) -> bool;
+}
+
+#[derive(Default)]
+struct List {
+    loops: Mutex<Vec<Weak<dyn ObservedLoop>>>,
+    generation: u32,
+}
+
+/// The process's list, never freed; of another process after a fork, whose lock may be held for ever.
+static LIST: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
+
+fn list() -> &'static List {
+    loop {
+        let current = LIST.load(Acquire);
+        // SAFETY: it is null or comes from a box that was leaked.
+        let known = unsafe { current.as_ref() };
+        let generation = fork::watch();
+        if let Some(list) = known.filter(|list| list.generation == generation) {
+            return list;
+        }
+        let fresh = Box::into_raw(Box::new(List {
+            loops: Mutex::default(),
+            generation,
+        }));
+        if LIST
+            .compare_exchange(current, fresh, Release, Acquire)
+            .is_err()
+        {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+        }
+    }
+}
+
+/// Lists `observed` until it is dropped.
+pub fn register(observed: Weak<dyn ObservedLoop>) {
+    let mut loops = list().loops.lock().unwrap_or_else(PoisonError::into_inner);
+    loops.retain(|known| known.strong_count() > 0);
+    loops.push(observed);
+}
+
+/// All living loops, in the order of their construction.
+#[must_use]
+pub fn loops() -> Vec<Arc<dyn ObservedLoop>> {
+    let loops = list().loops.lock().unwrap_or_else(PoisonError::into_inner);
+    let weak = loops.clone();
+    // An upgraded reference may be the last one when it is dropped, and what that frees must not run under the mutex.
+    drop(loops);
+    weak.iter().filter_map(Weak::upgrade).collect()
+}

@@ -1,0 +1,236 @@
+//! What threads without the GIL may hold of a loop: its mailbox, its delayed handlers, its record.
+//!
+//! | state | written by | read by | under |
+//! |---|---|---|---|
+//! | mailbox, record | any thread | any thread | see `atoll_core` |
+//! | `guards`, `delayed_count`, `stopped` | any thread | any thread | atomics |
+//! | `delayed` items | posters, whoever drives the timers | the same | a mutex |
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use atoll_core::activity::Activity;
+use atoll_core::clock;
+use atoll_core::fork;
+use atoll_core::mailbox::{Lane, LaneSettings, Mailbox};
+use atoll_core::probe::Probe;
+use atoll_core::registry::{self, LoopRecord, ObservedLoop};
+use atoll_core::stats::EventTracker;
+use atoll_core::timer::{self, Due, Timers};
+use atoll_core::wake::{Wake, WakeFd};
+
+use crate::item::Item;
+use crate::loop_core::lock;
+
+/// Handlers that wait for their time, by number.
+#[derive(Default)]
+struct Delayed {
+    items: HashMap<u64, (Lane, Item)>,
+    closed: bool,
+}
+
+/// Why a handler can't wait for its time.
+pub(crate) enum DelayError {
+    Closed,
+    Full,
+    NoThread(std::io::Error),
+}
+
+/// What threads without the GIL may hold of a loop.
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    pub(crate) mailbox: Mailbox<Item, WakeFd>,
+    pub(crate) guards: AtomicUsize,
+    delayed: Mutex<Delayed>,
+    delayed_count: AtomicUsize,
+    next_delayed: AtomicU64,
+    pub(crate) max_delayed: usize,
+    pub(crate) stopped: AtomicBool,
+    /// Whose time the delayed handlers wait for; the process's unless given.
+    timers: Option<Arc<Timers>>,
+    /// The process that the loop belongs to.
+    generation: u32,
+}
+
+impl Shared {
+    /// Makes the native half of a loop and lists it.
+    pub(crate) fn new(
+        name: String,
+        lanes: LaneSettings,
+        max_delayed: usize,
+        max_names: usize,
+        timers: Option<Arc<Timers>>,
+    ) -> std::io::Result<Arc<Self>> {
+        let shared = Arc::new(Self {
+            name,
+            mailbox: Mailbox::new(lanes, WakeFd::new()?, LoopRecord::new(max_names)),
+            guards: AtomicUsize::new(0),
+            delayed: Mutex::default(),
+            delayed_count: AtomicUsize::new(0),
+            next_delayed: AtomicU64::new(0),
+            max_delayed,
+            stopped: AtomicBool::new(false),
+            timers,
+            generation: fork::watch(),
+        });
+        let observed: Weak<Self> = Arc::downgrade(&shared);
+        registry::register(observed);
+        Ok(shared)
+    }
+
+    /// Whether this process has forked off the one that the loop belongs to: its locks may be held for ever.
+    #[inline]
+    pub(crate) fn is_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Has the loop look again whether it is stopped or out of work.
+    pub(crate) fn poke(&self) {
+        // The descriptor is the parent's, too.
+        if !self.is_parents() {
+            self.mailbox.waker().wake();
+        }
+    }
+
+    pub(crate) fn tracker(&self) -> &EventTracker {
+        &self.mailbox.tracker().events
+    }
+
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.mailbox.tracker().activity
+    }
+
+    pub(crate) fn delayed_count(&self) -> usize {
+        self.delayed_count.load(Ordering::Acquire)
+    }
+
+    /// The seconds of a clock that is moved by hand; None where time is real.
+    pub(crate) fn manual_now(&self) -> Option<Duration> {
+        self.timers.as_ref().map(|timers| timers.now())
+    }
+
+    pub(crate) fn timers(&self) -> std::io::Result<&Timers> {
+        match &self.timers {
+            Some(timers) => Ok(timers),
+            None => timer::process(),
+        }
+    }
+
+    /// Lets `item` wait for `delay` before it is queued; returns its number. Any thread.
+    ///
+    /// # Errors
+    /// The item comes back, so that it is dropped where no lock is held.
+    pub(crate) fn delay(
+        self: &Arc<Self>,
+        lane: Lane,
+        item: Item,
+        delay: Duration,
+    ) -> Result<u64, (DelayError, Item)> {
+        let timers = match self.timers() {
+            Ok(timers) => timers,
+            Err(problem) => return Err((DelayError::NoThread(problem), item)),
+        };
+        let number = self.next_delayed.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut delayed = lock(&self.delayed);
+            if delayed.closed {
+                return Err((DelayError::Closed, item));
+            }
+            if delayed.items.len() >= self.max_delayed {
+                return Err((DelayError::Full, item));
+            }
+            self.delayed_count.fetch_add(1, Ordering::AcqRel);
+            delayed.items.insert(number, (lane, item));
+        }
+        let target: Weak<Self> = Arc::downgrade(self);
+        timers.schedule(delay, target, number);
+        Ok(number)
+    }
+
+    /// Takes back what waits under `number`; None when it has been queued or taken back. Any thread.
+    pub(crate) fn take_back(&self, number: u64) -> Option<Item> {
+        let (_, item) = lock(&self.delayed).items.remove(&number)?;
+        if let Ok(timers) = self.timers() {
+            timers.cancelled();
+        }
+        if self.delayed_count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.poke();
+        }
+        Some(item)
+    }
+
+    /// Refuses everything from now on and gives back what waits: what is queued, then what waits for its time.
+    pub(crate) fn close(&self) -> Vec<Item> {
+        let mut delayed = lock(&self.delayed);
+        delayed.closed = true;
+        let mut left = self.mailbox.close();
+        let waiting = std::mem::take(&mut delayed.items);
+        drop(delayed);
+        self.delayed_count
+            .fetch_sub(waiting.len(), Ordering::AcqRel);
+        left.extend(waiting.into_values().map(|(_, item)| item));
+        left
+    }
+}
+
+impl Due for Shared {
+    /// Moves a delayed handler to the mailbox.
+    fn due(&self, number: u64) {
+        // Locked until it is in the mailbox, so that `close` finds it either here or there.
+        let mut delayed = lock(&self.delayed);
+        let Some((lane, mut item)) = delayed.items.remove(&number) else {
+            return;
+        };
+        item.is_queued_at(clock::now());
+        // At once, so that the loop never sees neither, and never goes to sleep for having seen both.
+        let refused = self.mailbox.push_moved(lane, item, || {
+            self.delayed_count.fetch_sub(1, Ordering::AcqRel);
+        });
+        drop(delayed);
+        drop(refused);
+    }
+
+    fn waits_for(&self, number: u64) -> bool {
+        lock(&self.delayed).items.contains_key(&number)
+    }
+}
+
+impl ObservedLoop for Shared {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn record(&self) -> &LoopRecord {
+        self.mailbox.tracker()
+    }
+
+    fn queued(&self) -> [usize; 3] {
+        self.mailbox.queued()
+    }
+
+    fn delayed(&self) -> usize {
+        self.delayed_count()
+    }
+
+    fn guards(&self) -> usize {
+        self.guards.load(Ordering::Acquire)
+    }
+
+    fn oldest_queued_at(&self) -> u64 {
+        match (
+            self.activity().next_queued_at(),
+            self.mailbox.oldest_queued_at(),
+        ) {
+            (0, at) | (at, 0) => at,
+            (taken, waiting) => taken.min(waiting),
+        }
+    }
+
+    fn post_probe(&self, probe: Arc<dyn Probe>) -> bool {
+        let queued_at = clock::now();
+        let item = Item::Probe { probe, queued_at };
+        self.mailbox.push_admitted(Lane::Normal, item).is_ok()
+    }
+}
