@@ -572,6 +572,12 @@ impl LoopCore {
         self.out_of_work() && lock(&self.local).batch.is_empty()
     }
 
+    /// Whether nothing is queued.
+    #[getter]
+    fn _is_idle(&self) -> bool {
+        self.shared.mailbox.queued() == [0; 3] && lock(&self.local).batch.is_empty()
+    }
+
     #[getter]
     fn _executed(&self) -> u64 {
         self.executed.load(Ordering::Relaxed)

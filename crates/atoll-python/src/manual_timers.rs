@@ -34,8 +34,7 @@ impl ManualTimers {
 
     /// Moves time on to `time`, and what is due by then to its mailbox.
     fn _advance_to(&self, py: Python<'_>, time: f64) -> PyResult<()> {
-        // Up, so that what is due at a time that a float can't hold exactly is due then.
-        let nanos = (time * 1e9).ceil();
+        let nanos = (time * 1e9).round();
         if !(0.0..=u64::MAX as f64).contains(&nanos) {
             return Err(PyValueError::new_err(format!(
                 "time={time} is not a number of seconds since the clock was made"
