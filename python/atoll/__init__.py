@@ -13,14 +13,14 @@ Importing the package changes nothing in the process.
 
 from atoll._core import BoundHandler, WorkGuard
 from atoll.errors import AtollError, MailboxFull
-from atoll.loop import Distribution, HandlerStats, IoContext, IoContextThread, LoopFuture, LoopStats, ModuleRef
+from atoll.loop import Distribution, EventStats, IoContext, IoContextThread, LoopFuture, LoopStats, ModuleRef
 from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
 
 __all__ = [
     "AtollError",
     "BoundHandler",
     "Distribution",
-    "HandlerStats",
+    "EventStats",
     "IoContext",
     "IoContextPolicy",
     "IoContextProvider",

@@ -4,7 +4,7 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import ModuleRef
 from atoll.loop._options import Lane, LoopOptions
-from atoll.loop._stats import Distribution, HandlerStats, LoopStats
+from atoll.loop._stats import Distribution, EventStats, LoopStats
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
 from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, still_running
 
@@ -12,8 +12,8 @@ __all__ = [
     "STOP_TIMEOUT",
     "Clock",
     "Distribution",
+    "EventStats",
     "ExceptionHook",
-    "HandlerStats",
     "IoContext",
     "IoContextOptions",
     "IoContextThread",

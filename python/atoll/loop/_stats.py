@@ -83,7 +83,7 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class HandlerStats:
+class EventStats:
     """What is known of the handlers of one name on one loop.
 
     Attributes:
@@ -123,13 +123,13 @@ class LoopStats:
     queued: dict[str, int]
     delayed: int
     guards: int
-    handlers: tuple[HandlerStats, ...] = field(default=())
+    handlers: tuple[EventStats, ...] = field(default=())
 
-    def __iter__(self) -> Iterator[HandlerStats]:
+    def __iter__(self) -> Iterator[EventStats]:
         """The handlers."""
         return iter(self.handlers)
 
-    def __getitem__(self, name: str) -> HandlerStats:
+    def __getitem__(self, name: str) -> EventStats:
         """The handler called `name`.
 
         Raises:
@@ -188,7 +188,7 @@ def loop_stats(
         delayed=delayed,
         guards=guards,
         handlers=tuple(
-            HandlerStats(
+            EventStats(
                 handler,
                 total,
                 active,
