@@ -13,7 +13,7 @@ Importing the package changes nothing in the process.
 
 from atoll._core import BoundHandler, WorkGuard
 from atoll.errors import AtollError, MailboxFull
-from atoll.loop import Distribution, EventStats, IoContext, IoContextThread, LoopFuture, LoopStats, ModuleRef
+from atoll.loop import Distribution, EventStats, IoContext, IoContextThread, LoopFuture, LoopStats, LoopTime, ModuleRef
 from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "IoContextThread",
     "LoopFuture",
     "LoopStats",
+    "LoopTime",
     "MailboxFull",
     "ModuleRef",
     "WorkGuard",

@@ -114,6 +114,41 @@ def test_a_handler_is_active_from_its_post_and_running_from_its_first_step(io_co
     assert seen[-1] == (2, 0, 0)
 
 
+def test_a_handler_that_took_100_ms_to_its_end_is_counted_with_them_and_no_longer_active(
+    io_context: atoll.IoContext,
+) -> None:
+    async def ends_later() -> None:
+        await asyncio.sleep(0.11)
+
+    io_context.post(ends_later, name="method")
+    io_context.run()
+    method = io_context.stats()["method"]
+    assert (method.total, method.active, method.running) == (1, 0, 0)
+    assert method.wall_time.sum >= 0.1
+    assert method.execution_time.sum <= method.wall_time.sum
+
+
+def test_a_handler_that_waited_100_ms_and_ran_for_200_is_running_inside_and_counted_with_both(
+    io_context: atoll.IoContext,
+) -> None:
+    inside: list[tuple[int, int, int]] = []
+
+    def method() -> None:
+        stats = io_context.stats()["method"]
+        inside.append((stats.total, stats.active, stats.running))
+        time.sleep(0.2)
+
+    io_context.post(method, name="method")
+    time.sleep(0.1)
+    io_context.run()
+    stats = io_context.stats()
+    assert inside == [(1, 1, 1)]
+    assert (stats["method"].total, stats["method"].active, stats["method"].running) == (1, 0, 0)
+    assert stats["method"].queue_time.sum >= 0.0999
+    assert stats["method"].execution_time.sum >= 0.1999
+    assert stats.queue_time == stats["method"].queue_time, "the loop's queue times are those of all handlers"
+
+
 def test_queue_time_is_from_the_post_or_the_due_time_to_the_first_step(io_context: atoll.IoContext) -> None:
     io_context.post(work, name="first")
     io_context.post(lambda: None, name="second")

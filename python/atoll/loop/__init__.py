@@ -1,10 +1,11 @@
 """The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
 
+from atoll.loop._distribution import Distribution
 from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import ModuleRef
 from atoll.loop._options import Lane, LoopOptions
-from atoll.loop._stats import Distribution, EventStats, LoopStats
+from atoll.loop._stats import EventStats, LoopStats, LoopTime
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
 from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, still_running
 
@@ -22,6 +23,7 @@ __all__ = [
     "LoopFuture",
     "LoopOptions",
     "LoopStats",
+    "LoopTime",
     "ModuleRef",
     "gil_is_enabled",
     "still_running",

@@ -1,90 +1,26 @@
-"""Frozen statistics of a loop; all durations are seconds."""
+"""What a loop has done, as frozen values with names: a snapshot, or the window between two. Durations are seconds.
 
-from collections.abc import Iterable, Iterator
+Any thread may take, keep and subtract snapshots; taking one neither waits for the loop nor disturbs it.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_DistributionTuple = tuple[int, float, float, float, list[tuple[float, float, int]]]
-_HandlerTuple = tuple[str, int, int, int, int, _DistributionTuple, _DistributionTuple, _DistributionTuple]
+from atoll.loop._distribution import Distribution, DistributionTuple, distribution
+from atoll.loop._report import report
 
+_HandlerTuple = tuple[str, int, int, int, int, DistributionTuple, DistributionTuple, DistributionTuple]
+_TimeTuple = tuple[float, float, float, float]
+SnapshotTuple = tuple[list[int], int, int, list[_HandlerTuple], _TimeTuple]
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """Durations seen so far, in seconds; all zero when there is none.
-
-    Attributes:
-        count: How many.
-        sum: Their sum.
-        min: The shortest.
-        max: The longest.
-        buckets: The histogram's filled buckets as (from, to, count), ascending; each is at most an eighth wide.
-    """
-
-    count: int = 0
-    sum: float = 0.0
-    min: float = 0.0
-    max: float = 0.0
-    buckets: tuple[tuple[float, float, int], ...] = ()
-
-    @property
-    def mean(self) -> float:
-        """The average, or zero when there is none."""
-        return self.sum / self.count if self.count else 0.0
-
-    def quantile(self, fraction: float) -> float:
-        """The duration that `fraction` of all do not exceed, to an eighth of its value.
-
-        Raises:
-            ValueError: When `fraction` is not between 0 and 1.
-        """
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"fraction={fraction!r} is not between 0 and 1: the 99th percentile is 0.99")
-        # The histogram and the counters are read one after the other: the histogram's own total is the one that counts.
-        rank = fraction * sum(count for _, _, count in self.buckets)
-        below = 0
-        for start, end, count in self.buckets:
-            if below + count >= rank:
-                within = start + (end - start) * (rank - below) / count
-                return min(max(within, self.min), self.max)
-            below += count
-        return self.max
-
-    @property
-    def p50(self) -> float:
-        """The median."""
-        return self.quantile(0.5)
-
-    @property
-    def p90(self) -> float:
-        """The 90th percentile."""
-        return self.quantile(0.9)
-
-    @property
-    def p99(self) -> float:
-        """The 99th percentile."""
-        return self.quantile(0.99)
-
-    @classmethod
-    def merged(cls, parts: Iterable["Distribution"]) -> "Distribution":
-        """All of `parts` as one."""
-        filled = [part for part in parts if part.count]
-        if not filled:
-            return cls()
-        counts: dict[tuple[float, float], int] = {}
-        for part in filled:
-            for start, end, count in part.buckets:
-                counts[start, end] = counts.get((start, end), 0) + count
-        return cls(
-            count=sum(part.count for part in filled),
-            sum=sum(part.sum for part in filled),
-            min=min(part.min for part in filled),
-            max=max(part.max for part in filled),
-            buckets=tuple((start, end, count) for (start, end), count in sorted(counts.items())),
-        )
+LANES = ("control", "normal", "bulk")
 
 
 @dataclass(frozen=True, slots=True)
 class EventStats:
     """What is known of the handlers of one name on one loop.
+
+    In a window, what counts up is what was added; `active` and `running` are those at its end.
 
     Attributes:
         name: The handler's name.
@@ -106,10 +42,66 @@ class EventStats:
     execution_time: Distribution
     wall_time: Distribution
 
+    def __sub__(self, earlier: "EventStats") -> "EventStats":
+        """What was added since `earlier`, a snapshot of the same handler.
+
+        Raises:
+            ValueError: When `earlier` is the later one, or of another handler.
+        """
+        if self.name != earlier.name:
+            raise ValueError(
+                f"a window is between two snapshots of one handler, not {earlier.name!r} and {self.name!r}"
+            )
+        if self.total < earlier.total or self.errors < earlier.errors:
+            raise ValueError(
+                f"what is subtracted has counted {earlier.total} handlers {self.name!r}, the other {self.total}: "
+                "subtract the earlier of two snapshots of one loop from the later, as in `later - earlier`"
+            )
+        return EventStats(
+            name=self.name,
+            total=self.total - earlier.total,
+            active=self.active,
+            running=self.running,
+            errors=self.errors - earlier.errors,
+            queue_time=self.queue_time - earlier.queue_time,
+            execution_time=self.execution_time - earlier.execution_time,
+            wall_time=self.wall_time - earlier.wall_time,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTime:
+    """How a loop's time was spent, in seconds. The three add up to the loop's uptime, or to the window's length.
+
+    Much running: the loop's handlers are its limit, and moving a module to a loop of its own helps. Much waiting: the
+    loop had work and did not get to it; the GIL, the processor or asyncio's own callbacks kept it.
+
+    Attributes:
+        idle: There was nothing to do.
+        waiting: Something was ready, and no handler ran.
+        running: Steps of handlers.
+    """
+
+    idle: float = 0.0
+    waiting: float = 0.0
+    running: float = 0.0
+
+    def __sub__(self, earlier: "LoopTime") -> "LoopTime":
+        """What was added since `earlier`."""
+        # Idle is what the others leave of the uptime, and the three are not read at one instant: never below zero.
+        return LoopTime(
+            idle=max(0.0, self.idle - earlier.idle),
+            waiting=max(0.0, self.waiting - earlier.waiting),
+            running=max(0.0, self.running - earlier.running),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LoopStats:
-    """A loop at one moment.
+    """A loop at one moment, as `IoContext.stats()` returns it; or, as `later - earlier`, the window between two.
+
+    In a window, what counts up is what was added in it; `queued`, `delayed`, `guards`, and the handlers' `active` and
+    `running` are those at its end. Handlers that appeared in it are whole.
 
     Attributes:
         name: The loop's name.
@@ -117,6 +109,10 @@ class LoopStats:
         delayed: How many posts with a delay are not yet due.
         guards: How many work guards are held.
         handlers: What is known of each handler, in the order of first use.
+        taken_at: When, in seconds of the loop's clock (`IoContext.now()`).
+        uptime: Seconds since the loop was made; of a window, its length. Real time, also under a manual clock.
+        time: How that time was spent.
+        is_window: Whether it is a window.
     """
 
     name: str
@@ -124,6 +120,10 @@ class LoopStats:
     delayed: int
     guards: int
     handlers: tuple[EventStats, ...] = field(default=())
+    taken_at: float = 0.0
+    uptime: float = 0.0
+    time: LoopTime = LoopTime()
+    is_window: bool = False
 
     def __iter__(self) -> Iterator[EventStats]:
         """The handlers."""
@@ -140,6 +140,46 @@ class LoopStats:
                 return handler
         known = ", ".join(handler.name for handler in self.handlers) or "none"
         raise KeyError(f"no handler {name!r} on loop {self.name!r}; known: {known}")
+
+    def __sub__(self, earlier: "LoopStats") -> "LoopStats":
+        """The window from `earlier` to this snapshot of the same loop.
+
+        Raises:
+            ValueError: When `earlier` is the later one, or of another loop, or one of the two is a window itself.
+        """
+        if self.is_window or earlier.is_window:
+            raise ValueError(
+                "one of the two is a window already: keep the snapshots that stats() returns, and subtract those"
+            )
+        if self.name != earlier.name:
+            raise ValueError(
+                f"a window is between two snapshots of one loop, not of {earlier.name!r} and {self.name!r}: subtract "
+                "each loop's own earlier snapshot"
+            )
+        if self.taken_at < earlier.taken_at or self.uptime < earlier.uptime:
+            raise ValueError(
+                f"these snapshots of loop {self.name!r} are in the wrong order: subtract as in `later - earlier`"
+            )
+        before = {handler.name: handler for handler in earlier.handlers}
+        handlers = tuple(
+            handler - before.pop(handler.name) if handler.name in before else handler for handler in self.handlers
+        )
+        if before:
+            raise ValueError(
+                f"the snapshot that is subtracted knows handlers that the other does not ({', '.join(before)}): these "
+                f"are two loops called {self.name!r}, or the order is wrong: subtract as in `later - earlier`"
+            )
+        return LoopStats(
+            name=self.name,
+            queued=self.queued,
+            delayed=self.delayed,
+            guards=self.guards,
+            handlers=handlers,
+            taken_at=self.taken_at,
+            uptime=self.uptime - earlier.uptime,
+            time=self.time - earlier.time,
+            is_window=True,
+        )
 
     @property
     def total(self) -> int:
@@ -171,20 +211,20 @@ class LoopStats:
         """The execution times of all handlers."""
         return Distribution.merged(handler.execution_time for handler in self.handlers)
 
+    def report(self) -> str:
+        """A table of it for people: the loop's totals, then its handlers, those queued most often first.
 
-def _distribution(values: _DistributionTuple) -> Distribution:
-    count, total, shortest, longest, buckets = values
-    return Distribution(count, total, shortest, longest, tuple(buckets))
+        Several lines without a line feed at the end. Of a window it leaves out the handlers that did nothing in it.
+        """
+        return report(self)
 
 
-def loop_stats(
-    name: str, snapshot: tuple[list[int], int, int, list[_HandlerTuple], tuple[float, float, float, float]]
-) -> LoopStats:
+def loop_stats(name: str, snapshot: SnapshotTuple) -> LoopStats:
     """Gives the values that Rust snapshots their names."""
-    queued, delayed, guards, handlers, _time = snapshot
+    queued, delayed, guards, handlers, (taken_at, uptime, waiting, running) = snapshot
     return LoopStats(
         name=name,
-        queued=dict(zip(("control", "normal", "bulk"), queued, strict=True)),
+        queued=dict(zip(LANES, queued, strict=True)),
         delayed=delayed,
         guards=guards,
         handlers=tuple(
@@ -192,12 +232,15 @@ def loop_stats(
                 handler,
                 total,
                 active,
-                running,
+                running_now,
                 errors,
-                _distribution(queue),
-                _distribution(execution),
-                _distribution(wall),
+                distribution(queue),
+                distribution(execution),
+                distribution(wall),
             )
-            for handler, total, active, running, errors, queue, execution, wall in handlers
+            for handler, total, active, running_now, errors, queue, execution, wall in handlers
         ),
+        taken_at=taken_at,
+        uptime=uptime,
+        time=LoopTime(idle=max(0.0, uptime - waiting - running), waiting=waiting, running=running),
     )
