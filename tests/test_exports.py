@@ -84,12 +84,14 @@ def state():
 
 before = state()
 import atoll
-import atoll.loop, atoll.placement, atoll.errors
+import atoll.loop, atoll.placement, atoll.errors, atoll.observe
 after = state()
 for key in before:
     assert before[key] == after[key], (key, before[key], after[key])
 assert "grpc" not in sys.modules, "grpcio is an extra"
 assert "uvloop" not in sys.modules, "uvloop is an extra"
+assert "prometheus_client" not in sys.modules, "prometheus-client is an extra"
+assert "opentelemetry" not in sys.modules, "OpenTelemetry is an extra"
 """
 
 
