@@ -2,6 +2,7 @@
 //!
 //! * [`activity`]: what a loop's thread is doing.
 //! * [`clock`]: time stamps that cost a few nanoseconds.
+//! * [`exposition`]: the statistics of loops as Prometheus text.
 //! * [`fork`]: telling a forked child from its parent.
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
 //! * [`probe`]: what measures a loop by waiting for its turn on it.
@@ -14,6 +15,7 @@
 
 pub mod activity;
 pub mod clock;
+pub mod exposition;
 pub mod fork;
 pub mod mailbox;
 pub mod probe;
