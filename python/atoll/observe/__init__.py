@@ -1,7 +1,14 @@
-"""What loops did and do, for people and for what collects metrics. Nothing here runs on a module's loop."""
+"""What loops did and do, for people and for what collects metrics. Nothing here runs on a module's loop.
 
+The metrics have one table, `docs/metrics.md`, wherever they go.
+"""
+
+from atoll.observe._opentelemetry import instrument_opentelemetry
+from atoll.observe._prometheus import PrometheusCollector
 from atoll.observe._stats_logger import StatsLogger
 
 __all__ = [
+    "PrometheusCollector",
     "StatsLogger",
+    "instrument_opentelemetry",
 ]

@@ -1,0 +1,70 @@
+"""Loops for Prometheus: a collector for programs that run prometheus_client already. Any thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atoll.observe import _metrics as metrics
+from atoll.observe import _samples as samples
+from atoll.observe._sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    from atoll.loop import IoContext, LoopStats
+
+    Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+
+
+class PrometheusCollector:
+    """A collector for a registry of prometheus_client: the metrics of loops beside the program's own.
+
+        prometheus_client.REGISTRY.register(atoll.observe.PrometheusCollector())
+
+    A scrape reads snapshots on the thread that scrapes and never runs on a loop, so it works while every loop is stuck;
+    it does need the GIL. The metrics are those of `docs/metrics.md`.
+
+    Args:
+        io_contexts: The loops to export; None for all that run when a scrape comes. They are not kept alive.
+
+    Raises:
+        ImportError: Without prometheus_client.
+    """
+
+    def __init__(self, io_contexts: Iterable[IoContext] | None = None) -> None:
+        try:
+            import prometheus_client  # noqa: F401, PLC0415 - an extra, looked for when it is asked for
+        except ImportError as error:
+            raise ImportError(
+                "PrometheusCollector needs prometheus_client: pip install 'atoll[prometheus]'; or serve "
+                "atoll.observe.prometheus_text(), which does not"
+            ) from error
+        self._sources = Sources(io_contexts)
+
+    def describe(self) -> Iterator[Family]:
+        """The metrics without samples: a registry asks for them to find names that are taken."""
+        return self._families([])
+
+    def collect(self) -> Iterator[Family]:
+        """The metrics with the samples of this moment."""
+        return self._families(samples.by_name(self._sources.snapshots()))
+
+    def _families(self, loops: list[LoopStats]) -> Iterator[Family]:
+        from prometheus_client import core, utils  # noqa: PLC0415 - an extra
+
+        bounds = [*map(utils.floatToGoString, metrics.BOUNDS), "+Inf"]
+        for metric in metrics.METRICS:
+            if metric.kind == "histogram":
+                histogram = core.HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+                for labels, seen in samples.distributions(metric, loops):
+                    buckets = list(zip(bounds, map(float, samples.cumulative(seen)), strict=True))
+                    histogram.add_metric(labels, buckets, seen.sum)
+                yield histogram
+                continue
+            kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, value in samples.samples(metric, loops):
+                family.add_metric(labels, value)
+            yield family
