@@ -10,18 +10,23 @@ from typing_extensions import disjoint_base
 
 from atoll.loop._future import LoopFuture
 from atoll.loop._options import LoopOptions
+from atoll.observe._monitor import MonitorOptions
 from atoll.rpc._method import Method
 from atoll.rpc._options import ServerOptions
 
 __all__ = [
     "BoundHandler",
+    "GilGauge",
     "HandlerSteps",
+    "LagProbeCore",
     "LoopCore",
     "ManualTimers",
+    "MonitorCore",
     "ServerCall",
     "ServerCore",
     "WorkGuard",
     "current_loop",
+    "install_stack_sampler",
 ]
 
 _Ts = TypeVarTuple("_Ts")
@@ -156,6 +161,69 @@ class ManualTimers:
 
 def current_loop() -> LoopCore | None:
     """The loop whose `run()` or handler is on this thread's stack; None in a guest's plain coroutines, too."""
+
+_StallTuple: TypeAlias = tuple[int, str, str | None, float, float, bool, str | None, float]
+
+@final
+class MonitorCore:
+    """The native half of `atoll.observe.LoopMonitor`. Any thread."""
+
+    def __new__(cls, options: MonitorOptions) -> Self: ...
+    def watch(self, io_context: LoopCore, stall_threshold: float | None, counts_for_health: bool) -> None:
+        """Watches a loop until it is gone."""
+
+    def wait_events(
+        self, patience: float
+    ) -> tuple[list[tuple[str, bool, float]], list[tuple[_StallTuple, int]]] | None:
+        """Waits up to `patience` seconds and returns what was noticed; None when stopped."""
+
+    def views(
+        self,
+    ) -> list[
+        tuple[
+            tuple[str, bool, bool, bool],
+            tuple[int, float, float],
+            float | None,
+            float | None,
+            tuple[str, float] | None,
+            int,
+        ]
+    ]:
+        """The loops as they are now."""
+
+    def stalls(self) -> list[_StallTuple]:
+        """The stalls that are retained, the oldest first."""
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+
+def install_stack_sampler(signal: int) -> int | None:
+    """Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None elsewhere."""
+
+@final
+class LagProbeCore:
+    """Measures one loop from inside, from its construction to `stop()`. Any thread."""
+
+    def __new__(cls, io_context: LoopCore, interval: float) -> Self: ...
+    def lag(self) -> float:
+        """The lag in seconds."""
+
+    def latencies(self) -> _Distribution:
+        """All lags so far."""
+
+    def stop(self) -> None:
+        """Measures no more."""
+
+@final
+class GilGauge:
+    """Measures how long the GIL is waited for, from its construction to `stop()`. Any thread."""
+
+    def __new__(cls, interval: float) -> Self: ...
+    def waits(self) -> _Distribution:
+        """All waits so far."""
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
 
 @final
 class BoundHandler:

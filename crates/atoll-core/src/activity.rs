@@ -49,6 +49,8 @@ pub struct Activity {
     made_at: u64,
     /// The system's number of the thread that runs the loop; zero while none does.
     thread: AtomicI32,
+    /// Since when it does.
+    runs_since: AtomicU64,
     /// The running handler's slot plus one; zero when none runs.
     running: AtomicU32,
     running_since: AtomicU64,
@@ -69,6 +71,7 @@ impl Default for Activity {
         Self {
             made_at: clock::now(),
             thread: AtomicI32::new(0),
+            runs_since: AtomicU64::new(0),
             running: AtomicU32::new(0),
             running_since: AtomicU64::new(0),
             next_queued_at: AtomicU64::new(0),
@@ -89,7 +92,14 @@ impl Activity {
 
     /// The thread that runs the loop from now on; zero for none.
     pub fn runs_on(&self, thread: i32) {
+        self.runs_since.store(clock::now(), Release);
         self.thread.store(thread, Release);
+    }
+
+    /// Since when the thread that runs the loop does so, in ticks. Any thread.
+    #[must_use]
+    pub fn runs_since(&self) -> u64 {
+        self.runs_since.load(Acquire)
     }
 
     /// The mailbox is being drained from `now` on. The loop's thread.

@@ -106,6 +106,12 @@ pub fn seconds(ticks: u64) -> f64 {
     ticks as f64 / scale().ticks_per_second
 }
 
+/// `ticks` as a duration, at most what one can hold.
+#[must_use]
+pub fn duration(ticks: u64) -> Duration {
+    Duration::try_from_secs_f64(seconds(ticks)).unwrap_or(Duration::MAX)
+}
+
 /// The number of ticks in `duration`, saturating.
 #[must_use]
 pub fn ticks(duration: Duration) -> u64 {

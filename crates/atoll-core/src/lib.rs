@@ -4,7 +4,9 @@
 //! * [`clock`]: time stamps that cost a few nanoseconds.
 //! * [`exposition`]: the statistics of loops as Prometheus text.
 //! * [`fork`]: telling a forked child from its parent.
+//! * [`lag`]: how long a handler that is posted now waits for its turn.
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
+//! * [`monitor`]: a thread that watches loops from outside.
 //! * [`probe`]: what measures a loop by waiting for its turn on it.
 //! * [`registry`]: all living loops.
 //! * [`stats`]: what a loop records about each handler.
@@ -17,7 +19,9 @@ pub mod activity;
 pub mod clock;
 pub mod exposition;
 pub mod fork;
+pub mod lag;
 pub mod mailbox;
+pub mod monitor;
 pub mod probe;
 pub mod registry;
 pub mod stats;

@@ -7,13 +7,17 @@
 //!
 //! A loop is listed from its construction until its last reference is gone; nothing here keeps one alive.
 
+use std::fmt;
 use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use crate::activity::Activity;
 use crate::fork;
+use crate::lag::LagProbe;
 use crate::probe::Probe;
 use crate::stats::EventTracker;
+use crate::timer::Due;
 
 /// What is recorded of one loop.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct LoopRecord {
     pub activity: Activity,
     /// The modules that live on it, as a provider has placed them.
     pub modules: RwLock<Vec<String>>,
+    lag: RwLock<Option<Arc<LagProbe>>>,
 }
 
 impl LoopRecord {
@@ -34,6 +39,30 @@ impl LoopRecord {
             events: EventTracker::new(max_names),
             activity: Activity::default(),
             modules: RwLock::default(),
+            lag: RwLock::default(),
+        }
+    }
+
+    /// The probe that measures the loop from inside.
+    #[must_use]
+    pub fn lag(&self) -> Option<Arc<LagProbe>> {
+        let lag = self.lag.read().unwrap_or_else(PoisonError::into_inner);
+        lag.clone()
+    }
+
+    /// The probe that measures the loop from now on.
+    pub fn set_lag(&self, probe: Option<Arc<LagProbe>>) {
+        *self.lag.write().unwrap_or_else(PoisonError::into_inner) = probe;
+    }
+
+    /// `probe` measures the loop no more; another one that has replaced it does.
+    pub fn clear_lag(&self, probe: &Arc<LagProbe>) {
+        let mut lag = self.lag.write().unwrap_or_else(PoisonError::into_inner);
+        if lag
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, probe))
+        {
+            *lag = None;
         }
     }
 }
@@ -60,6 +89,15 @@ pub trait ObservedLoop: Send + Sync {
 
     /// Has `probe` told when its turn on the loop comes; false when the loop is closed. Probes are never work.
     fn post_probe(&self, probe: Arc<dyn Probe>) -> bool;
+
+    /// Has `target` told after `delay` of the loop's own time that its timer `number` is due. Timers of observers are no work.
+    fn set_timer(&self, delay: Duration, target: Weak<dyn Due>, number: u64);
+}
+
+impl fmt::Debug for dyn ObservedLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loop {}", self.name())
+    }
 }
 
 #[derive(Default)]

@@ -59,8 +59,8 @@ pub struct Recorder {
     buckets: [AtomicU64; BUCKETS],
 }
 
-impl Recorder {
-    fn new() -> Self {
+impl Default for Recorder {
+    fn default() -> Self {
         Self {
             sum: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
@@ -68,7 +68,9 @@ impl Recorder {
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
+}
 
+impl Recorder {
     /// Adds one duration. The writer's thread only.
     #[inline]
     pub fn record(&self, ticks: u64) {
@@ -169,9 +171,9 @@ impl HandlerSlot {
             started: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             errors: AtomicU64::new(0),
-            queue_time: Recorder::new(),
-            execution_time: Recorder::new(),
-            wall_time: Recorder::new(),
+            queue_time: Recorder::default(),
+            execution_time: Recorder::default(),
+            wall_time: Recorder::default(),
         }
     }
 
@@ -309,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_distribution_keeps_count_sum_and_extremes() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::default();
         for value in [1_000, 3_000, 2_000] {
             recorder.record(value);
         }
@@ -323,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_bucket_counts_on_where_32_bits_end() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::default();
         recorder.buckets[bucket(1_000)].store(u64::from(u32::MAX), Relaxed);
         recorder.record(1_000);
         assert_eq!(recorder.snapshot().count, 1 << 32);
@@ -331,7 +333,7 @@ mod tests {
 
     #[test]
     fn merging_adds_two_distributions() {
-        let (first, second) = (Recorder::new(), Recorder::new());
+        let (first, second) = (Recorder::default(), Recorder::default());
         first.record(500);
         second.record(9_000);
         let mut both = Distribution::default();

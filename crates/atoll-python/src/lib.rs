@@ -3,6 +3,7 @@
 //! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`drain`] runs its handlers.
 //! * [`shared`]: what threads without the GIL may hold of a loop; [`current`]: which loop runs on this thread.
 //! * [`manual_timers`]: time that passes only when told to.
+//! * [`monitor`], [`lag_probe`], [`gil_gauge`]: what observes the loops.
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
@@ -19,11 +20,14 @@ mod context;
 mod current;
 mod drain;
 mod error;
+mod gil_gauge;
 mod handler_steps;
 mod item;
+mod lag_probe;
 mod loop_core;
 mod manual_timers;
 mod method;
+mod monitor;
 mod server_call;
 mod server_core;
 mod shared;
@@ -39,11 +43,17 @@ mod _core {
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]
+    use crate::gil_gauge::GilGauge;
+    #[pymodule_export]
     use crate::handler_steps::HandlerSteps;
+    #[pymodule_export]
+    use crate::lag_probe::LagProbeCore;
     #[pymodule_export]
     use crate::loop_core::LoopCore;
     #[pymodule_export]
     use crate::manual_timers::ManualTimers;
+    #[pymodule_export]
+    use crate::monitor::{MonitorCore, install_stack_sampler};
     #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]

@@ -233,4 +233,11 @@ impl ObservedLoop for Shared {
         let item = Item::Probe { probe, queued_at };
         self.mailbox.push_admitted(Lane::Normal, item).is_ok()
     }
+
+    fn set_timer(&self, delay: Duration, target: Weak<dyn Due>, number: u64) {
+        // Without a thread nothing that is delayed works, and whoever posts is told so.
+        if let Ok(timers) = self.timers() {
+            timers.schedule(delay, target, number);
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) type HandlerTuple = (
     DistributionTuple,
 );
 
-fn distribution(seen: &Distribution) -> DistributionTuple {
+pub(crate) fn distribution(seen: &Distribution) -> DistributionTuple {
     let buckets = seen
         .filled()
         .map(|(start, end, count)| (clock::seconds(start), clock::seconds(end), count))

@@ -3,12 +3,21 @@
 The metrics have one table, `docs/metrics.md`, wherever they go.
 """
 
+from atoll.observe._gil_gauge import GilGauge
+from atoll.observe._lag_probe import LagProbe
+from atoll.observe._monitor import LoopHealth, LoopMonitor, MonitorOptions, Stall
 from atoll.observe._opentelemetry import instrument_opentelemetry
 from atoll.observe._prometheus import PrometheusCollector
 from atoll.observe._stats_logger import StatsLogger
 
 __all__ = [
+    "GilGauge",
+    "LagProbe",
+    "LoopHealth",
+    "LoopMonitor",
+    "MonitorOptions",
     "PrometheusCollector",
+    "Stall",
     "StatsLogger",
     "instrument_opentelemetry",
 ]
