@@ -84,7 +84,7 @@ def state():
 
 before = state()
 import atoll
-import atoll.loop, atoll.placement, atoll.errors, atoll.observe
+import atoll.loop, atoll.placement, atoll.observe, atoll.chaos, atoll.errors
 after = state()
 for key in before:
     assert before[key] == after[key], (key, before[key], after[key])

@@ -5,6 +5,7 @@ The layers, each of which imports only from those below it:
     cli                the command `atoll`
     rpc | placement    the bridge from gRPC; which module lives where
     loop               named single-threaded event loops
+    chaos              delays and faults on purpose, for tests
     _core              Rust: what must run without the GIL
     errors
 

@@ -17,6 +17,7 @@ from atoll.rpc._options import ServerOptions
 __all__ = [
     "BoundHandler",
     "GilGauge",
+    "FaultStream",
     "HandlerSteps",
     "LagProbeCore",
     "LoopCore",
@@ -27,6 +28,8 @@ __all__ = [
     "WorkGuard",
     "current_loop",
     "install_stack_sampler",
+    "injected_delays",
+    "preview_delays",
 ]
 
 _Ts = TypeVarTuple("_Ts")
@@ -330,3 +333,37 @@ class ServerCore:
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""
+
+@final
+class FaultStream:
+    """The draws of one fault site on one loop; see `atoll.chaos.FaultSite`. Any thread.
+
+    Args:
+        seed: From 0 to 2**64 - 1.
+        loop_name: Empty outside of loops.
+        site: The site's name.
+        activation: The share of runs in which the site can fire.
+        firing: The share of its draws that fire then.
+    """
+
+    def __new__(cls, seed: int, loop_name: str, site: str, activation: float, firing: float) -> Self: ...
+    def fires(self) -> bool:
+        """Whether the site fires this time."""
+
+    @property
+    def activated(self) -> bool:
+        """Whether the site can fire in this run."""
+
+    def counts(self) -> tuple[int, int]:
+        """How often it was reached, and how often it fired."""
+
+def preview_delays(
+    rules: Sequence[tuple[str, int, int]], seed: int, loop_name: str, handler: str, count: int
+) -> tuple[str, list[int]] | None:
+    """The pattern that a handler's rule has, and the first `count` delays of the handler on a loop, in microseconds.
+
+    Rules are (pattern, minimum, maximum) in microseconds. None for a handler that no rule matches.
+    """
+
+def injected_delays() -> list[tuple[str, str, int, float]]:
+    """(loop, handler, how many delays, their sum in seconds) of everything that was delayed in this process."""

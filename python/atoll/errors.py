@@ -7,6 +7,7 @@ __all__ = [
     "AbortError",
     "AtollError",
     "BindError",
+    "ChaosConfigurationError",
     "DeadlockError",
     "ForkedError",
     "LoopClosedError",
@@ -51,6 +52,18 @@ class AbortError(AtollError):
 
 class BindError(AtollError, RuntimeError):
     """The address that you gave can't be listened on: in use, not this machine's, or not an address."""
+
+
+class ChaosConfigurationError(AtollError, ValueError):
+    """Your setting of delays or fault sites can't be understood. The message points at the place and shows a right one.
+
+    Attributes:
+        entry: The entry of the setting that is wrong; None when no text was read.
+        column: Where in the setting's text the mistake is, from 1 on; None when no text was read.
+    """
+
+    entry: str | None = None
+    column: int | None = None
 
 
 class DeadlockError(AtollError):

@@ -1,6 +1,7 @@
 //! The parts of Atoll that never need Python, and so never wait for the GIL.
 //!
 //! * [`activity`]: what a loop's thread is doing.
+//! * [`chaos`]: delays and faults on purpose, for tests.
 //! * [`clock`]: time stamps that cost a few nanoseconds.
 //! * [`exposition`]: the statistics of loops as Prometheus text.
 //! * [`fork`]: telling a forked child from its parent.
@@ -16,6 +17,7 @@
 //! Nothing here knows Python; `atoll-python` is the thin binding.
 
 pub mod activity;
+pub mod chaos;
 pub mod clock;
 pub mod exposition;
 pub mod fork;

@@ -7,6 +7,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`chaos`]: delays and fault sites, for tests.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -16,6 +17,7 @@
 
 mod bound_handler;
 mod call;
+mod chaos;
 mod context;
 mod current;
 mod drain;
@@ -40,6 +42,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
+    #[pymodule_export]
+    use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]
