@@ -22,6 +22,7 @@ __all__ = [
     "ServerCore",
     "WorkGuard",
     "current_loop",
+    "prometheus_text",
 ]
 
 _Ts = TypeVarTuple("_Ts")
@@ -141,7 +142,7 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float]]: ...
+    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -156,6 +157,9 @@ class ManualTimers:
 
 def current_loop() -> LoopCore | None:
     """The loop whose `run()` or handler is on this thread's stack; None in a guest's plain coroutines, too."""
+
+def prometheus_text() -> str:
+    """The statistics of all loops as Prometheus text. Any thread; the GIL is released meanwhile."""
 
 @final
 class BoundHandler:

@@ -6,6 +6,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`exposition`]: the statistics of all loops as Prometheus text.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -19,6 +20,7 @@ mod context;
 mod current;
 mod drain;
 mod error;
+mod exposition;
 mod handler_steps;
 mod item;
 mod loop_core;
@@ -38,6 +40,8 @@ mod _core {
     use crate::bound_handler::BoundHandler;
     #[pymodule_export]
     use crate::current::current_loop;
+    #[pymodule_export]
+    use crate::exposition::prometheus_text;
     #[pymodule_export]
     use crate::handler_steps::HandlerSteps;
     #[pymodule_export]

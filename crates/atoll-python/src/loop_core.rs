@@ -284,6 +284,7 @@ impl LoopCore {
                 lanes,
                 options.max_delayed,
                 options.max_handler_names,
+                options.recording,
                 timers,
             )?,
             local: Mutex::default(),
@@ -583,7 +584,7 @@ impl LoopCore {
         self.executed.load(Ordering::Relaxed)
     }
 
-    /// (queued per lane, delayed, guards held, handlers, (time, uptime, waiting, running)).
+    /// (queued per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running)).
     #[allow(clippy::type_complexity)]
     fn _snapshot(
         slf: &Bound<'_, Self>,
@@ -592,7 +593,7 @@ impl LoopCore {
         usize,
         usize,
         Vec<HandlerTuple>,
-        (f64, f64, f64, f64),
+        (f64, f64, f64, f64, f64),
     )> {
         let core = slf.get();
         let now = slf.call_method0(intern!(slf.py(), "now"))?.extract()?;
@@ -609,6 +610,7 @@ impl LoopCore {
             (
                 now,
                 clock::seconds(time.uptime),
+                clock::seconds(time.idle),
                 clock::seconds(time.waiting),
                 clock::seconds(time.running),
             ),

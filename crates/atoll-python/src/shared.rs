@@ -61,11 +61,12 @@ impl Shared {
         lanes: LaneSettings,
         max_delayed: usize,
         max_names: usize,
+        recording: bool,
         timers: Option<Arc<Timers>>,
     ) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Self {
             name,
-            mailbox: Mailbox::new(lanes, WakeFd::new()?, LoopRecord::new(max_names)),
+            mailbox: Mailbox::new(lanes, WakeFd::new()?, LoopRecord::new(max_names, recording)),
             guards: AtomicUsize::new(0),
             delayed: Mutex::default(),
             delayed_count: AtomicUsize::new(0),
@@ -204,6 +205,10 @@ impl ObservedLoop for Shared {
 
     fn record(&self) -> &LoopRecord {
         self.mailbox.tracker()
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.delayed).closed
     }
 
     fn queued(&self) -> [usize; 3] {

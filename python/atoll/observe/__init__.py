@@ -4,11 +4,12 @@ The metrics have one table, `docs/metrics.md`, wherever they go.
 """
 
 from atoll.observe._opentelemetry import instrument_opentelemetry
-from atoll.observe._prometheus import PrometheusCollector
+from atoll.observe._prometheus import PrometheusCollector, prometheus_text
 from atoll.observe._stats_logger import StatsLogger
 
 __all__ = [
     "PrometheusCollector",
     "StatsLogger",
     "instrument_opentelemetry",
+    "prometheus_text",
 ]
