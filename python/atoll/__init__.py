@@ -2,10 +2,10 @@
 
 The layers, each of which imports only from those below it:
 
-    cli                the command `atoll`
-    rpc | placement    the bridge from gRPC; which module lives where
-    loop               named single-threaded event loops
-    _core              Rust: what must run without the GIL
+    cli                          the command `atoll`
+    rpc | placement | observe    the bridge from gRPC; which module lives where; statistics and metrics for others
+    loop                         named single-threaded event loops
+    _core                        Rust: what must run without the GIL
     errors
 
 Importing the package changes nothing in the process.
