@@ -16,8 +16,8 @@ from atoll.rpc._options import ServerOptions
 
 __all__ = [
     "BoundHandler",
-    "GilGauge",
     "FaultStream",
+    "GilGauge",
     "HandlerSteps",
     "LagProbeCore",
     "LoopCore",
@@ -27,9 +27,10 @@ __all__ = [
     "ServerCore",
     "WorkGuard",
     "current_loop",
-    "install_stack_sampler",
     "injected_delays",
+    "install_stack_sampler",
     "preview_delays",
+    "prometheus_text",
 ]
 
 _Ts = TypeVarTuple("_Ts")
@@ -124,6 +125,7 @@ class LoopCore:
     def _is_parents(self) -> bool: ...
     @property
     def _manual_now(self) -> float | None: ...
+    def _inject_delays(self, rules: Sequence[tuple[str, int, int]] | None, seed: int = 0) -> None: ...
     def _check_fork(self) -> None: ...
     def _attach(
         self, asyncio_loop: AbstractEventLoop | None, handlers: int | None = None, until_empty: bool = False
@@ -149,7 +151,7 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float]]: ...
+    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -227,6 +229,9 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+def prometheus_text() -> str:
+    """The statistics of all loops as Prometheus text. Any thread; the GIL is released meanwhile."""
 
 @final
 class BoundHandler:

@@ -190,6 +190,41 @@ def test_what_asyncio_tasks_of_a_handler_do_is_not_the_handlers_execution(io_con
     assert io_context.stats()["parent"].execution_time.sum < WORK
 
 
+def test_a_loops_time_is_split_into_idle_waiting_and_running(io_context: atoll.IoContext) -> None:
+    time.sleep(0.03)
+    io_context.post(time.sleep, 0.04, name="runs")
+    time.sleep(0.05)
+    io_context.run()
+    stats = io_context.stats()
+    spent = stats.time
+    assert spent.idle >= 0.0299, "there was nothing to do"
+    assert spent.waiting >= 0.0499, "it was ready, and nobody ran it"
+    assert spent.running >= 0.0399
+    assert spent.idle + spent.waiting + spent.running == pytest.approx(stats.uptime, abs=0.005)
+
+
+def test_a_step_that_has_not_ended_counts_as_running(running: atoll.IoContext) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        entered.set()
+        release.wait(30)
+
+    running.post(stuck)
+    assert entered.wait(30)
+    earlier = running.stats()
+    time.sleep(0.05)
+    assert (running.stats() - earlier).time.running >= 0.0499
+    release.set()
+
+
+def test_a_snapshot_knows_when_it_was_taken(io_context: atoll.IoContext) -> None:
+    before = io_context.now()
+    stats = io_context.stats()
+    assert before <= stats.taken_at <= io_context.now()
+    assert 0 < stats.uptime < 30
+
+
 def test_a_distribution_adds_up(io_context: atoll.IoContext) -> None:
     for _ in range(5):
         io_context.post(work)

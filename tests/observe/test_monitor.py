@@ -195,7 +195,7 @@ with atoll.IoContextThread("worker") as thread, LoopMonitor(MonitorOptions(stall
     thread.io_context.submit(lambda: None).result()
     stall = next(it for it in monitor.stalls() if it.handler == "holds_the_gil")
     assert "in holds_the_gil" in stall.stack, stall
-    assert stall.stack_after < stall.duration / 2, stall
+    assert stall.stack_after < stall.duration, stall
 print("seen")
 """
 

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import parser
 
 import atoll
-from atoll.observe import PrometheusCollector
+from atoll.observe import PrometheusCollector, prometheus_text
 from atoll.observe import _metrics as metrics
 
 if TYPE_CHECKING:
@@ -51,6 +51,51 @@ def test_a_scrape_has_the_metrics_of_the_table(worked: list[atoll.IoContext]) ->
     for metric in metrics.METRICS:
         for sample in found[metric.name].samples:
             assert set(sample.labels) - {"le"} == set(metric.labels)
+
+
+def test_the_native_text_has_the_metrics_of_the_table(worked: list[atoll.IoContext]) -> None:
+    found = families(prometheus_text())
+    assert {name: (metric.type, metric.documentation) for name, metric in found.items()} == {
+        metric.name: (metric.kind, metric.help) for metric in metrics.METRICS
+    }
+    for metric in metrics.METRICS:
+        for sample in found[metric.name].samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels)
+    assert {io_context.name for io_context in worked} <= {
+        sample.labels["loop"] for sample in found["atoll_loop_queued"].samples
+    }
+
+
+def test_the_native_text_says_what_the_collector_says(worked: list[atoll.IoContext]) -> None:
+    native, collected = families(prometheus_text()), scraped(worked)
+    for metric in metrics.METRICS:
+        if metric in {metrics.TIME, metrics.LAG, metrics.PROBE}:
+            continue  # they go on while nothing happens, or are known natively only
+        for io_context in worked:
+            for suffix in ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",):
+                expected = values(collected[metric.name], suffix, loop=io_context.name)
+                assert expected or metric == metrics.WALL
+                assert values(native[metric.name], suffix, loop=io_context.name) == expected
+
+
+def test_the_native_text_knows_how_long_the_oldest_has_waited(stuck: list[atoll.IoContext]) -> None:
+    earlier, later = families(prometheus_text()), families(prometheus_text())
+    for io_context in stuck:
+        before = values(earlier["atoll_loop_lag_seconds"], loop=io_context.name)[()]
+        assert 0 < before < values(later["atoll_loop_lag_seconds"], loop=io_context.name)[()]
+        assert values(later["atoll_handlers_running"], loop=io_context.name)["stuck",] == 1
+        assert values(later["atoll_loop_queued"], loop=io_context.name)["normal",] == 1
+
+
+def test_the_native_text_leaves_out_loops_that_are_closed_and_handlers_that_are_not_recorded() -> None:
+    closed, unrecorded = atoll.IoContext("closed"), atoll.IoContext("unrecorded", recording=False)
+    unrecorded.post(print)
+    closed.close()
+    found = families(prometheus_text())
+    assert not values(found["atoll_loop_queued"], loop="closed")
+    assert values(found["atoll_loop_queued"], loop="unrecorded")["normal",] == 1
+    assert not values(found["atoll_handlers_total"], loop="unrecorded")
+    unrecorded.close()
 
 
 def test_a_scrape_says_what_stats_say(worked: list[atoll.IoContext]) -> None:

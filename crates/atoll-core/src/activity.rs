@@ -6,6 +6,7 @@
 //! | field | written by | read by | under |
 //! |---|---|---|---|
 //! | `ready_since` | the poster that ends the loop's sleep, under the mailbox's mutex; else the loop's thread | any | an atomic |
+//! | `told` | readers | readers | an atomic maximum |
 //! | all others | the loop's thread | any | relaxed atomics |
 //!
 //! The loop's thread writes a few words per handler and never waits. A reader may see two fields of different moments:
@@ -37,6 +38,8 @@ pub struct Running {
 pub struct TimeSplit {
     /// Since the loop was made.
     pub uptime: u64,
+    /// While there was nothing to do.
+    pub idle: u64,
     /// While something was queued and nothing ran it.
     pub waiting: u64,
     /// In handlers.
@@ -64,6 +67,8 @@ pub struct Activity {
     waited: AtomicU64,
     /// How much of the time since `ready_since` went into steps outside a drain.
     stepped: AtomicU64,
+    /// The largest idle, waiting and running times that a reader has been told.
+    told: [AtomicU64; 3],
 }
 
 impl Default for Activity {
@@ -80,6 +85,7 @@ impl Default for Activity {
             ran: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             stepped: AtomicU64::new(0),
+            told: [const { AtomicU64::new(0) }; 3],
         }
     }
 }
@@ -209,6 +215,10 @@ impl Activity {
     }
 
     /// How the loop's time went, what goes on now included. Any thread.
+    ///
+    /// No part ever gets less: exporters count them up, and to those a counter that falls has started again from zero. Its
+    /// fields are read one after the other while they change, so a part may be told too large, by as much as changed at that
+    /// moment, and then stands still until it is true.
     #[must_use]
     pub fn time(&self) -> TimeSplit {
         let now = clock::now();
@@ -227,10 +237,14 @@ impl Activity {
             running += step;
             waiting = waiting.saturating_sub(step.min(open(self.ready_since.load(Relaxed))));
         }
+        let uptime = open(self.made_at);
+        let idle = uptime.saturating_sub(waiting).saturating_sub(running);
+        let tell = |told: &AtomicU64, part| told.fetch_max(part, Relaxed).max(part);
         TimeSplit {
-            uptime: open(self.made_at),
-            waiting,
-            running,
+            uptime,
+            idle: tell(&self.told[0], idle),
+            waiting: tell(&self.told[1], waiting),
+            running: tell(&self.told[2], running),
         }
     }
 }
@@ -301,5 +315,36 @@ mod tests {
         assert_eq!(activity.next_queued_at(), 90);
         activity.drain_began(250);
         assert_eq!(activity.waited.load(Relaxed), 50);
+    }
+
+    #[test]
+    fn no_part_of_the_time_ever_gets_less_though_a_reader_comes_amid_the_end_of_a_drain() {
+        let activity = Activity::default();
+        activity
+            .drained_since
+            .store(clock::now().saturating_sub(1_000_000), Relaxed);
+        let open = activity.time();
+        assert!(open.running >= 1_000_000);
+        // Between the two stores the drain is neither open nor counted.
+        activity.drained_since.store(0, Relaxed);
+        let amid = activity.time();
+        assert_eq!(amid.running, open.running);
+        activity.ran.store(open.running, Relaxed);
+        let after = activity.time();
+        assert_eq!(after.running, open.running);
+        assert!(after.idle >= amid.idle);
+    }
+
+    #[test]
+    fn the_parts_of_the_time_add_up_to_the_uptime() {
+        let activity = Activity::default();
+        activity.drain_began(clock::now());
+        let TimeSplit {
+            uptime,
+            idle,
+            waiting,
+            running,
+        } = activity.time();
+        assert_eq!(idle + waiting + running, uptime);
     }
 }

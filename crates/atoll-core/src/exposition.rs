@@ -1,7 +1,7 @@
 //! The statistics of loops as Prometheus text (format 0.0.4), written without Python, the GIL, or a loop's help.
 //!
-//! Whoever scrapes collects a [`LoopView`] of each loop and calls [`text`], on any thread: all it reads are atomics of
-//! [`crate::stats`]. What the metrics are called and mean is [`METRICS`], mirrored by `atoll/observe/_metrics.py` and
+//! [`text_of_process`] is what a scrape of this process gets, on any thread: it reads atomics, and takes for a moment the
+//! mutexes that posters take. What the metrics are called and mean is [`METRICS`], mirrored by `atoll/observe/_metrics.py` and
 //! `docs/metrics.md`; a test compares the three.
 //!
 //! What holds from scrape to scrape: counters and every bucket of a histogram only grow, and a native bucket is always
@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use crate::clock;
+use crate::registry::{self, ObservedLoop};
 use crate::stats::{Distribution, EventTracker, HandlerSlot};
 
 mod metrics;
@@ -46,7 +47,42 @@ pub struct LoopView<'a> {
     /// What the lag probe measured last.
     pub probe: Option<f64>,
     /// The statistics of its handlers, whose number is bounded by `max_handler_names`.
-    pub handlers: &'a EventTracker,
+    pub handlers: Option<&'a EventTracker>,
+}
+
+impl<'a> LoopView<'a> {
+    /// What is exported of `observed`. Any thread.
+    #[must_use]
+    pub fn of(observed: &'a dyn ObservedLoop) -> Self {
+        let record = observed.record();
+        let time = record.activity.time();
+        let oldest = match observed.oldest_queued_at() {
+            0 => 0,
+            at => clock::now().saturating_sub(at),
+        };
+        Self {
+            name: observed.name(),
+            queued: observed.queued().map(|count| count as u64),
+            delayed: observed.delayed() as u64,
+            guards: observed.guards() as u64,
+            time: Some([time.idle, time.waiting, time.running].map(clock::seconds)),
+            oldest: Some(clock::seconds(oldest)),
+            probe: observed.record().lag().map(|it| clock::seconds(it.lag())),
+            handlers: record.recording.then_some(&record.events),
+        }
+    }
+}
+
+/// The text of all loops of the process that are not closed. Any thread; waits for no loop and not for the GIL.
+#[must_use]
+pub fn text_of_process() -> String {
+    let loops = registry::loops();
+    text(
+        loops
+            .iter()
+            .filter(|observed| !observed.is_closed())
+            .map(|observed| LoopView::of(observed.as_ref())),
+    )
 }
 
 /// The text of all `loops`, each metric with its `HELP` and `TYPE` also when it has no sample.
@@ -168,8 +204,8 @@ impl<'a> Loops<'a> {
         self.add_handlers(view.handlers);
     }
 
-    fn add_handlers(&mut self, tracker: &'a EventTracker) {
-        for slot in tracker.iter() {
+    fn add_handlers(&mut self, tracker: Option<&'a EventTracker>) {
+        for slot in tracker.into_iter().flat_map(EventTracker::iter) {
             let handler = Handler::of(slot);
             if let Some(&index) = self.by_name.get(handler.name) {
                 self.handlers[index].add(&handler);

@@ -26,18 +26,21 @@ pub struct LoopRecord {
     pub events: EventTracker,
     /// What its thread is doing.
     pub activity: Activity,
+    /// Whether its handlers' statistics are kept; without that they are counted when queued, and nothing else.
+    pub recording: bool,
     /// The modules that live on it, as a provider has placed them.
     pub modules: RwLock<Vec<String>>,
     lag: RwLock<Option<Arc<LagProbe>>>,
 }
 
 impl LoopRecord {
-    /// A record of a loop that has run nothing, with statistics for at most `max_names` handler names.
+    /// A record of a loop that has run nothing, with statistics for at most `max_names` handler names if it is `recording`.
     #[must_use]
-    pub fn new(max_names: usize) -> Self {
+    pub fn new(max_names: usize, recording: bool) -> Self {
         Self {
             events: EventTracker::new(max_names),
             activity: Activity::default(),
+            recording,
             modules: RwLock::default(),
             lag: RwLock::default(),
         }
@@ -74,6 +77,9 @@ pub trait ObservedLoop: Send + Sync {
 
     /// What is recorded of it.
     fn record(&self) -> &LoopRecord;
+
+    /// Whether it has been closed: nothing runs on it any more, whoever still holds it.
+    fn is_closed(&self) -> bool;
 
     /// How many handlers wait in each lane.
     fn queued(&self) -> [usize; 3];

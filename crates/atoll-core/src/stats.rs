@@ -253,6 +253,9 @@ impl EventTracker {
 
     /// The slot of `name`, made at the first use of the name.
     pub fn index(&self, name: &str) -> SlotIndex {
+        if name == OTHER_NAME {
+            return OTHER;
+        }
         let mut names = self
             .by_name
             .lock()
@@ -367,5 +370,10 @@ mod tests {
         assert_eq!(tracker.index("d"), OTHER);
         assert_eq!(tracker.index("a"), a);
         assert_eq!(&*tracker.slot(OTHER).name, OTHER_NAME);
+        assert_eq!(
+            EventTracker::new(2).index(OTHER_NAME),
+            OTHER,
+            "no two slots have one name"
+        );
     }
 }

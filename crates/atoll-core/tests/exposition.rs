@@ -1,11 +1,15 @@
 //! The Prometheus text: its grammar, what it says, and what holds from scrape to scrape.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atoll_core::clock;
-use atoll_core::exposition::{BOUNDS, Kind, LoopView, METRICS, text};
+use atoll_core::exposition::{BOUNDS, Kind, LoopView, METRICS, text, text_of_process};
+use atoll_core::probe::Probe;
+use atoll_core::registry::{self, LoopRecord, ObservedLoop};
 use atoll_core::stats::EventTracker;
+use atoll_core::timer::Due;
 
 type Labels = Vec<(String, String)>;
 /// Values by name and labels.
@@ -101,7 +105,7 @@ fn view<'a>(name: &'a str, handlers: &'a EventTracker) -> LoopView<'a> {
         time: Some([30.5, 1.25, 0.25]),
         oldest: Some(0.5),
         probe: Some(0.001),
-        handlers,
+        handlers: Some(handlers),
     }
 }
 
@@ -177,8 +181,10 @@ fn what_a_loop_does_not_know_is_left_out() {
         time: None,
         oldest: None,
         probe: None,
+        handlers: None,
         ..view("node_manager", &tracker)
     };
+    record(&tracker, "unknown", MILLISECOND, MILLISECOND);
     let samples = parsed(&text([unknown]));
     assert!(samples.keys().all(|(name, _)| {
         [
@@ -356,4 +362,87 @@ fn counters_and_buckets_only_grow_while_a_loop_works() {
         let all = value(&before, "atoll_handler_queue_seconds_bucket", &labels);
         assert!((all - 50_000.0).abs() < f64::EPSILON);
     });
+}
+
+struct Listed {
+    name: &'static str,
+    closed: bool,
+    record: LoopRecord,
+}
+
+impl ObservedLoop for Listed {
+    fn set_timer(&self, _: Duration, _: Weak<dyn Due>, _: u64) {}
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn record(&self) -> &LoopRecord {
+        &self.record
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn queued(&self) -> [usize; 3] {
+        [0, 7, 0]
+    }
+
+    fn delayed(&self) -> usize {
+        0
+    }
+
+    fn guards(&self) -> usize {
+        1
+    }
+
+    fn oldest_queued_at(&self) -> u64 {
+        clock::now() - clock::ticks(MILLISECOND * 100)
+    }
+
+    fn post_probe(&self, _probe: Arc<dyn Probe>) -> bool {
+        false
+    }
+}
+
+#[test]
+fn the_text_of_the_process_has_the_loops_that_are_not_closed() {
+    let listed: Vec<_> = [
+        ("open", false, true),
+        ("closed", true, true),
+        ("not recording", false, false),
+    ]
+    .into_iter()
+    .map(|(name, closed, recording)| {
+        let record = LoopRecord::new(10, recording);
+        record.events.slot(record.events.index("work")).accepted();
+        let listed = Arc::new(Listed {
+            name,
+            closed,
+            record,
+        });
+        let weak: Weak<Listed> = Arc::downgrade(&listed);
+        registry::register(weak);
+        listed
+    })
+    .collect();
+    let samples = parsed(&text_of_process());
+    for (name, handlers) in [("open", 1), ("closed", 0), ("not recording", 0)] {
+        let of_loop = |family: &str| {
+            let label = ("loop".to_owned(), name.to_owned());
+            let matches =
+                |key: &&(String, Labels)| key.0 == family && key.1.first() == Some(&label);
+            samples.keys().filter(matches).count()
+        };
+        assert_eq!(of_loop("atoll_handlers_total"), handlers);
+        assert_eq!(
+            of_loop("atoll_loop_work_guards"),
+            usize::from(name != "closed")
+        );
+    }
+    let lag = value(&samples, "atoll_loop_lag_seconds", &[("loop", "open")]);
+    assert!(lag >= 0.1, "{lag}");
+    drop(listed);
+    assert!(parsed(&text_of_process()).is_empty(), "they are gone");
 }

@@ -99,6 +99,9 @@ impl LoopCore {
         activity.drain_began(now);
         let end = now.saturating_add(core.budget);
         core.last_stamp.store(now, Ordering::Relaxed);
+        if core.shared.is_injecting() {
+            Self::announce_delays(slf)?;
+        }
         loop {
             if core.closed.load(Ordering::Relaxed) {
                 // A handler of a guest has closed it, or this drain was asked for before the end.
@@ -166,6 +169,16 @@ impl LoopCore {
                 return Ok(());
             }
         }
+    }
+
+    /// Says which handlers are delayed on purpose, each once.
+    #[cold]
+    fn announce_delays(slf: &Bound<'_, Self>) -> PyResult<()> {
+        for (name, min, max) in slf.get().shared.unannounced() {
+            let arguments = (name, min.as_secs_f64(), max.as_secs_f64());
+            slf.call_method1(intern!(slf.py(), "_handler_delayed"), arguments)?;
+        }
+        Ok(())
     }
 
     /// Runs a dispatched handler inside the one that is running.

@@ -8,6 +8,7 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`chaos`]: delays and fault sites, for tests.
+//! * [`exposition`]: the statistics of all loops as Prometheus text.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -22,6 +23,7 @@ mod context;
 mod current;
 mod drain;
 mod error;
+mod exposition;
 mod gil_gauge;
 mod handler_steps;
 mod item;
@@ -46,6 +48,8 @@ mod _core {
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]
     use crate::current::current_loop;
+    #[pymodule_export]
+    use crate::exposition::prometheus_text;
     #[pymodule_export]
     use crate::gil_gauge::GilGauge;
     #[pymodule_export]

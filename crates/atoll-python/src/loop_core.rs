@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bound_handler::BoundHandler;
+use crate::chaos::{RuleTuple, injector};
 use crate::context::{checked, copy_current};
 use crate::current;
 use crate::error;
@@ -121,9 +122,17 @@ impl LoopCore {
         })
     }
 
-    /// Queues `job`. Any attached thread.
+    /// Queues `job`, after a delay where one is injected. Any attached thread.
     #[inline]
-    pub(crate) fn push(&self, _py: Python<'_>, job: Job) -> PyResult<()> {
+    pub(crate) fn push(&self, py: Python<'_>, job: Job) -> PyResult<()> {
+        if self.shared.is_injecting() {
+            return self.push_after(py, job, 0.0).map(drop);
+        }
+        self.push_now(py, job)
+    }
+
+    #[inline]
+    fn push_now(&self, _py: Python<'_>, job: Job) -> PyResult<()> {
         self.check_fork()?;
         let lane = job.lane;
         match self.shared.mailbox.push(lane, Item::Job(job)) {
@@ -146,14 +155,17 @@ impl LoopCore {
 
     /// Queues `job` after `delay` seconds, at once when it is zero. Returns its number while it waits.
     fn push_after(&self, py: Python<'_>, job: Job, delay: f64) -> PyResult<Option<u64>> {
-        if delay == 0.0 {
-            return self.push(py, job).map(|()| None);
-        }
         if !(0.0..=error::MAX_DELAY_SECONDS).contains(&delay) {
             return Err(error::bad_delay(delay));
         }
+        let mut delay = Duration::from_secs_f64(delay);
+        if self.shared.is_injecting() {
+            delay += self.shared.injected_delay(job.slot);
+        }
+        if delay.is_zero() {
+            return self.push_now(py, job).map(|()| None);
+        }
         self.check_fork()?;
-        let delay = Duration::from_secs_f64(delay);
         match self.shared.delay(job.lane, Item::Job(job), delay) {
             Ok(number) => Ok(Some(number)),
             Err((DelayError::Closed, _)) => Err(error::loop_closed(&self.shared.name)),
@@ -284,6 +296,7 @@ impl LoopCore {
                 lanes,
                 options.max_delayed,
                 options.max_handler_names,
+                options.recording,
                 timers,
             )?,
             local: Mutex::default(),
@@ -457,6 +470,12 @@ impl LoopCore {
         self.shared.mailbox.waker().fd()
     }
 
+    /// Delays handlers from now on by `rules`, (pattern, shortest, longest) in microseconds, drawn from `seed`; None ends it.
+    #[pyo3(signature = (rules, seed=0))]
+    fn _inject_delays(&self, rules: Option<Vec<RuleTuple>>, seed: u64) {
+        self.shared.inject(rules.map(|rules| injector(&rules, seed)));
+    }
+
     /// Whether this process has forked off the one that the loop belongs to, and can do nothing with it.
     #[getter]
     fn _is_parents(&self) -> bool {
@@ -583,7 +602,7 @@ impl LoopCore {
         self.executed.load(Ordering::Relaxed)
     }
 
-    /// (queued per lane, delayed, guards held, handlers, (time, uptime, waiting, running)).
+    /// (queued per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running)).
     #[allow(clippy::type_complexity)]
     fn _snapshot(
         slf: &Bound<'_, Self>,
@@ -592,7 +611,7 @@ impl LoopCore {
         usize,
         usize,
         Vec<HandlerTuple>,
-        (f64, f64, f64, f64),
+        (f64, f64, f64, f64, f64),
     )> {
         let core = slf.get();
         let now = slf.call_method0(intern!(slf.py(), "now"))?.extract()?;
@@ -609,6 +628,7 @@ impl LoopCore {
             (
                 now,
                 clock::seconds(time.uptime),
+                clock::seconds(time.idle),
                 clock::seconds(time.waiting),
                 clock::seconds(time.running),
             ),

@@ -1,6 +1,7 @@
 //! One method of a service: which loop runs it, and how.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_core::clock;
 use atoll_core::mailbox::Lane;
@@ -64,17 +65,24 @@ pub(crate) struct LoopDispatch(pub(crate) Arc<Shared>);
 impl Dispatch for LoopDispatch {
     fn dispatch(&self, calls: &mut Vec<Arc<Call>>) {
         let queued_at = clock::now();
-        let mut items = calls
-            .drain(..)
-            .map(|call| Item::Call { call, queued_at })
-            .collect();
-        self.0.mailbox.push_all(Lane::Normal, &mut items);
-        for refused in items {
-            if let Item::Call { call, .. } = refused {
-                let (name, limit) = (&self.0.name, self.0.mailbox.limit(Lane::Normal));
-                let text = format!("Loop {name} is closed or holds {limit} calls, its bound");
-                call.refuse(Status::new(Code::ResourceExhausted, text));
+        let shared = &self.0;
+        let mut items: Vec<Item> = Vec::with_capacity(calls.len());
+        for call in calls.drain(..) {
+            let delay = if shared.is_injecting() {
+                shared.injected_delay(Method::of(&call).slot)
+            } else {
+                Duration::ZERO
+            };
+            let item = Item::Call { call, queued_at };
+            if delay.is_zero() {
+                items.push(item);
+            } else if let Err((_, item)) = shared.delay(Lane::Normal, item, delay) {
+                self.refuse(item);
             }
+        }
+        shared.mailbox.push_all(Lane::Normal, &mut items);
+        for refused in items {
+            self.refuse(refused);
         }
     }
 
@@ -84,5 +92,15 @@ impl Dispatch for LoopDispatch {
             .0
             .mailbox
             .push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
+    }
+}
+
+impl LoopDispatch {
+    fn refuse(&self, refused: Item) {
+        if let Item::Call { call, .. } = refused {
+            let (name, limit) = (&self.0.name, self.0.mailbox.limit(Lane::Normal));
+            let text = format!("Loop {name} is closed or holds {limit} calls, its bound");
+            call.refuse(Status::new(Code::ResourceExhausted, text));
+        }
     }
 }

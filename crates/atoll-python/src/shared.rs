@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | mailbox, record | any thread | any thread | see `atoll_core` |
 //! | `guards`, `delayed_count`, `stopped` | any thread | any thread | atomics |
+//! | `injection` | posters, who switches it | the same | a mutex |
 //! | `delayed` items | posters, whoever drives the timers | the same | a mutex |
 
 use std::collections::HashMap;
@@ -12,12 +13,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use atoll_core::activity::Activity;
+use atoll_core::chaos::{DelayInjector, DelayStream};
 use atoll_core::clock;
 use atoll_core::fork;
 use atoll_core::mailbox::{Lane, LaneSettings, Mailbox};
 use atoll_core::probe::Probe;
 use atoll_core::registry::{self, LoopRecord, ObservedLoop};
-use atoll_core::stats::EventTracker;
+use atoll_core::stats::{EventTracker, SlotIndex};
 use atoll_core::timer::{self, Due, Timers};
 use atoll_core::wake::{Wake, WakeFd};
 
@@ -29,6 +31,15 @@ use crate::loop_core::lock;
 struct Delayed {
     items: HashMap<u64, (Lane, Item)>,
     closed: bool,
+}
+
+/// The delays that are injected, for tests.
+struct Injection {
+    injector: DelayInjector,
+    /// By slot; None for handlers that no rule matches.
+    streams: HashMap<SlotIndex, Option<DelayStream>>,
+    /// Those that have been delayed and not yet announced.
+    unannounced: Vec<SlotIndex>,
 }
 
 /// Why a handler can't wait for its time.
@@ -48,6 +59,9 @@ pub(crate) struct Shared {
     next_delayed: AtomicU64,
     pub(crate) max_delayed: usize,
     pub(crate) stopped: AtomicBool,
+    /// Whether delays are injected: read for every post, so that it costs nothing when they are not.
+    injecting: AtomicBool,
+    injection: Mutex<Option<Injection>>,
     /// Whose time the delayed handlers wait for; the process's unless given.
     timers: Option<Arc<Timers>>,
     /// The process that the loop belongs to.
@@ -61,17 +75,20 @@ impl Shared {
         lanes: LaneSettings,
         max_delayed: usize,
         max_names: usize,
+        recording: bool,
         timers: Option<Arc<Timers>>,
     ) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Self {
             name,
-            mailbox: Mailbox::new(lanes, WakeFd::new()?, LoopRecord::new(max_names)),
+            mailbox: Mailbox::new(lanes, WakeFd::new()?, LoopRecord::new(max_names, recording)),
             guards: AtomicUsize::new(0),
             delayed: Mutex::default(),
             delayed_count: AtomicUsize::new(0),
             next_delayed: AtomicU64::new(0),
             max_delayed,
             stopped: AtomicBool::new(false),
+            injecting: AtomicBool::new(false),
+            injection: Mutex::default(),
             timers,
             generation: fork::watch(),
         });
@@ -149,6 +166,61 @@ impl Shared {
         Ok(number)
     }
 
+    /// Injects the delays of `injector` from now on, or none.
+    pub(crate) fn inject(&self, injector: Option<DelayInjector>) {
+        let active = injector.is_some();
+        *lock(&self.injection) = injector.map(|injector| Injection {
+            injector,
+            streams: HashMap::new(),
+            unannounced: Vec::new(),
+        });
+        self.injecting.store(active, Ordering::Release);
+    }
+
+    /// Whether delays are injected.
+    #[inline]
+    pub(crate) fn is_injecting(&self) -> bool {
+        self.injecting.load(Ordering::Relaxed)
+    }
+
+    /// How long the next handler of this name is to be delayed on purpose. Any thread.
+    #[cold]
+    pub(crate) fn injected_delay(&self, slot: SlotIndex) -> Duration {
+        let mut injection = lock(&self.injection);
+        let Some(injection) = &mut *injection else {
+            return Duration::ZERO;
+        };
+        let Injection {
+            injector,
+            streams,
+            unannounced,
+        } = injection;
+        let stream = streams.entry(slot).or_insert_with(|| {
+            let stream = injector.stream(&self.name, &self.tracker().slot(slot).name);
+            if stream.is_some() {
+                unannounced.push(slot);
+            }
+            stream
+        });
+        stream.as_ref().map_or(Duration::ZERO, DelayStream::next)
+    }
+
+    /// The handlers delayed for the first time since the last call: (name, shortest, longest).
+    pub(crate) fn unannounced(&self) -> Vec<(String, Duration, Duration)> {
+        let mut injection = lock(&self.injection);
+        let Some(injection) = &mut *injection else {
+            return Vec::new();
+        };
+        let slots = std::mem::take(&mut injection.unannounced);
+        slots
+            .into_iter()
+            .filter_map(|slot| {
+                let (min, max) = injection.streams.get(&slot)?.as_ref()?.bounds();
+                Some((self.tracker().slot(slot).name.to_string(), min, max))
+            })
+            .collect()
+    }
+
     /// Takes back what waits under `number`; None when it has been queued or taken back. Any thread.
     pub(crate) fn take_back(&self, number: u64) -> Option<Item> {
         let (_, item) = lock(&self.delayed).items.remove(&number)?;
@@ -204,6 +276,10 @@ impl ObservedLoop for Shared {
 
     fn record(&self) -> &LoopRecord {
         self.mailbox.tracker()
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.delayed).closed
     }
 
     fn queued(&self) -> [usize; 3] {

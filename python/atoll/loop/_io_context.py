@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
+from atoll import chaos
 from atoll._core import LoopCore, ManualTimers, current_loop
 from atoll.errors import LoopRunningError, NotOnLoopError
 from atoll.loop._future import LoopFuture
@@ -164,6 +165,9 @@ class IoContext(LoopCore):
     ) -> Self:
         self = super().__new__(cls, name, options, host is None, None if clock is None else clock.timers)
         self._random = random.Random(seed)  # noqa: S311 - for jitter and choices, not for secrets
+        injector = chaos.environment_injector()
+        if injector is not None:
+            self.inject_delays(injector)
         self._exception_hook = log_exception if exception_hook is None else exception_hook
         self._loop_factory = default_loop_factory if loop_factory is None else loop_factory
         self._loop = host
@@ -443,6 +447,28 @@ class IoContext(LoopCore):
     def stats(self) -> LoopStats:
         """What the loop has done so far, frozen. Any thread."""
         return loop_stats(self.name, self._snapshot())
+
+    def inject_delays(self, injector: chaos.DelayInjector | str | None) -> None:
+        """Delays handlers on purpose from now on: posts, delayed posts, periodic runs and calls, each once. Any thread.
+
+        A handler that `dispatch` runs at once is not delayed. What has been posted before stays as it is.
+
+        Args:
+            injector: Which handlers, how long and from which seed; or the rules alone, as they are written in
+                `ATOLL_TESTING_DELAY_US`; or None, which ends it.
+
+        Raises:
+            ChaosConfigurationError: When the rules are malformed; the message shows where.
+        """
+        if isinstance(injector, str):
+            injector = chaos.DelayInjector.parse(injector)
+        if injector is None:
+            self._inject_delays(None)
+        else:
+            self._inject_delays(injector.in_microseconds, injector.seed)
+
+    def _handler_delayed(self, handler: str, minimum: float, maximum: float) -> None:
+        chaos.announce(self.name, handler, minimum, maximum)
 
     def _handler_raised(self, handler: str, exception: BaseException) -> None:
         try:

@@ -10,7 +10,7 @@ from atoll.loop._distribution import Distribution, DistributionTuple, distributi
 from atoll.loop._report import report
 
 _HandlerTuple = tuple[str, int, int, int, int, DistributionTuple, DistributionTuple, DistributionTuple]
-_TimeTuple = tuple[float, float, float, float]
+_TimeTuple = tuple[float, float, float, float, float]
 SnapshotTuple = tuple[list[int], int, int, list[_HandlerTuple], _TimeTuple]
 
 LANES = ("control", "normal", "bulk")
@@ -88,11 +88,10 @@ class LoopTime:
 
     def __sub__(self, earlier: "LoopTime") -> "LoopTime":
         """What was added since `earlier`."""
-        # Idle is what the others leave of the uptime, and the three are not read at one instant: never below zero.
         return LoopTime(
-            idle=max(0.0, self.idle - earlier.idle),
-            waiting=max(0.0, self.waiting - earlier.waiting),
-            running=max(0.0, self.running - earlier.running),
+            self.idle - earlier.idle,
+            self.waiting - earlier.waiting,
+            self.running - earlier.running,
         )
 
 
@@ -221,7 +220,7 @@ class LoopStats:
 
 def loop_stats(name: str, snapshot: SnapshotTuple) -> LoopStats:
     """Gives the values that Rust snapshots their names."""
-    queued, delayed, guards, handlers, (taken_at, uptime, waiting, running) = snapshot
+    queued, delayed, guards, handlers, (taken_at, uptime, idle, waiting, running) = snapshot
     return LoopStats(
         name=name,
         queued=dict(zip(LANES, queued, strict=True)),
@@ -242,5 +241,5 @@ def loop_stats(name: str, snapshot: SnapshotTuple) -> LoopStats:
         ),
         taken_at=taken_at,
         uptime=uptime,
-        time=LoopTime(idle=max(0.0, uptime - waiting - running), waiting=waiting, running=running),
+        time=LoopTime(idle, waiting, running),
     )

@@ -7,7 +7,7 @@ from atoll.observe._gil_gauge import GilGauge
 from atoll.observe._lag_probe import LagProbe
 from atoll.observe._monitor import LoopHealth, LoopMonitor, MonitorOptions, Stall
 from atoll.observe._opentelemetry import instrument_opentelemetry
-from atoll.observe._prometheus import PrometheusCollector
+from atoll.observe._prometheus import PrometheusCollector, prometheus_text
 from atoll.observe._stats_logger import StatsLogger
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "Stall",
     "StatsLogger",
     "instrument_opentelemetry",
+    "prometheus_text",
 ]

@@ -1,9 +1,10 @@
-"""Loops for Prometheus: a collector for programs that run prometheus_client already. Any thread."""
+"""Loops for Prometheus: the native text, and a collector for programs that run prometheus_client. Any thread."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from atoll import _core
 from atoll.observe import _metrics as metrics
 from atoll.observe import _samples as samples
 from atoll.observe._sources import Sources
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from atoll.loop import IoContext, LoopStats
 
     Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+
+
+def prometheus_text() -> str:
+    """The metrics of all loops in Prometheus' text format, version 0.0.4; see `docs/metrics.md`.
+
+    It is written natively, from what the loops have recorded and with the GIL released: nothing runs on a loop, so it
+    works while every loop is stuck. Serve it with the content type `text/plain; version=0.0.4; charset=utf-8`. Loops
+    that are closed are not in it. Any thread.
+    """
+    return _core.prometheus_text()
 
 
 class PrometheusCollector:

@@ -215,6 +215,9 @@ mod tests {
             self.probes.lock().unwrap().push(probe);
             true
         }
+        fn is_closed(&self) -> bool {
+            false
+        }
         fn set_timer(&self, _: Duration, _: Weak<dyn Due>, _: u64) {}
     }
 
@@ -234,7 +237,7 @@ mod tests {
 
     impl Case {
         fn new() -> Self {
-            let record = LoopRecord::new(1);
+            let record = LoopRecord::new(1, true);
             let probes = Mutex::default();
             let mut case = Self {
                 observed: Fake { record, probes },
