@@ -14,7 +14,17 @@ Importing the package changes nothing in the process.
 
 from atoll._core import BoundHandler, WorkGuard
 from atoll.errors import AtollError, MailboxFull
-from atoll.loop import Distribution, EventStats, IoContext, IoContextThread, LoopFuture, LoopStats, LoopTime, ModuleRef
+from atoll.loop import (
+    Distribution,
+    EventStats,
+    IoContext,
+    IoContextThread,
+    LoopFuture,
+    LoopStats,
+    LoopTime,
+    ModuleRef,
+    time_remaining,
+)
 from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
 
 __all__ = [
@@ -33,4 +43,5 @@ __all__ = [
     "ModuleRef",
     "WorkGuard",
     "dedicated",
+    "time_remaining",
 ]

@@ -8,6 +8,7 @@ __all__ = [
     "AtollError",
     "BindError",
     "ChaosConfigurationError",
+    "DeadlineExceededError",
     "DeadlockError",
     "ForkedError",
     "LoopClosedError",
@@ -64,6 +65,10 @@ class ChaosConfigurationError(AtollError, ValueError):
 
     entry: str | None = None
     column: int | None = None
+
+
+class DeadlineExceededError(AtollError, TimeoutError):
+    """A call of yours to another module was not answered in the time that its caller had; its handler is cancelled."""
 
 
 class DeadlockError(AtollError):

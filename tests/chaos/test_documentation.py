@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import atoll
 from atoll import chaos
 from atoll.errors import ChaosConfigurationError
 
@@ -42,6 +43,14 @@ def test_the_preview_is_the_one_that_is_shown() -> None:
     (asked,) = re.findall(r"injector\.preview\(\"(.*?)\", \"(.*?)\", (\d+)\)  # (\[.*?\])", GUIDE)
     injector = chaos.DelayInjector.parse(made[0], seed=int(made[1]))
     assert injector.preview(asked[0], asked[1], int(asked[2])) == ast.literal_eval(asked[3])
+
+
+def test_delays_are_set_from_code_as_the_guide_sets_them() -> None:
+    io_context = atoll.IoContext("node_io_context")
+    exec(block_with("python", "inject_delays"), {"chaos": chaos, "io_context": io_context})  # noqa: S102 - our own page
+    io_context.post(int, name="Heartbeat")
+    assert io_context.stats().delayed == 1
+    io_context.close()
 
 
 def test_a_mistake_is_shown_as_the_guide_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:

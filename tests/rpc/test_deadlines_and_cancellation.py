@@ -13,6 +13,7 @@ import grpc
 import pytest
 from tests.rpc.support import ClientProcess, NewLoop, path, running, serving, until, wait_for
 
+import atoll
 from atoll import IoContext, rpc
 
 SOON = 0.15
@@ -406,3 +407,21 @@ async def test_task_groups_within_a_handler_are_cancelled_with_it(client: Client
         await entered.wait()
         call.cancel()
         await asyncio.wait_for(left.wait(), 20)
+
+
+async def test_what_a_call_calls_has_its_clients_deadline(client: ClientProcess, new_loop: NewLoop) -> None:
+    async def remaining(request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(0)
+        return repr(atoll.time_remaining()).encode()
+
+    def remaining_in_a_function(request: bytes, context: Any) -> bytes:
+        return repr(atoll.time_remaining()).encode()
+
+    async with serving(new_loop("module"), Remaining=remaining, Function=remaining_in_a_function) as target:
+        for method in ("Remaining", "Function"):
+            assert (await client.call(target, path(method), timeout=None)).reply == b"None"
+            reply = (await client.call(target, path(method), timeout=30)).reply
+            assert reply is not None
+            assert 0 < float(reply) <= 31, "grpcio rounds up what it sends"
+            again = await client.call(target, path(method), timeout=None)
+            assert again.reply == b"None", "it ends with its call"

@@ -11,9 +11,9 @@ use atoll_core::transport::{Call, Code, Reply, Status, frame};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyFloat};
 
-use crate::context::run_in_fresh;
+use crate::context::{fresh, run_in, run_in_fresh};
 use crate::error;
 use crate::handler_steps::{Completion, FirstStep};
 use crate::loop_core::{LoopCore, lock};
@@ -66,12 +66,13 @@ impl LoopCore {
             .call0()?
             .cast_into::<ServerCall>()?;
         context.get().attach(Arc::clone(&call));
-        let result = if method.is_coroutine {
-            call_two(py, &method.handler, &request, context.as_any())
-        } else {
-            run_in_fresh(py, || {
-                call_two(py, &method.handler, &request, context.as_any())
-            })
+        let variables = deadline_variables(slf, &call)?;
+        let handle = || call_two(py, &method.handler, &request, context.as_any());
+        let result = match (&variables, method.is_coroutine) {
+            // Its task runs in them.
+            (_, true) => handle(),
+            (Some(variables), false) => run_in(variables, handle),
+            (None, false) => run_in_fresh(py, handle),
         };
         drop(request);
         // SAFETY: the object is alive.
@@ -85,7 +86,14 @@ impl LoopCore {
                 lane: Lane::Normal,
                 start,
             };
-            return Self::start_coroutine(slf, asyncio_loop, result?, None, step, completion);
+            return Self::start_coroutine(
+                slf,
+                asyncio_loop,
+                result?,
+                variables.as_ref(),
+                step,
+                completion,
+            );
         }
         let finished = Self::answer(slf, context.get(), result);
         core.handler_ended(slot, start);
@@ -173,6 +181,36 @@ impl LoopCore {
         }
         Ok(())
     }
+}
+
+/// Context variables of a call that has a deadline, with that; None for one that has none, and so needs none.
+fn deadline_variables<'py>(
+    slf: &Bound<'py, LoopCore>,
+    call: &Call,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    static VARIABLE: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
+    let Some(remaining) = call.time_remaining() else {
+        return Ok(None);
+    };
+    let py = slf.py();
+    let variable = VARIABLE.get_or_try_init(py, || {
+        let module = py.import("atoll.loop._deadline")?;
+        PyResult::Ok(module.getattr("DEADLINE")?.unbind())
+    })?;
+    let now: f64 = slf.call_method0(intern!(py, "now"))?.extract()?;
+    let deadline = PyFloat::new(py, now + remaining.as_secs_f64());
+    let variables = fresh(py)?;
+    run_in(&variables, || {
+        // SAFETY: both objects are alive; the call returns a new reference or sets an exception.
+        unsafe {
+            Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyContextVar_Set(variable.as_ptr(), deadline.as_ptr()),
+            )
+        }
+        .map(drop)
+    })?;
+    Ok(Some(variables))
 }
 
 fn deserialize<'py>(py: Python<'py>, method: &Method, call: &Call) -> PyResult<Bound<'py, PyAny>> {

@@ -46,9 +46,13 @@ pub(crate) fn run_in<T>(
     result
 }
 
+/// A context with no variables set.
+pub(crate) fn fresh(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the call takes no arguments and returns a new reference or sets an exception.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New()) }
+}
+
 /// Runs `work` with no context variables set.
 pub(crate) fn run_in_fresh<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    // SAFETY: the call takes no arguments and returns a new reference or sets an exception.
-    let context = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New())? };
-    run_in(&context, work)
+    run_in(&fresh(py)?, work)
 }

@@ -158,6 +158,7 @@ impl LoopCore {
         if !(0.0..=error::MAX_DELAY_SECONDS).contains(&delay) {
             return Err(error::bad_delay(delay));
         }
+        self.check_fork()?;
         let mut delay = Duration::from_secs_f64(delay);
         if self.shared.is_injecting() {
             delay += self.shared.injected_delay(job.slot);
@@ -165,7 +166,6 @@ impl LoopCore {
         if delay.is_zero() {
             return self.push_now(py, job).map(|()| None);
         }
-        self.check_fork()?;
         match self.shared.delay(job.lane, Item::Job(job), delay) {
             Ok(number) => Ok(Some(number)),
             Err((DelayError::Closed, _)) => Err(error::loop_closed(&self.shared.name)),
@@ -473,7 +473,8 @@ impl LoopCore {
     /// Delays handlers from now on by `rules`, (pattern, shortest, longest) in microseconds, drawn from `seed`; None ends it.
     #[pyo3(signature = (rules, seed=0))]
     fn _inject_delays(&self, rules: Option<Vec<RuleTuple>>, seed: u64) {
-        self.shared.inject(rules.map(|rules| injector(&rules, seed)));
+        self.shared
+            .inject(rules.map(|rules| injector(&rules, seed)));
     }
 
     /// Whether this process has forked off the one that the loop belongs to, and can do nothing with it.

@@ -77,12 +77,13 @@ impl Dispatch for LoopDispatch {
             if delay.is_zero() {
                 items.push(item);
             } else if let Err((_, item)) = shared.delay(Lane::Normal, item, delay) {
-                self.refuse(item);
+                self.refuse(item, self.0.max_delayed);
             }
         }
         shared.mailbox.push_all(Lane::Normal, &mut items);
+        let limit = shared.mailbox.limit(Lane::Normal);
         for refused in items {
-            self.refuse(refused);
+            self.refuse(refused, limit);
         }
     }
 
@@ -96,9 +97,9 @@ impl Dispatch for LoopDispatch {
 }
 
 impl LoopDispatch {
-    fn refuse(&self, refused: Item) {
+    fn refuse(&self, refused: Item, limit: usize) {
         if let Item::Call { call, .. } = refused {
-            let (name, limit) = (&self.0.name, self.0.mailbox.limit(Lane::Normal));
+            let name = &self.0.name;
             let text = format!("Loop {name} is closed or holds {limit} calls, its bound");
             call.refuse(Status::new(Code::ResourceExhausted, text));
         }

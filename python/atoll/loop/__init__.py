@@ -1,9 +1,10 @@
 """The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
 
+from atoll.loop._deadline import time_remaining
 from atoll.loop._distribution import Distribution
 from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
-from atoll.loop._module_ref import ModuleRef
+from atoll.loop._module_ref import AwaitedCall, ModuleRef, awaited_calls
 from atoll.loop._options import Lane, LoopOptions
 from atoll.loop._stats import EventStats, LoopStats, LoopTime
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
@@ -11,6 +12,7 @@ from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, 
 
 __all__ = [
     "STOP_TIMEOUT",
+    "AwaitedCall",
     "Clock",
     "Distribution",
     "EventStats",
@@ -25,7 +27,9 @@ __all__ = [
     "LoopStats",
     "LoopTime",
     "ModuleRef",
+    "awaited_calls",
     "gil_is_enabled",
     "still_running",
     "switch_interval",
+    "time_remaining",
 ]

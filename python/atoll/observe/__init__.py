@@ -9,6 +9,7 @@ from atoll.observe._monitor import LoopHealth, LoopMonitor, MonitorOptions, Stal
 from atoll.observe._opentelemetry import instrument_opentelemetry
 from atoll.observe._prometheus import PrometheusCollector, prometheus_text
 from atoll.observe._stats_logger import StatsLogger
+from atoll.observe._waiting import WaitingCycle
 
 __all__ = [
     "GilGauge",
@@ -19,6 +20,7 @@ __all__ = [
     "PrometheusCollector",
     "Stall",
     "StatsLogger",
+    "WaitingCycle",
     "instrument_opentelemetry",
     "prometheus_text",
 ]

@@ -25,11 +25,12 @@ from typing import Final, Self
 
 from atoll._core import MonitorCore, install_stack_sampler
 from atoll.errors import LoopRunningError
-from atoll.loop import IoContext
+from atoll.loop import IoContext, awaited_calls
+from atoll.observe._waiting import WaitingCycle, find_cycles
 
 _logger = logging.getLogger("atoll.observe")
 
-_PATIENCE: Final = 60.0
+_CYCLE_INTERVAL: Final = 1.0
 _LEAST_THRESHOLD: Final = 0.001
 
 _left_running: set["LoopMonitor"] = set()
@@ -50,6 +51,7 @@ class MonitorOptions:
             their own.
         stall_reports_per_minute: How many stalls of a loop are logged per minute; all are counted and retained.
         stalls_retained: How many stalls are retained, the latest.
+        cycle_patience: How long modules may wait for each other in a cycle before that is reported.
     """
 
     interval: float = 0.25
@@ -59,10 +61,11 @@ class MonitorOptions:
     stall_threshold: float = 0.1
     stall_reports_per_minute: int = 5
     stalls_retained: int = 100
+    cycle_patience: float = 5.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting that can't work."""
-        for name in ("interval", "deadline", "window"):
+        for name in ("interval", "deadline", "window", "cycle_patience"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value!r} is not a positive number of seconds")
@@ -152,7 +155,8 @@ class LoopMonitor:
 
     Each loop gets a probe now and then, which is no work and in no statistics: one that has no turn before the deadline
     makes the loop unhealthy. A step of a handler that takes longer than the stall threshold is reported: one log entry
-    and one retained record, with the Python stack of the loop's thread taken while it was stuck.
+    and one retained record, with the Python stack of the loop's thread taken while it was stuck. Modules that wait for
+    each other in a cycle, and can't proceed, are reported once.
 
     As a context manager it runs for the length of the block. A provider has one of its own for its loops.
 
@@ -184,7 +188,7 @@ class LoopMonitor:
             _install_stack_sampler(self._stack_signal)
             self._core = MonitorCore(self.options)
             self._thread = threading.Thread(
-                target=_tell, args=(self._core, self._callbacks), name="atoll-monitor", daemon=True
+                target=_tell, args=(self._core, self.options, self._callbacks), name="atoll-monitor", daemon=True
             )
             self._thread.start()
         _watch_for_exit(self)
@@ -246,6 +250,10 @@ class LoopMonitor:
         """The stalls that are retained, the oldest first; those that go on, too. Any thread."""
         return tuple(Stall(*stall) for stall in self._started().stalls())
 
+    def cycles(self) -> tuple[WaitingCycle, ...]:
+        """The loops whose modules have waited for each other for longer than `cycle_patience`. Any thread."""
+        return tuple(find_cycles(awaited_calls(), self.options.cycle_patience))
+
     def _started(self) -> MonitorCore:
         if self._core is None:
             raise LoopRunningError("the monitor has not been started: use it in a `with` block, or start() it")
@@ -266,10 +274,17 @@ class LoopMonitor:
         self.stop()
 
 
-def _tell(core: MonitorCore, callbacks: list[HealthCallback]) -> None:
+def _tell(core: MonitorCore, options: MonitorOptions, callbacks: list[HealthCallback]) -> None:
     """Logs and tells what the native thread notices, until it is stopped. A thread of its own."""
-    while (events := core.wait_events(_PATIENCE)) is not None:
+    reported: set[tuple[str, ...]] = set()
+    interval = min(_CYCLE_INTERVAL, options.cycle_patience)
+    while (events := core.wait_events(interval)) is not None:
         health, stalls = events
+        cycles = {cycle.loops: cycle for cycle in find_cycles(awaited_calls(), options.cycle_patience)}
+        for loops, cycle in cycles.items():
+            if loops not in reported:
+                _logger.warning("%s", cycle, extra={"loops": loops})
+        reported = set(cycles)
         for loop, healthy, waited in health:
             if healthy:
                 _logger.warning("loop %s is healthy again", loop)
