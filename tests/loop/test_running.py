@@ -264,3 +264,33 @@ def test_a_setting_that_can_not_work_is_an_error_that_names_it(option: str, valu
 def test_a_loop_needs_a_name() -> None:
     with pytest.raises(ValueError, match="a loop needs a name"):
         atoll.IoContext("")
+
+
+def test_what_is_posted_after_stop_waits_for_restart(io_context: atoll.IoContext) -> None:
+    io_context.stop()
+    future = io_context.submit(lambda: "ran")
+    delayed = io_context.submit(lambda: "delayed", delay=0.001)
+    assert io_context.run() == 0
+    assert not future.done()
+    io_context.restart()
+    assert io_context.run() == 2
+    assert (future.result(), delayed.result()) == ("ran", "delayed")
+
+
+def test_what_is_posted_while_the_context_is_being_closed_is_refused(io_context: atoll.IoContext) -> None:
+    refused: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            for post in (io_context.post, io_context.submit):
+                try:
+                    post(print, "too late")
+                except LoopClosedError as error:
+                    refused.append(str(error))
+
+    io_context.post(wait)
+    io_context.poll()
+    io_context.close()
+    assert len(refused) == 2, refused

@@ -76,6 +76,10 @@ class IoContext(LoopCore):
     (`IoContext.current()`). Handlers are functions or coroutine functions; between their awaits nothing else runs on
     the loop.
 
+    What is posted before `run()` waits for it. What is posted after `stop()` waits for `restart()` and the next run.
+    `close()` refuses posts from then on, also those of coroutines that it cancels, and cancels the futures of handlers
+    that will never run. In a forked child every use of a parent's context raises `ForkedError`.
+
     Args:
         name: Its name in logs, metrics and the monitor.
         loop_factory: Makes the asyncio loop; the default is uvloop where it is installed.
@@ -378,9 +382,9 @@ class IoContext(LoopCore):
     @contextlib.contextmanager
     def _entered(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Within the block, this thread and `loop` are the context's."""
+        self._enter_thread()
         with _contexts_lock:
             _contexts[loop] = self
-        self._enter_thread()
         try:
             yield
         finally:
@@ -421,6 +425,7 @@ class IoContext(LoopCore):
             return
         if self._guest:
             loop.remove_reader(self._fileno)
+            self._leave_thread()
             with _contexts_lock:
                 _contexts.pop(loop, None)
             return
