@@ -197,7 +197,7 @@ fn deadline_variables<'py>(
         let module = py.import("atoll.loop._deadline")?;
         PyResult::Ok(module.getattr("DEADLINE")?.unbind())
     })?;
-    let now: f64 = slf.call_method0(intern!(py, "now"))?.extract()?;
+    let now = LoopCore::now(slf)?;
     let deadline = PyFloat::new(py, now + remaining.as_secs_f64());
     let variables = fresh(py)?;
     run_in(&variables, || {

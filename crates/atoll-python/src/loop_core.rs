@@ -214,6 +214,18 @@ impl LoopCore {
             && self.shared.mailbox.queued() == [0; 3]
     }
 
+    /// The loop's time in seconds, as `IoContext.now()` tells it.
+    #[cfg_attr(target_os = "linux", allow(clippy::unnecessary_wraps))]
+    pub(crate) fn now(slf: &Bound<'_, Self>) -> PyResult<f64> {
+        match slf.get().shared.manual_now() {
+            Some(now) => Ok(now.as_secs_f64()),
+            #[cfg(target_os = "linux")]
+            None => Ok(monotonic()),
+            #[cfg(not(target_os = "linux"))]
+            None => slf.call_method0(intern!(slf.py(), "now"))?.extract(),
+        }
+    }
+
     /// Asks the asyncio loop to stop, once per run. The loop's thread.
     pub(crate) fn request_stop(&self, asyncio_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         if !self.stop_requested.swap(true, Ordering::Relaxed) {
@@ -615,7 +627,7 @@ impl LoopCore {
         (f64, f64, f64, f64, f64),
     )> {
         let core = slf.get();
-        let now = slf.call_method0(intern!(slf.py(), "now"))?.extract()?;
+        let now = Self::now(slf)?;
         let time = core.shared.activity().time();
         Ok((
             core.shared.mailbox.queued(),
@@ -635,6 +647,18 @@ impl LoopCore {
             ),
         ))
     }
+}
+
+/// What Python's `time.monotonic()` tells, in a third of the time.
+#[cfg(target_os = "linux")]
+fn monotonic() -> f64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` has room for the answer, and every Linux has the clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
 /// The system's number of this thread, by which a signal reaches it; zero where that is not done.
