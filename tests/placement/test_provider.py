@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import atoll
 from atoll import IoContextPolicy, IoContextProvider, dedicated
 from atoll.errors import LoopClosedError, PlacementError
 from atoll.loop import gil_is_enabled
+from atoll.placement._policy import PlacedLoop
 
 
 class Module:
@@ -379,6 +381,94 @@ def test_when_a_loop_can_not_start_the_others_are_stopped_and_the_provider_is_un
     asyncio.run(main())
 
 
+def test_a_loop_that_does_not_start_in_time_is_named_and_the_others_are_stopped() -> None:
+    release = threading.Event()
+
+    def stuck() -> asyncio.AbstractEventLoop:
+        release.wait(30)
+        return asyncio.new_event_loop()
+
+    class Stuck(IoContextPolicy[Nodes | Kv | Metrics]):
+        first = dedicated(Nodes)
+        second = dedicated(Kv, loop_factory=stuck)
+        third = dedicated(Metrics)
+
+    async def main() -> None:
+        problem = r"loop 'second' of Stuck does not run after start_timeout=0\.05 s: look"
+        with pytest.raises(TimeoutError, match=problem):
+            async with IoContextProvider(Stuck, start_timeout=0.05, stop_timeout=0.05):
+                raise AssertionError("not reached")
+        assert not {"first", "third"} & thread_names()
+
+    asyncio.run(main())
+    release.set()
+    join("second")
+
+
+def test_cancelling_the_start_stops_what_has_started() -> None:
+    entered = threading.Event()
+    release = threading.Event()
+
+    def slow() -> asyncio.AbstractEventLoop:
+        entered.set()
+        release.wait(30)
+        return asyncio.new_event_loop()
+
+    class Slow(IoContextPolicy[Nodes | Kv]):
+        first = dedicated(Nodes)
+        second = dedicated(Kv, loop_factory=slow)
+
+    async def enter() -> None:
+        async with IoContextProvider(Slow):
+            raise AssertionError("not reached")
+
+    async def main() -> None:
+        entering = asyncio.create_task(enter())
+        await asyncio.to_thread(entered.wait, 30)
+        entering.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        assert not {"first", "second"} & thread_names()
+
+    asyncio.run(main())
+
+
+def test_each_loop_is_handed_to_be_observed_when_it_runs_with_what_the_policy_says_of_it() -> None:
+    observed: list[tuple[str, bool, float | None]] = []
+
+    class Observing(IoContextProvider[Any]):
+        def _observe(self, thread: atoll.IoContextThread, loop: PlacedLoop) -> None:
+            observed.append((loop.name, thread.is_running, loop.placement.lag_probe))
+
+    class Observed(IoContextPolicy[Nodes | Kv]):
+        first = dedicated(Nodes, lag_probe=0.5)
+        second = dedicated(Kv, lag_probe=False)
+
+    async def main() -> None:
+        async with Observing(Observed):
+            assert observed == [("first", True, 0.5), ("second", True, None)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads")
+def test_a_loop_runs_on_the_cpus_that_the_policy_gives_it() -> None:
+    cpu = max(os.sched_getaffinity(0))
+
+    class Pinned(IoContextPolicy[Nodes | Kv]):
+        nodes = dedicated(Nodes, cpu_affinity={cpu})
+        kv = dedicated(Kv)
+
+    async def main() -> None:
+        async with IoContextProvider(Pinned) as provider:
+            assert await provider.io_context(Nodes).submit(os.sched_getaffinity, 0) == {cpu}
+            assert await provider.io_context(Kv).submit(os.sched_getaffinity, 0) == os.sched_getaffinity(0)
+
+    asyncio.run(main())
+
+
 def test_cancelling_the_block_stops_everything(events: list[str]) -> None:
     async def serve(entered: asyncio.Event) -> None:
         async with IoContextProvider(Placement) as provider:
@@ -448,8 +538,10 @@ def test_outside_its_block_a_provider_is_of_no_use_and_says_so() -> None:
             await provider.create(Nodes)
         with pytest.raises(PlacementError, match="has not been entered"):
             provider.placement_of(Nodes)
+        assert not list(provider.io_contexts)
         async with provider:
-            pass
+            assert len(provider.io_contexts) == 3
+        assert not list(provider.io_contexts)
         for use in (provider.io_context, provider.ref, provider.placement_of):
             with pytest.raises(PlacementError, match="has been left and its loops are gone"):
                 use(Nodes)
@@ -494,6 +586,7 @@ def test_what_is_no_policy_is_an_error_at_construction(arguments: tuple[Any, ...
     [
         ({"default": "main"}, "default='main' is not a loop: pass an IoContext"),
         ({"switch_interval": 0.0}, "switch_interval=0.0 is not a positive number"),
+        ({"start_timeout": 0}, "start_timeout=0 is not a positive number"),
         ({"stop_timeout": -1.0}, "stop_timeout=-1.0 is not a positive number"),
         ({"stop_timeout": float("nan")}, "stop_timeout=nan is not a positive number"),
     ],

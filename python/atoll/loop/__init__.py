@@ -1,5 +1,6 @@
 """The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
 
+from atoll.loop._cpu_affinity import cpu_set
 from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import ModuleRef
@@ -23,6 +24,7 @@ __all__ = [
     "LoopOptions",
     "LoopStats",
     "ModuleRef",
+    "cpu_set",
     "gil_is_enabled",
     "still_running",
     "switch_interval",

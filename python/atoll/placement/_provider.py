@@ -24,7 +24,7 @@ from atoll.loop import (
     still_running,
     switch_interval,
 )
-from atoll.placement._policy import IoContextPolicy, title_of
+from atoll.placement._policy import IoContextPolicy, PlacedLoop, title_of
 
 M_co = TypeVar("M_co", covariant=True)
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -33,6 +33,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 SWITCH_INTERVAL: Final = 0.0005
+START_TIMEOUT: Final = 10.0
 # What comes after a module that used up the time gets this long: most need a millisecond.
 _FLOOR: Final = 1.0
 _MIN_LOOPS_TO_SWITCH_FOR: Final = 2
@@ -56,9 +57,13 @@ class ModuleClass(Protocol[P, T_co, M_co]):
 class IoContextProvider(Generic[M_contra]):
     """Runs the loops of a policy and the modules on them, for the length of an `async with` block.
 
-    At the start it starts the policy's loops, each on a thread of its own, in the order of declaration. At the end it
-    awaits the modules' `stop()` in the reverse order of their creation, and then stops the loops in reverse, whatever
-    went wrong on the way; what did is logged, and raised as an `ExceptionGroup` unless the block itself raised.
+    At the start it starts the policy's loops, each on a thread of its own, one after the other in the order of
+    declaration; when one can't start, those that run are stopped again. At the end it awaits the modules' `stop()` in
+    the reverse order of their creation, and then stops the loops in reverse, whatever went wrong on the way; what did
+    is logged, and raised as an `ExceptionGroup` unless the block itself raised.
+
+    Where a module lives is looked up when it is created, or asked for by `io_context` and `ref`: keep what they return,
+    and no later call looks anything up.
 
     Its type parameter are the modules of the policy: a type checker rejects others.
 
@@ -68,6 +73,7 @@ class IoContextProvider(Generic[M_contra]):
             run for as long as the provider does, and is not stopped.
         switch_interval: Seconds after which threads pass the GIL on, set when the provider starts two loops or more on
             a build with a GIL, and restored at the end. None leaves it alone.
+        start_timeout: Seconds until all loops are to run.
         stop_timeout: Seconds until modules and loops are to have stopped. When a module uses up the time, the others
             are asked to stop all at once, and get one second more. What has not stopped by then is named.
 
@@ -81,18 +87,21 @@ class IoContextProvider(Generic[M_contra]):
         *,
         default: IoContext | None = None,
         switch_interval: float | None = SWITCH_INTERVAL,
+        start_timeout: float = START_TIMEOUT,
         stop_timeout: float = STOP_TIMEOUT,
     ) -> None:
         _check_policy(policy)
         if not (default is None or isinstance(default, IoContext)):
             raise PlacementError(f"default={default!r} is not a loop: pass an IoContext, such as IoContext.current()")
-        for option, seconds in (("switch_interval", switch_interval), ("stop_timeout", stop_timeout)):
+        times = {"switch_interval": switch_interval, "start_timeout": start_timeout, "stop_timeout": stop_timeout}
+        for option, seconds in times.items():
             if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
                 raise PlacementError(f"{option}={seconds!r} is not a positive number of seconds")
         self._title = title_of(policy)
         self._policy = policy
         self._given_default = default
         self._switch_interval = switch_interval
+        self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._state: Literal["new", "entered", "leaving", "left"] = "new"
         self._default: IoContext | None = None
@@ -141,8 +150,9 @@ class IoContextProvider(Generic[M_contra]):
     @property
     def io_contexts(self) -> tuple[IoContext, ...]:
         """The policy's loops in the order of declaration, and then the default loop; none outside the block."""
-        default = () if self._default is None else (self._default,)
-        return (*(thread.io_context for thread in self._threads), *default)
+        if self._default is None or self._state == "left":
+            return ()
+        return (*(thread.io_context for thread in self._threads), self._default)
 
     def _find(self, module: type) -> type | None:
         return next((base for base in module.__mro__ if base in self._loops), None)
@@ -221,7 +231,8 @@ class IoContextProvider(Generic[M_contra]):
 
         Raises:
             PlacementError: When it has been entered before, or the default loop has the name of another.
-            Exception: What kept a loop from running; those that ran already are stopped again.
+            TimeoutError: When a loop did not run in time; the message names it.
+            Exception: What else kept a loop from running. In each case those that ran already are stopped again.
         """
         if self._state != "new":
             raise PlacementError(f"a provider is entered once: construct a new one, IoContextProvider({self._title})")
@@ -236,13 +247,11 @@ class IoContextProvider(Generic[M_contra]):
         self._default = default
         try:
             self._loops = dict.fromkeys(self._policy._modules, default)  # noqa: SLF001 - the policy's other half
+            end = self._now() + self._start_timeout
             for loop in loops:
-                thread = IoContextThread(loop.name, **loop.options)
-                self._threads.append(thread)
-                self._loops.update(dict.fromkeys(loop.modules, thread.io_context))
-                await asyncio.wrap_future(thread.start_soon())
+                await self._start_loop(loop, end)
         except BaseException:
-            await self._stop_loops(self._now() + self._stop_timeout)
+            self._log_problems(await self._stop_loops(self._now() + self._stop_timeout))
             self._end()
             raise
         if self._switch_interval is not None and len(loops) >= _MIN_LOOPS_TO_SWITCH_FOR and gil_is_enabled():
@@ -253,6 +262,26 @@ class IoContextProvider(Generic[M_contra]):
             kind = "default loop" if io_context is default else "loop"
             _logger.info("%s %s: %s", kind, io_context.name, ", ".join(modules) or "no modules")
         return self
+
+    async def _start_loop(self, loop: PlacedLoop, end: float) -> None:
+        thread = IoContextThread(loop.name, cpu_affinity=loop.placement.cpu_affinity, **loop.options)
+        self._threads.append(thread)
+        self._loops.update(dict.fromkeys(loop.modules, thread.io_context))
+        started = asyncio.wrap_future(thread.start_soon())
+        try:
+            async with asyncio.timeout(max(end - self._now(), 0.0)):
+                await started
+        except TimeoutError:
+            if started.done() and not started.cancelled():
+                raise  # its own
+            raise TimeoutError(
+                f"loop {loop.name!r} of {self._title} does not run after start_timeout={self._start_timeout} s: look "
+                f"at what its loop_factory waits for"
+            ) from None
+        self._observe(thread, loop)
+
+    def _observe(self, thread: IoContextThread, loop: PlacedLoop) -> None:
+        """Hands a loop that runs to who measures and watches it, as `loop.placement` says."""
 
     async def __aexit__(
         self,
@@ -275,12 +304,16 @@ class IoContextProvider(Generic[M_contra]):
                 problems += await self._stop_loops(end)
             finally:
                 self._end()
-        for problem in problems:
-            _logger.error("while the provider of %s stopped: %s", self._title, problem, exc_info=problem)
-            if exception is not None:
+        self._log_problems(problems)
+        if exception is not None:
+            for problem in problems:
                 exception.add_note(f"While the provider of {self._title} stopped: {problem!r}")
         if exception is None and problems:
             raise BaseExceptionGroup(f"the provider of {self._title} did not stop cleanly", problems)
+
+    def _log_problems(self, problems: list[BaseException]) -> None:
+        for problem in problems:
+            _logger.error("while the provider of %s stopped: %s", self._title, problem, exc_info=problem)
 
     def _end(self) -> None:
         self._interval.close()
