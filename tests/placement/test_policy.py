@@ -184,7 +184,7 @@ def test_a_loop_without_modules() -> None:
         ({"max_queued": {"urgent": 1}}, "max_queued names the lane 'urgent': it is one of 'control', "),
         ({"max_queued": {"bulk": 0}}, "max_queued['bulk']=0 is not a whole number"),
         ({"lane_weights": {"control": -1}}, "lane_weights['control']=-1 is not a whole number"),
-        ({"lane_weights": 3}, "lane_weights=3 "),
+        ({"lane_weights": 3}, "lane_weights=3 is no mapping of lanes, such as {'bulk': 4}"),
         ({"max_delayed": 0}, "max_delayed=0 is not a whole number"),
         ({"clock": 7}, "clock=7 is no clock: pass one, such as atoll.testing.ManualClock()"),
         ({"seed": "luck"}, "seed='luck' is not a whole number"),

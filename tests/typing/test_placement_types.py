@@ -137,6 +137,8 @@ def a_call_has_to_be_awaited(nodes: atoll.ModuleRef[Nodes]) -> "Awaitable[int]":
 def options_of_a_loop_are_known() -> None:
     atoll.dedicated(Nodes, max_queued="many")  # type: ignore[arg-type]
     atoll.dedicated(Nodes, max_queed=1)  # type: ignore[call-arg]
+    atoll.dedicated(Nodes, max_queued={"bulk": 10}, lane_weights={"control": 1}, seed=7)
+    atoll.dedicated(Nodes, max_queued={"urgent": 10})  # type: ignore[dict-item]
     atoll.dedicated(Nodes, lag_prob=True)  # type: ignore[call-arg]
     atoll.dedicated(Nodes, lag_probe="often")  # type: ignore[arg-type]
     atoll.dedicated(Nodes, lag_probe=None)  # type: ignore[arg-type]

@@ -1,11 +1,12 @@
 """What a policy says of a loop besides the settings of `IoContext`: who watches it, and where its thread runs."""
 
+import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from atoll.loop import IoContextOptions, cpu_set
+from atoll.loop import IoContextOptions, LoopOptions, cpu_set
 
 LAG_PROBE_INTERVAL: Final = 0.25
 STALL_THRESHOLD: Final = 0.1
@@ -38,17 +39,26 @@ class PlacementOptions:
     counts_for_health: bool = True
 
 
-PLACEMENT_OPTIONS: Final = tuple(PlacementOptions.__dataclass_fields__)
-
-
-def placement_options(given: dict[str, Any]) -> PlacementOptions:
-    """The options as `dedicated` was given them, checked.
+def checked_options(given: DedicatedOptions) -> tuple[IoContextOptions, PlacementOptions]:
+    """What was given, apart: the settings of `IoContext`, and the rest.
 
     Raises:
-        ValueError: When one can't work; the message names it.
+        ValueError: When an option is unknown or can't work; the message names it.
     """
-    checked: dict[str, Any] = {option: _CHECKS[option](value) for option, value in given.items()}
-    return PlacementOptions(**checked)
+    settings: dict[str, Any] = {}
+    placement: dict[str, Any] = {}
+    for option, value in given.items():
+        if option in _PLACEMENT_OPTIONS:
+            placement[option] = _PLACEMENT_OPTIONS[option](value)
+        elif option in _SETTINGS:
+            _SETTINGS[option](option, value)
+            settings[option] = value
+        else:
+            options = sorted({*_SETTINGS, *_PLACEMENT_OPTIONS})
+            close = difflib.get_close_matches(option, options, n=1)
+            remedy = f"did you mean {close[0]}=?" if close else f"the options are {', '.join(options)}"
+            raise ValueError(f"a loop has no option {option!r}: {remedy}")
+    return cast("IoContextOptions", settings), PlacementOptions(**placement)
 
 
 def _lag_probe(value: object) -> float | None:
@@ -85,7 +95,40 @@ def _flag(option: str, value: object) -> bool:
     raise ValueError(f"{option}={value!r} is neither True nor False")
 
 
-_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
+def _check_callable(option: str, value: object) -> None:
+    if not (value is None or callable(value)):
+        raise ValueError(f"{option}={value!r} can't be called: pass a function")
+
+
+def _check_clock(option: str, value: object) -> None:
+    if not (value is None or callable(getattr(value, "new_event_loop", None))):
+        raise ValueError(f"{option}={value!r} is no clock: pass one, such as atoll.testing.ManualClock()")
+
+
+def _check_seed(option: str, value: object) -> None:
+    if not (value is None or isinstance(value, int)):
+        raise ValueError(f"{option}={value!r} is not a whole number")
+
+
+def _check_setting(option: str, value: object) -> None:
+    """Has the settings that cross into Rust check themselves."""
+    if option == "lane_weights" and not (value is None or isinstance(value, Mapping)):
+        raise ValueError(f"{option}={value!r} is no mapping of lanes, such as {{'bulk': 4}}")
+    setting: dict[str, Any] = {option: value}
+    try:
+        LoopOptions(**setting)
+    except TypeError as error:
+        raise ValueError(f"{option}={value!r} {error}") from None
+
+
+_SETTINGS: Final[dict[str, Callable[[str, Any], None]]] = {
+    **dict.fromkeys(IoContextOptions.__annotations__, _check_setting),
+    "loop_factory": _check_callable,
+    "exception_hook": _check_callable,
+    "clock": _check_clock,
+    "seed": _check_seed,
+}
+_PLACEMENT_OPTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "lag_probe": _lag_probe,
     "stall_threshold": _stall_threshold,
     "cpu_affinity": _cpu_affinity,

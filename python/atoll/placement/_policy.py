@@ -3,22 +3,18 @@
 A policy can't be extended by a subclass: it is read in one place, and its type parameter says all that it covers.
 """
 
-import difflib
 import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from atoll.errors import PlacementError
-from atoll.loop import IoContextOptions, LoopOptions
-from atoll.placement._options import PLACEMENT_OPTIONS, DedicatedOptions, PlacementOptions, placement_options
+from atoll.loop import IoContextOptions
+from atoll.placement._options import DedicatedOptions, PlacementOptions, checked_options
 
 M = TypeVar("M")
-
-_CALLABLE_OPTIONS: Final = ("loop_factory", "exception_hook")
-_OPTIONS: Final = tuple(sorted({*IoContextOptions.__annotations__, *PLACEMENT_OPTIONS}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,40 +207,10 @@ class _Checker:
             )
 
     def _options(self, attribute: str, spec: Dedicated) -> tuple[IoContextOptions, PlacementOptions]:
-        where = f"{self._title}.{attribute}"
-        settings: dict[str, Any] = {}
-        placement: dict[str, Any] = {}
-        for option, value in spec.options.items():
-            if option not in _OPTIONS:
-                close = difflib.get_close_matches(option, _OPTIONS, n=1)
-                remedy = f"did you mean {close[0]}=?" if close else f"the options are {', '.join(_OPTIONS)}"
-                raise PlacementError(f"{where}: a loop has no option {option!r}: {remedy}")
-            if option in PLACEMENT_OPTIONS:
-                placement[option] = value
-                continue
-            if option in _CALLABLE_OPTIONS and not (value is None or callable(value)):
-                raise PlacementError(f"{where}: {option}={value!r} can't be called: pass a function")
-            if option == "clock" and not (value is None or callable(getattr(value, "new_event_loop", None))):
-                raise PlacementError(f"{where}: clock={value!r} is no clock: pass one, such as atoll.testing.ManualClock()")
-            if option == "seed" and not (value is None or isinstance(value, int)):
-                raise PlacementError(f"{where}: seed={value!r} is not a whole number")
-            if option in LoopOptions.__dataclass_fields__:
-                self._check_setting(where, option, value)
-            settings[option] = value
         try:
-            checked = placement_options(placement)
+            return checked_options(spec.options)
         except ValueError as error:
-            raise PlacementError(f"{where}: {error}") from None
-        return typing.cast("IoContextOptions", settings), checked
-
-    def _check_setting(self, where: str, option: str, value: object) -> None:
-        setting: dict[str, Any] = {option: value}
-        try:
-            LoopOptions(**setting)
-        except ValueError as error:
-            raise PlacementError(f"{where}: {error}") from None
-        except TypeError as error:
-            raise PlacementError(f"{where}: {option}={value!r} {error}") from None
+            raise PlacementError(f"{self._title}.{attribute}: {error}") from None
 
     def _check_place(self, attribute: str, module: type, declared: tuple[type, ...], places: dict[type, str]) -> None:
         where = f"{self._title}.{attribute}"
