@@ -11,7 +11,7 @@ The layers, each of which imports only from those below it:
 Importing the package changes nothing in the process.
 """
 
-from atoll._core import BoundHandler, WorkGuard
+from atoll._core import BoundHandler, LoopBound, WorkGuard
 from atoll.errors import AtollError, MailboxFull
 from atoll.loop import Distribution, HandlerStats, IoContext, IoContextThread, LoopFuture, LoopStats, ModuleRef
 from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
@@ -25,6 +25,7 @@ __all__ = [
     "IoContextPolicy",
     "IoContextProvider",
     "IoContextThread",
+    "LoopBound",
     "LoopFuture",
     "LoopStats",
     "MailboxFull",

@@ -94,6 +94,7 @@ def test_as_json_it_says_all_that_is_known_of_a_loops_placement(folder: Path) ->
                         "stall_threshold": 0.1,
                         "cpu_affinity": [_cpu()],
                         "counts_for_health": True,
+                        "checked": True,
                         "settings": {"max_queued": 100_000},
                     },
                     {
@@ -103,6 +104,7 @@ def test_as_json_it_says_all_that_is_known_of_a_loops_placement(folder: Path) ->
                         "stall_threshold": None,
                         "cpu_affinity": None,
                         "counts_for_health": True,
+                        "checked": True,
                         "settings": {"max_queued": 7},
                     },
                 ],

@@ -167,7 +167,7 @@ def test_a_loop_without_modules() -> None:
     ("option", "message"),
     [
         ({"max_queed": 1}, "a loop has no option 'max_queed': did you mean max_queued=?"),
-        ({"threads": 1}, "a loop has no option 'threads': the options are clock, counts_for_health, "),
+        ({"threads": 1}, "a loop has no option 'threads': the options are checked, clock, counts_for_health, "),
         ({"lag_prob": 1}, "a loop has no option 'lag_prob': did you mean lag_probe=?"),
         ({"lag_probe": 0}, "lag_probe=0 is no interval: write True for 0.25 s, False for no probe, or a number of"),
         ({"lag_probe": "often"}, "lag_probe='often' is no interval"),
@@ -175,6 +175,7 @@ def test_a_loop_without_modules() -> None:
         ({"lag_probe": None}, "lag_probe=None is no interval"),
         ({"stall_threshold": 0.0}, "stall_threshold=0.0 is no duration: write None for no reports, or a number of"),
         ({"stall_threshold": True}, "stall_threshold=True is no duration"),
+        ({"checked": None}, "checked=None is neither True nor False"),
         ({"counts_for_health": 1}, "counts_for_health=1 is neither True nor False"),
         ({"cpu_affinity": {100_000}}, "cpu_affinity: this process has no CPU 100000; it may use "),
         ({"cpu_affinity": ()}, "cpu_affinity=() leaves the loop no CPU"),

@@ -3,6 +3,9 @@
 //! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`drain`] runs its handlers.
 //! * [`shared`]: what threads without the GIL may hold of a loop; [`current`]: which loop runs on this thread.
 //! * [`manual_timers`]: time that passes only when told to.
+//! * [`affinity`]: who may touch what belongs to a loop; [`loop_bound`]: a box that checks it.
+//! * [`module_check`]: what makes a module check its loop, [`module_home`], which says where it lives, and
+//!   [`checked_function`], what others see of its methods.
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
@@ -13,17 +16,22 @@
 // `slf` beside `self` is PyO3's own word for the object that a method belongs to.
 #![allow(clippy::similar_names)]
 
+mod affinity;
 mod bound_handler;
 mod call;
+mod checked_function;
 mod context;
 mod current;
 mod drain;
 mod error;
 mod handler_steps;
 mod item;
+mod loop_bound;
 mod loop_core;
 mod manual_timers;
 mod method;
+mod module_check;
+mod module_home;
 mod server_call;
 mod server_core;
 mod shared;
@@ -34,20 +42,35 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
+    #[pymodule_export]
+    use crate::checked_function::CheckedFunction;
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]
     use crate::handler_steps::HandlerSteps;
     #[pymodule_export]
+    use crate::loop_bound::LoopBound;
+    #[pymodule_export]
     use crate::loop_core::LoopCore;
     #[pymodule_export]
     use crate::manual_timers::ManualTimers;
+    #[pymodule_export]
+    use crate::module_check::plain_attributes;
+    #[pymodule_export]
+    use crate::module_home::ModuleHome;
     #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::module_check::add_classes(module)
+    }
 }

@@ -26,6 +26,7 @@ use crate::error;
 use crate::item::{Item, Job};
 use crate::manual_timers::ManualTimers;
 use crate::method::Method;
+use crate::module_home::Residents;
 use crate::shared::{DelayError, Shared};
 use crate::snapshot::{self, HandlerTuple};
 use crate::work_guard::WorkGuard;
@@ -90,6 +91,8 @@ pub(crate) struct LoopCore {
     pub(crate) task_type: Py<PyAny>,
     dispatch_depth: AtomicUsize,
     max_dispatch_depth: usize,
+    /// The classes of the checked modules that live here.
+    pub(crate) residents: Residents,
     /// Name to slot index, for names seen before.
     slots: Py<PyDict>,
 }
@@ -305,6 +308,7 @@ impl LoopCore {
             task_type: py.import("asyncio")?.getattr("Task")?.unbind(),
             dispatch_depth: AtomicUsize::new(0),
             max_dispatch_depth: options.max_dispatch_depth,
+            residents: Residents::default(),
             slots: PyDict::new(py).unbind(),
         })
     }

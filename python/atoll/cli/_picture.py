@@ -149,6 +149,8 @@ def _said(option: str, value: object) -> str:
         return f"CPU {written(option, value)[1:-1]}"
     if option == "counts_for_health":
         return "does not count for health"
+    if option == "checked":
+        return "modules do not check their loop"
     return f"{option}={written(option, value)}"
 
 

@@ -20,6 +20,7 @@ class DedicatedOptions(IoContextOptions, total=False):
     stall_threshold: float | None
     cpu_affinity: Iterable[int] | None
     counts_for_health: bool
+    checked: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,14 @@ class PlacementOptions:
         stall_threshold: Seconds that a handler may run before it is reported; None for no reports.
         cpu_affinity: The numbers of the CPUs that its thread may run on; None for all.
         counts_for_health: Whether the service is unhealthy when this loop is.
+        checked: Whether its modules refuse to be touched on other loops.
     """
 
     lag_probe: float | None = LAG_PROBE_INTERVAL
     stall_threshold: float | None = STALL_THRESHOLD
     cpu_affinity: frozenset[int] | None = None
     counts_for_health: bool = True
+    checked: bool = True
 
 
 def checked_options(given: DedicatedOptions) -> tuple[IoContextOptions, PlacementOptions]:
@@ -85,14 +88,13 @@ def _cpu_affinity(value: Iterable[int] | None) -> frozenset[int] | None:
     return None if value is None else cpu_set(value)
 
 
-def _counts_for_health(value: object) -> bool:
-    return _flag("counts_for_health", value)
+def _flag(option: str) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"{option}={value!r} is neither True nor False")
 
-
-def _flag(option: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"{option}={value!r} is neither True nor False")
+    return check
 
 
 def _check_callable(option: str, value: object) -> None:
@@ -132,5 +134,6 @@ _PLACEMENT_OPTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "lag_probe": _lag_probe,
     "stall_threshold": _stall_threshold,
     "cpu_affinity": _cpu_affinity,
-    "counts_for_health": _counts_for_health,
+    "counts_for_health": _flag("counts_for_health"),
+    "checked": _flag("checked"),
 }

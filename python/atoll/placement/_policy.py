@@ -43,6 +43,8 @@ def dedicated(*modules: type, name: str | None = None, **options: Unpack[Dedicat
     - `cpu_affinity`: the numbers of the CPUs that the loop's thread may run on; all unless given. Threads that its
       handlers start inherit them. Where threads can't be bound (macOS) a warning is logged at the start instead.
     - `counts_for_health`: whether the service is unhealthy when this loop is; True unless given.
+    - `checked`: whether its modules refuse to be touched on other loops (see `IoContextProvider.create`); True unless
+      given.
 
     They are checked when the policy's class is made.
 
