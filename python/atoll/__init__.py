@@ -12,7 +12,7 @@ The layers, each of which imports only from those below it:
 Importing the package changes nothing in the process.
 """
 
-from atoll._core import BoundHandler, WorkGuard
+from atoll._core import BoundHandler, LoopBound, WorkGuard
 from atoll.errors import AtollError, MailboxFull
 from atoll.loop import (
     Distribution,
@@ -36,6 +36,7 @@ __all__ = [
     "IoContextPolicy",
     "IoContextProvider",
     "IoContextThread",
+    "LoopBound",
     "LoopFuture",
     "LoopStats",
     "LoopTime",

@@ -29,7 +29,7 @@ def test_alone_or_asked_for_help_the_command_lists_what_there_is(arguments: tupl
 
 def test_an_unknown_command_is_wrong_usage() -> None:
     result = atoll("dance")
-    assert (result.returncode, result.stderr) == (2, "atoll: there is no command 'dance'; there is: demo\n")
+    assert (result.returncode, result.stderr) == (2, "atoll: there is no command 'dance'; there is: check, demo\n")
 
 
 def test_the_demos_help_states_the_criterion_and_the_exit_codes() -> None:
@@ -49,7 +49,9 @@ def test_a_missing_extra_gets_one_line_with_the_remedy(missing: str) -> None:
 
 
 def test_the_command_itself_imports_nothing_of_the_control_plane() -> None:
-    program = "import sys, atoll.cli; print([name for name in sys.modules if name.startswith('atoll_control')])"
+    program = (
+        "import sys, atoll.cli, atoll.cli._check; print([name for name in sys.modules if 'atoll_control' in name])"
+    )
     assert run(program).stdout == "[]\n"
 
 

@@ -17,9 +17,10 @@ import pytest
 
 import atoll
 from atoll.errors import DeadlockError, LoopClosedError, LoopRunningError
+from atoll.loop._cpu_affinity import numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 def names_of_threads() -> set[str]:
@@ -258,3 +259,63 @@ thread.stop()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads")
+def test_a_thread_is_bound_to_its_cpus_before_its_loop_is_made() -> None:
+    bound: list[set[int]] = []
+    cpu = min(os.sched_getaffinity(0))
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        bound.append(os.sched_getaffinity(0))
+        return asyncio.new_event_loop()
+
+    before = os.sched_getaffinity(0)
+    with atoll.IoContextThread("pinned", cpu_affinity=[cpu], loop_factory=make_loop):
+        assert bound == [{cpu}]
+        assert os.sched_getaffinity(0) == before, "no other thread is bound"
+
+
+def test_an_affinity_that_can_not_work_is_an_error_at_construction() -> None:
+    with pytest.raises(ValueError, match=r"this process has no CPU 77777; it may use 0"):
+        atoll.IoContextThread("pinned", cpu_affinity=[77777])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads")
+def test_a_cpu_that_is_gone_at_the_start_keeps_the_loop_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {77777})
+        thread = atoll.IoContextThread("pinned", cpu_affinity=[77777])
+    with pytest.raises(OSError, match=r"loop 'pinned' can't run on CPU 77777: this process may use 0"):
+        thread.start()
+
+
+def test_where_threads_can_not_be_bound_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread = atoll.IoContextThread("pinned", cpu_affinity=[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        thread.start()
+    thread.stop()
+    assert "loop pinned is not bound to CPU 0: this system can't bind threads to CPUs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cpus", "text"), [({0}, "0"), ({3, 1, 2}, "1-3"), ({0, 2, 4, 5, 9}, "0, 2, 4-5, 9"), ((), "")]
+)
+def test_cpu_numbers_are_written_as_people_write_them(cpus: Iterable[int], text: str) -> None:
+    assert numbers(cpus) == text
+
+
+def test_a_stuck_loop_that_was_asked_to_stop_is_not_one_that_nobody_stopped(recwarn: pytest.WarningsRecorder) -> None:
+    release = threading.Event()
+    thread = atoll.IoContextThread("stuck")
+    thread.start()
+    thread.io_context.post(release.wait, 30)
+    ended = thread.stop_soon()
+    del thread
+    gc.collect()
+    release.set()
+    ended.result(30)
+    assert not recwarn.list

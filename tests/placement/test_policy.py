@@ -9,7 +9,9 @@ import pytest
 
 from atoll import AtollError, IoContextPolicy, dedicated
 from atoll.errors import PlacementError
+from atoll.loop._cpu_affinity import usable_cpus
 from atoll.placement import Dedicated
+from atoll.placement._options import PlacementOptions
 
 T = TypeVar("T")
 
@@ -43,6 +45,27 @@ def test_a_policys_loops_are_named_for_their_attributes_unless_a_name_is_given()
     assert Placement._modules == (Nodes, Kv, Metrics)
     assert Placement._loops[1].options["max_queued"] == 5
     assert isinstance(Placement.storage, Dedicated)
+
+
+def test_a_loop_is_probed_watched_and_counts_unless_the_policy_says_otherwise() -> None:
+    cpu = min(usable_cpus())
+
+    class Placement(IoContextPolicy[Nodes | Kv | Metrics]):
+        node = dedicated(Nodes)
+        kv = dedicated(
+            Kv, lag_probe=0.05, stall_threshold=0.01, cpu_affinity=[cpu, cpu], counts_for_health=False, max_queued=9
+        )
+        metrics = dedicated(Metrics, lag_probe=False, stall_threshold=None, cpu_affinity=None)
+
+    node, kv, metrics = Placement._loops
+    assert node.placement == PlacementOptions(
+        lag_probe=0.25, stall_threshold=0.1, cpu_affinity=None, counts_for_health=True
+    )
+    assert kv.placement == PlacementOptions(
+        lag_probe=0.05, stall_threshold=0.01, cpu_affinity=frozenset({cpu}), counts_for_health=False
+    )
+    assert kv.options == {"max_queued": 9}, "IoContext gets what is its own"
+    assert (metrics.placement.lag_probe, metrics.placement.stall_threshold) == (None, None)
 
 
 def test_several_modules_may_share_a_loop() -> None:
@@ -144,7 +167,28 @@ def test_a_loop_without_modules() -> None:
     ("option", "message"),
     [
         ({"max_queed": 1}, "a loop has no option 'max_queed': did you mean max_queued=?"),
-        ({"threads": 1}, "a loop has no option 'threads': the options are clock, drain_budget, "),
+        ({"threads": 1}, "a loop has no option 'threads': the options are checked, clock, counts_for_health, "),
+        ({"lag_prob": 1}, "a loop has no option 'lag_prob': did you mean lag_probe=?"),
+        ({"lag_probe": 0}, "lag_probe=0 is no interval: write True for 0.25 s, False for no probe, or a number of"),
+        ({"lag_probe": "often"}, "lag_probe='often' is no interval"),
+        ({"lag_probe": float("nan")}, "lag_probe=nan is no interval"),
+        ({"lag_probe": None}, "lag_probe=None is no interval"),
+        ({"stall_threshold": 0.0}, "stall_threshold=0.0 is no duration: write None for no reports, or a number of"),
+        ({"stall_threshold": True}, "stall_threshold=True is no duration"),
+        ({"checked": None}, "checked=None is neither True nor False"),
+        ({"counts_for_health": 1}, "counts_for_health=1 is neither True nor False"),
+        ({"cpu_affinity": {100_000}}, "cpu_affinity: this process has no CPU 100000; it may use "),
+        ({"cpu_affinity": ()}, "cpu_affinity=() leaves the loop no CPU"),
+        ({"cpu_affinity": "0"}, "cpu_affinity='0' is no set of CPU numbers"),
+        ({"cpu_affinity": 0}, "cpu_affinity=0 is no set of CPU numbers, such as {0}; this process may use "),
+        ({"cpu_affinity": [True]}, "cpu_affinity: True is no CPU number"),
+        ({"max_queued": {"urgent": 1}}, "max_queued names the lane 'urgent': it is one of 'control', "),
+        ({"max_queued": {"bulk": 0}}, "max_queued['bulk']=0 is not a whole number"),
+        ({"lane_weights": {"control": -1}}, "lane_weights['control']=-1 is not a whole number"),
+        ({"lane_weights": 3}, "lane_weights=3 is no mapping of lanes, such as {'bulk': 4}"),
+        ({"max_delayed": 0}, "max_delayed=0 is not a whole number"),
+        ({"clock": 7}, "clock=7 is no clock: pass one, such as atoll.testing.ManualClock()"),
+        ({"seed": "luck"}, "seed='luck' is not a whole number"),
         ({"max_queued": 0}, "max_queued=0 is not a whole number"),
         ({"max_queued": "many"}, "max_queued='many' is not a whole number"),
         ({"drain_budget": -1.0}, "drain_budget=-1.0 is not a positive number"),

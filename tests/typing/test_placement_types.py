@@ -53,6 +53,15 @@ class Placement(atoll.IoContextPolicy[Nodes | Kv]):
     nodes_io_context = atoll.dedicated(Nodes, max_queued=10)
 
 
+class Watched(atoll.IoContextPolicy[Nodes | Kv]):
+    """A policy that says all that can be said of a loop."""
+
+    nodes = atoll.dedicated(
+        Nodes, name="n", lag_probe=0.5, stall_threshold=0.01, cpu_affinity=range(2), counts_for_health=False
+    )
+    kv = atoll.dedicated(Kv, lag_probe=True, stall_threshold=None, cpu_affinity={0}, recording=False)
+
+
 class OneLoop(atoll.IoContextPolicy[Nodes | Kv]):
     """Another policy for the same modules."""
 
@@ -73,6 +82,21 @@ async def a_provider_rejects_other_modules(provider: atoll.IoContextProvider[Nod
     provider.io_context(Stranger)  # type: ignore[arg-type]
     provider.ref(Stranger)  # type: ignore[arg-type]
     await provider.create(Stranger)  # type: ignore[arg-type]
+
+
+async def a_provider_of_a_policy_rejects_modules_outside_it() -> None:
+    async with atoll.IoContextProvider(Watched, start_timeout=1.0) as provider:
+        assert_type(provider.io_context(FastNodes), atoll.IoContext)
+        provider.io_context(Stranger)  # type: ignore[arg-type]
+        provider.io_context(Nodes(1))  # type: ignore[arg-type]
+        provider.io_context("Nodes")  # type: ignore[arg-type]
+        await provider.create(Stranger)  # type: ignore[arg-type]
+        await provider.create(Nodes)  # type: ignore[call-arg]
+
+
+def a_policy_is_given_as_its_class(instance: Watched) -> None:
+    atoll.IoContextProvider(instance)  # type: ignore[arg-type]
+    atoll.IoContextProvider(Nodes)  # type: ignore[arg-type]
 
 
 async def a_provider_checks_what_a_module_is_made_of(provider: atoll.IoContextProvider[Nodes | Kv]) -> None:
@@ -113,5 +137,14 @@ def a_call_has_to_be_awaited(nodes: atoll.ModuleRef[Nodes]) -> "Awaitable[int]":
 def options_of_a_loop_are_known() -> None:
     atoll.dedicated(Nodes, max_queued="many")  # type: ignore[arg-type]
     atoll.dedicated(Nodes, max_queed=1)  # type: ignore[call-arg]
+    atoll.dedicated(Nodes, max_queued={"bulk": 10}, lane_weights={"control": 1}, seed=7)
+    atoll.dedicated(Nodes, max_queued={"urgent": 10})  # type: ignore[dict-item]
+    atoll.dedicated(Nodes, lag_prob=True)  # type: ignore[call-arg]
+    atoll.dedicated(Nodes, lag_probe="often")  # type: ignore[arg-type]
+    atoll.dedicated(Nodes, lag_probe=None)  # type: ignore[arg-type]
+    atoll.dedicated(Nodes, stall_threshold="short")  # type: ignore[arg-type]
+    atoll.dedicated(Nodes, cpu_affinity=1)  # type: ignore[arg-type]
+    atoll.dedicated(Nodes, counts_for_health=None)  # type: ignore[arg-type]
     atoll.dedicated("Nodes")  # type: ignore[arg-type]
+    atoll.IoContextThread("loop", cpu_affinity=["0"])  # type: ignore[list-item]
     atoll.IoContextThread("loop", drain_budget=None)  # type: ignore[arg-type]

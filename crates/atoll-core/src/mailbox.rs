@@ -75,6 +75,11 @@ pub trait Post {
     /// Called under the mailbox's mutex when an item ends the consumer's sleep.
     fn waking(_tracker: &Self::Tracker) {}
 
+    /// Whether the item takes up none of its lane's room: an observer's.
+    fn is_uncounted(&self) -> bool {
+        false
+    }
+
     /// When the item was queued, in ticks; zero where nobody asks.
     fn queued_at(&self) -> u64 {
         0
@@ -91,16 +96,23 @@ pub enum PushError<T> {
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct State<T: Post> {
     lanes: [VecDeque<T>; 3],
+    /// How many of each lane's items take up no room.
+    uncounted: [usize; 3],
     /// True while the consumer sleeps: the next push takes it and wakes.
     armed: bool,
     closed: bool,
 }
 
-impl<T> State<T> {
+impl<T: Post> State<T> {
     fn is_empty(&self) -> bool {
         self.lanes.iter().all(VecDeque::is_empty)
+    }
+
+    /// How many items of `lane` take up room.
+    fn counted(&self, lane: usize) -> usize {
+        self.lanes[lane].len() - self.uncounted[lane]
     }
 }
 
@@ -120,6 +132,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         Self {
             state: Mutex::new(State {
                 lanes,
+                uncounted: [0; 3],
                 armed: true,
                 closed: false,
             }),
@@ -192,12 +205,12 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         if state.closed {
             return Err(PushError::Closed(item));
         }
-        let queue = &mut state.lanes[lane as usize];
-        if queue.len() >= limit {
+        if state.counted(lane as usize) >= limit {
             return Err(PushError::Full(item));
         }
         item.accepted(&self.tracker);
-        queue.push_back(item);
+        state.uncounted[lane as usize] += usize::from(item.is_uncounted());
+        state.lanes[lane as usize].push_back(item);
         moved();
         let wake = std::mem::take(&mut state.armed);
         if wake {
@@ -214,8 +227,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// stays in `items`. Any thread.
     pub fn push_all(&self, lane: Lane, items: &mut Vec<T>) {
         let mut state = lock(&self.state);
-        let queue = &state.lanes[lane as usize];
-        let room = self.settings.limits[lane as usize].saturating_sub(queue.len());
+        let room = self.settings.limits[lane as usize].saturating_sub(state.counted(lane as usize));
         let count = if state.closed {
             0
         } else {
@@ -243,10 +255,15 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
         let mut state = lock(&self.state);
         let before = batch.len();
-        for lane in Lane::ALL {
-            let queue = &mut state.lanes[lane as usize];
-            let count = queue.len().min(self.settings.weights[lane as usize]);
+        for lane in [0, 1, 2] {
+            let first = batch.len();
+            let queue = &mut state.lanes[lane];
+            let count = queue.len().min(self.settings.weights[lane]);
             batch.extend(queue.drain(..count));
+            if state.uncounted[lane] > 0 {
+                let taken = batch.range(first..).filter(|item| item.is_uncounted());
+                state.uncounted[lane] -= taken.count();
+            }
         }
         batch.len() > before
     }
@@ -258,10 +275,15 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         state.armed
     }
 
-    /// How many items wait in each lane. Any thread.
+    /// How many items wait in each lane, those that take up no room left out. Any thread.
     pub fn queued(&self) -> [usize; 3] {
         let state = lock(&self.state);
-        [0, 1, 2].map(|lane| state.lanes[lane].len())
+        [0, 1, 2].map(|lane| state.counted(lane))
+    }
+
+    /// Whether nothing waits, be it counted or not. Any thread.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.state).is_empty()
     }
 
     /// When the longest-waiting item that knows it was queued, in ticks; zero when there is none. Any thread.
@@ -279,6 +301,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     pub fn close(&self) -> Vec<T> {
         let mut state = lock(&self.state);
         state.closed = true;
+        state.uncounted = [0; 3];
         let mut left = Vec::new();
         for queue in &mut state.lanes {
             left.extend(std::mem::take(queue));

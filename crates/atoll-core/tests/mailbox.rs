@@ -156,3 +156,33 @@ fn eight_threads_lose_nothing_and_keep_their_own_order() {
     }
     assert!(wakes(&mailbox) <= 8 * EACH);
 }
+
+/// An observer's item takes up no room.
+#[derive(Debug)]
+struct Observed(bool);
+
+impl Post for Observed {
+    type Tracker = ();
+
+    fn accepted(&self, (): &()) {}
+
+    fn is_uncounted(&self) -> bool {
+        self.0
+    }
+}
+
+#[test]
+fn what_takes_up_no_room_is_neither_counted_nor_in_the_way() {
+    let settings = LaneSettings::with_limit(1);
+    let mailbox = Mailbox::new(settings, CountingWaker::default(), ());
+    mailbox.push(Lane::Normal, Observed(true)).unwrap();
+    mailbox.push(Lane::Normal, Observed(false)).unwrap();
+    assert!(mailbox.push(Lane::Normal, Observed(false)).is_err());
+    assert_eq!(mailbox.queued(), [0, 1, 0]);
+    assert!(!mailbox.arm(), "it is taken like any other");
+    let mut batch = VecDeque::new();
+    mailbox.take(&mut batch);
+    assert_eq!(batch.len(), 2);
+    assert_eq!(mailbox.queued(), [0; 3]);
+    mailbox.push(Lane::Normal, Observed(false)).unwrap();
+}

@@ -8,6 +8,7 @@ mod classes {
     pyo3::import_exception!(atoll.errors, ForkedError);
     pyo3::import_exception!(atoll.errors, LoopClosedError);
     pyo3::import_exception!(atoll.errors, MailboxFull);
+    pyo3::import_exception!(atoll.errors, NotOnLoopError);
     pyo3::import_exception!(atoll.errors, ServerStateError);
     pyo3::import_exception!(atoll.errors, AbortError);
 }
@@ -45,6 +46,11 @@ pub(crate) fn loop_closed(loop_name: &str) -> PyErr {
         "loop {loop_name:?} is closed and runs no more handlers: post before close(), or to another loop",
         loop_name = Quoted(loop_name),
     ))
+}
+
+/// What belongs to a loop was touched elsewhere; see `affinity`.
+pub(crate) fn not_on_loop(message: String) -> PyErr {
+    classes::NotOnLoopError::new_err(message)
 }
 
 /// `handler` can't be called; a coroutine is told how to be posted.

@@ -77,6 +77,11 @@ impl Post for Item {
     }
 
     #[inline]
+    fn is_uncounted(&self) -> bool {
+        matches!(self, Self::Probe { .. })
+    }
+
+    #[inline]
     fn queued_at(&self) -> u64 {
         match self {
             Self::Job(job) => job.queued_at,

@@ -4,6 +4,9 @@
 //! * [`shared`]: what threads without the GIL may hold of a loop; [`current`]: which loop runs on this thread.
 //! * [`manual_timers`]: time that passes only when told to.
 //! * [`monitor`], [`lag_probe`], [`gil_gauge`]: what observes the loops.
+//! * [`affinity`]: who may touch what belongs to a loop; [`loop_bound`]: a box that checks it.
+//! * [`module_check`]: what makes a module check its loop, [`module_home`], which says where it lives, and
+//!   [`checked_function`], what others see of its methods.
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
@@ -16,9 +19,11 @@
 // `slf` beside `self` is PyO3's own word for the object that a method belongs to.
 #![allow(clippy::similar_names)]
 
+mod affinity;
 mod bound_handler;
 mod call;
 mod chaos;
+mod checked_function;
 mod context;
 mod current;
 mod drain;
@@ -28,9 +33,12 @@ mod gil_gauge;
 mod handler_steps;
 mod item;
 mod lag_probe;
+mod loop_bound;
 mod loop_core;
 mod manual_timers;
 mod method;
+mod module_check;
+mod module_home;
 mod monitor;
 mod server_call;
 mod server_core;
@@ -38,14 +46,18 @@ mod shared;
 mod snapshot;
 mod work_guard;
 
-use pyo3::prelude::*;
+use pyo3::prelude::pymodule;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
     #[pymodule_export]
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
+    #[pymodule_export]
+    use crate::checked_function::CheckedFunction;
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]
@@ -57,9 +69,15 @@ mod _core {
     #[pymodule_export]
     use crate::lag_probe::LagProbeCore;
     #[pymodule_export]
+    use crate::loop_bound::LoopBound;
+    #[pymodule_export]
     use crate::loop_core::LoopCore;
     #[pymodule_export]
     use crate::manual_timers::ManualTimers;
+    #[pymodule_export]
+    use crate::module_check::plain_attributes;
+    #[pymodule_export]
+    use crate::module_home::ModuleHome;
     #[pymodule_export]
     use crate::monitor::{MonitorCore, install_stack_sampler};
     #[pymodule_export]
@@ -68,4 +86,9 @@ mod _core {
     use crate::server_core::ServerCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::module_check::add_classes(module)
+    }
 }

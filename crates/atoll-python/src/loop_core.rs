@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings, PushError};
+use atoll_core::registry::ObservedLoop;
 use atoll_core::stats::SlotIndex;
 use atoll_core::transport::{Code, Status};
 use pyo3::intern;
@@ -27,6 +28,7 @@ use crate::error;
 use crate::item::{Item, Job};
 use crate::manual_timers::ManualTimers;
 use crate::method::Method;
+use crate::module_home::Residents;
 use crate::shared::{DelayError, Shared};
 use crate::snapshot::{self, HandlerTuple};
 use crate::work_guard::WorkGuard;
@@ -91,6 +93,8 @@ pub(crate) struct LoopCore {
     pub(crate) task_type: Py<PyAny>,
     dispatch_depth: AtomicUsize,
     max_dispatch_depth: usize,
+    /// The classes of the checked modules that live here.
+    pub(crate) residents: Residents,
     /// Name to slot index, for names seen before.
     slots: Py<PyDict>,
 }
@@ -330,6 +334,7 @@ impl LoopCore {
             task_type: py.import("asyncio")?.getattr("Task")?.unbind(),
             dispatch_depth: AtomicUsize::new(0),
             max_dispatch_depth: options.max_dispatch_depth,
+            residents: Residents::default(),
             slots: PyDict::new(py).unbind(),
         })
     }
@@ -489,6 +494,17 @@ impl LoopCore {
             .inject(rules.map(|rules| injector(&rules, seed)));
     }
 
+    /// Says which modules live on the loop, for those who watch it.
+    fn _set_modules(&self, modules: Vec<String>) {
+        let mut known = self
+            .shared
+            .record()
+            .modules
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = modules;
+    }
+
     /// Whether this process has forked off the one that the loop belongs to, and can do nothing with it.
     #[getter]
     fn _is_parents(&self) -> bool {
@@ -607,7 +623,7 @@ impl LoopCore {
     /// Whether nothing is queued.
     #[getter]
     fn _is_idle(&self) -> bool {
-        self.shared.mailbox.queued() == [0; 3] && lock(&self.local).batch.is_empty()
+        self.shared.mailbox.is_empty() && lock(&self.local).batch.is_empty()
     }
 
     #[getter]

@@ -17,16 +17,22 @@ class Command:
 
     Attributes:
         module: the module that has the command as a function of the same name.
-        extra: what to install for it.
+        extra: what to install for it; None for a command that needs nothing, whose function takes the arguments and
+            returns the exit code, where those of the others are typer's.
         help: one line.
     """
 
     module: str
-    extra: str
+    extra: str | None
     help: str
 
 
 COMMANDS = {
+    "check": Command(
+        "atoll.cli._check",
+        None,
+        "Checks a policy, and shows which module lives on which loop.",
+    ),
     "demo": Command(
         "atoll_control.demo.command",
         "control",
@@ -58,6 +64,8 @@ def main() -> None:
         sys.exit(2)
     try:
         function = getattr(importlib.import_module(command.module), name)
+        if command.extra is None:
+            sys.exit(function(arguments[1:]))
         typer = importlib.import_module("typer")
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]

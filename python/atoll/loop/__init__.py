@@ -1,5 +1,6 @@
 """The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
 
+from atoll.loop._cpu_affinity import cpu_set
 from atoll.loop._deadline import time_remaining
 from atoll.loop._distribution import Distribution
 from atoll.loop._future import LoopFuture
@@ -28,6 +29,7 @@ __all__ = [
     "LoopTime",
     "ModuleRef",
     "awaited_calls",
+    "cpu_set",
     "gil_is_enabled",
     "still_running",
     "switch_interval",

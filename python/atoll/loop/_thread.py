@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from atoll.errors import DeadlockError, LoopClosedError, LoopRunningError
+from atoll.loop._cpu_affinity import bind_this_thread, cpu_set
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._options import Lane
 
@@ -64,6 +65,8 @@ class IoContextThread:
 
     Args:
         name: The name of the loop and of the thread.
+        cpu_affinity: The numbers of the CPUs that the thread may run on, on Linux; threads that its handlers start
+            inherit them. Elsewhere a warning is logged when it starts. None for all that the process may use.
         options: The settings of `IoContext`.
 
     Raises:
@@ -72,8 +75,11 @@ class IoContextThread:
 
     _thread: threading.Thread | None = None
 
-    def __init__(self, name: str, **options: Unpack[IoContextOptions]) -> None:
-        self._runner = _Runner(IoContext(name, **options))
+    def __init__(
+        self, name: str, *, cpu_affinity: Iterable[int] | None = None, **options: Unpack[IoContextOptions]
+    ) -> None:
+        cpus = None if cpu_affinity is None else cpu_set(cpu_affinity)
+        self._runner = _Runner(IoContext(name, **options), cpus)
         self._starting = threading.Lock()
 
     @property
@@ -163,6 +169,7 @@ class IoContextThread:
         """Stops the loop and does not wait: the future is done when it is closed. Any thread."""
         with self._starting:
             runner = self._runner
+            runner.asked_to_stop = True
             if self._thread is not None:
                 runner.io_context.stop()
             elif not runner.ended.done():
@@ -215,13 +222,16 @@ def still_running(io_context: IoContext, predicate: str) -> str:
 class _Runner:
     """What the thread works with. It does not keep the `IoContextThread` alive, whose collection stops it."""
 
-    def __init__(self, io_context: IoContext) -> None:
+    def __init__(self, io_context: IoContext, cpus: frozenset[int] | None) -> None:
         self.io_context = io_context
+        self._cpus = cpus
         self.started: Future[None] = Future()
         self.ended: Future[None] = Future()
         # Who waits for them may give up waiting, but can't cancel them.
         self.started.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
+        # Then a loop that is stuck and outlives its `IoContextThread` is not one that nobody stopped.
+        self.asked_to_stop = False
         self._warned = False
 
     def main(self) -> None:
@@ -250,6 +260,8 @@ class _Runner:
     def _run(self) -> None:
         io_context = self.io_context
         try:
+            if self._cpus is not None:
+                bind_this_thread(io_context.name, self._cpus)
             with io_context.work_guard():
                 io_context._post_internal(self._loop_runs)  # noqa: SLF001 - the framework's message to itself
                 io_context.run()
@@ -261,7 +273,7 @@ class _Runner:
 
     def warn_that_nobody_stopped_it(self, stacklevel: int) -> None:
         """Once: at the collection of the `IoContextThread` or at the interpreter's end."""
-        if not self._warned:
+        if not (self.asked_to_stop or self._warned):
             self._warned = True
             message = (
                 f"the thread of loop {self.io_context.name!r} was never stopped: use it in a `with` block, or stop() it"

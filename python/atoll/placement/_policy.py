@@ -3,21 +3,18 @@
 A policy can't be extended by a subclass: it is read in one place, and its type parameter says all that it covers.
 """
 
-import difflib
 import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from atoll.errors import PlacementError
-from atoll.loop import IoContextOptions, LoopOptions
+from atoll.loop import IoContextOptions
+from atoll.placement._options import DedicatedOptions, PlacementOptions, checked_options
 
 M = TypeVar("M")
-
-_CALLABLE_OPTIONS: Final = ("loop_factory", "exception_hook")
-_OPTIONS: Final = tuple(sorted(IoContextOptions.__annotations__))
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,32 +24,53 @@ class Dedicated:
     Attributes:
         modules: The classes that live on it.
         name: The loop's name; None where the attribute's name is meant.
-        options: The settings of `IoContext`.
+        options: The settings, as given.
     """
 
     modules: tuple[type, ...]
     name: str | None
-    options: IoContextOptions
+    options: DedicatedOptions
 
 
-def dedicated(*modules: type, name: str | None = None, **options: Unpack[IoContextOptions]) -> Dedicated:
+def dedicated(*modules: type, name: str | None = None, **options: Unpack[DedicatedOptions]) -> Dedicated:
     """A loop of its own for `modules`, as the value of an attribute of an `IoContextPolicy`.
+
+    Besides the settings of `IoContext`, such as `max_queued`, the options are:
+
+    - `lag_probe`: whether the loop's lag is measured, or the seconds between two measurements; 0.25 unless given.
+    - `stall_threshold`: seconds that a handler may run before a report with its stack is logged; 0.1 unless given, None
+      for no reports.
+    - `cpu_affinity`: the numbers of the CPUs that the loop's thread may run on; all unless given. Threads that its
+      handlers start inherit them. Where threads can't be bound (macOS) a warning is logged at the start instead.
+    - `counts_for_health`: whether the service is unhealthy when this loop is; True unless given.
+    - `checked`: whether its modules refuse to be touched on other loops (see `IoContextProvider.create`); True unless
+      given.
+
+    They are checked when the policy's class is made.
 
     Args:
         modules: The classes that live on it; several share the loop.
         name: The loop's name; the attribute's name unless given.
-        options: The settings of `IoContext`, such as `max_queued`.
+        options: What differs from the defaults.
     """
     return Dedicated(modules, name, options)
 
 
 @dataclass(frozen=True)
 class PlacedLoop:
-    """A checked loop of a policy."""
+    """A checked loop of a policy.
+
+    Attributes:
+        name: The loop's name.
+        modules: The classes that live on it.
+        options: The settings of `IoContext` that were given.
+        placement: The others.
+    """
 
     name: str
     modules: tuple[type, ...]
     options: IoContextOptions
+    placement: PlacementOptions
 
 
 class IoContextPolicy(Generic[M]):
@@ -138,7 +156,7 @@ class _Checker:
             if (other := seen.setdefault(id(spec), attribute)) != attribute:
                 raise PlacementError(f"{where} is the same loop as {other}: keep one of the two lines")
             modules = self._modules_of(attribute, spec)
-            self._check_options(attribute, spec)
+            options, placement = self._options(attribute, spec)
             name = attribute if spec.name is None else spec.name
             self._check_name(attribute, name, modules)
             if (other := names.setdefault(name, attribute)) != attribute:
@@ -148,7 +166,7 @@ class _Checker:
                 )
             for module in modules:
                 self._check_place(attribute, module, declared, places)
-            yield PlacedLoop(name, modules, spec.options)
+            yield PlacedLoop(name, modules, options, placement)
 
     def _attributes(self) -> Iterator[tuple[str, object]]:
         own = vars(self._policy)
@@ -190,26 +208,11 @@ class _Checker:
                 f"a name that is not empty"
             )
 
-    def _check_options(self, attribute: str, spec: Dedicated) -> None:
-        where = f"{self._title}.{attribute}"
-        for option, value in spec.options.items():
-            if option not in _OPTIONS:
-                close = difflib.get_close_matches(option, _OPTIONS, n=1)
-                remedy = f"did you mean {close[0]}=?" if close else f"the options are {', '.join(_OPTIONS)}"
-                raise PlacementError(f"{where}: a loop has no option {option!r}: {remedy}")
-            if option in _CALLABLE_OPTIONS and not (value is None or callable(value)):
-                raise PlacementError(f"{where}: {option}={value!r} can't be called: pass a function")
-            if option in LoopOptions.__dataclass_fields__:
-                self._check_setting(where, option, value)
-
-    def _check_setting(self, where: str, option: str, value: object) -> None:
-        setting: dict[str, Any] = {option: value}
+    def _options(self, attribute: str, spec: Dedicated) -> tuple[IoContextOptions, PlacementOptions]:
         try:
-            LoopOptions(**setting)
+            return checked_options(spec.options)
         except ValueError as error:
-            raise PlacementError(f"{where}: {error}") from None
-        except TypeError as error:
-            raise PlacementError(f"{where}: {option}={value!r} {error}") from None
+            raise PlacementError(f"{self._title}.{attribute}: {error}") from None
 
     def _check_place(self, attribute: str, module: type, declared: tuple[type, ...], places: dict[type, str]) -> None:
         where = f"{self._title}.{attribute}"

@@ -83,8 +83,9 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
                 "NodeManager": WatchedModule(provider.io_context(NodeManager), SlowSwitch()),
                 "KvManager": WatchedModule(provider.io_context(KvManager), SlowSwitch()),
             }
-            modules["NodeManager"].switch.install(nodes, NODE_METHODS)
-            modules["KvManager"].switch.install(kv, KV_METHODS)
+            # On the modules' loops, where alone they may be changed.
+            for name, module, methods in (("NodeManager", nodes, NODE_METHODS), ("KvManager", kv, KV_METHODS)):
+                await modules[name].io_context.submit(modules[name].switch.install, module, methods)
             faults = FaultInjector(modules, provider.ref(NodeManager))
             fault_pb2_grpc.add_FaultServiceServicer_to_server(faults, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)

@@ -80,7 +80,7 @@ class SlowSwitch:
         self.slowness: Slowness | None = None
 
     def install(self, servicer: object, methods: tuple[str, ...]) -> None:
-        """Puts the switch before the servicer's methods. To be called before the servicer is added to a server."""
+        """Puts the switch before the servicer's methods. On its loop, before the servicer is added to a server."""
         for name in methods:
             handler: Callable[..., Awaitable[Any]] = getattr(type(servicer), name)
             setattr(servicer, name, types.MethodType(self._before(handler), servicer))
