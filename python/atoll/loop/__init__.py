@@ -1,4 +1,4 @@
-"""The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
+"""The loops: `IoContext`, threads, pools, statistics, futures, references to what lives there."""
 
 from atoll.loop._deadline import time_remaining
 from atoll.loop._distribution import Distribution
@@ -6,6 +6,7 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import AwaitedCall, ModuleRef, awaited_calls
 from atoll.loop._options import Lane, LoopOptions
+from atoll.loop._pool import IoContextPool
 from atoll.loop._stats import EventStats, LoopStats, LoopTime
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
 from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, still_running
@@ -19,6 +20,7 @@ __all__ = [
     "ExceptionHook",
     "IoContext",
     "IoContextOptions",
+    "IoContextPool",
     "IoContextThread",
     "Lane",
     "LoopFactory",
