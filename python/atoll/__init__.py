@@ -24,6 +24,9 @@ from atoll.loop import (
     LoopStats,
     LoopTime,
     ModuleRef,
+    PeriodicalHandle,
+    PeriodicalRunner,
+    PeriodicalStats,
     time_remaining,
 )
 from atoll.placement import IoContextPolicy, IoContextProvider, dedicated
@@ -43,6 +46,9 @@ __all__ = [
     "LoopTime",
     "MailboxFull",
     "ModuleRef",
+    "PeriodicalHandle",
+    "PeriodicalRunner",
+    "PeriodicalStats",
     "WorkGuard",
     "dedicated",
     "time_remaining",

@@ -1,4 +1,4 @@
-"""The loops: `IoContext`, threads, pools, statistics, futures, references to what lives there."""
+"""The loops: `IoContext`, threads, pools, periodic functions, statistics, futures, references to what lives there."""
 
 from atoll.loop._deadline import time_remaining
 from atoll.loop._distribution import Distribution
@@ -6,6 +6,7 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import AwaitedCall, ModuleRef, awaited_calls
 from atoll.loop._options import Lane, LoopOptions
+from atoll.loop._periodical_runner import CatchUp, PeriodicalHandle, PeriodicalRunner, PeriodicalStats, Schedule
 from atoll.loop._pool import IoContextPool
 from atoll.loop._stats import EventStats, LoopStats, LoopTime
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
@@ -14,6 +15,7 @@ from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, 
 __all__ = [
     "STOP_TIMEOUT",
     "AwaitedCall",
+    "CatchUp",
     "Clock",
     "Distribution",
     "EventStats",
@@ -29,6 +31,10 @@ __all__ = [
     "LoopStats",
     "LoopTime",
     "ModuleRef",
+    "PeriodicalHandle",
+    "PeriodicalRunner",
+    "PeriodicalStats",
+    "Schedule",
     "awaited_calls",
     "gil_is_enabled",
     "still_running",
