@@ -96,6 +96,21 @@ def test_sleeps_and_timeouts_of_asyncio_jump_too(clock: ManualClock, io_context:
     assert events == [("slept", 10.0), ("timeout", 15.0)]
 
 
+def test_sleeps_that_add_up_to_what_a_float_can_not_hold_end_when_they_are_due(
+    clock: ManualClock, io_context: atoll.IoContext
+) -> None:
+    ran: list[float] = []
+
+    async def sleep_often() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            ran.append(io_context.now())
+
+    io_context.post(sleep_often)
+    clock.advance(100)
+    assert ran == pytest.approx([number / 10 for number in range(1, 1_001)])
+
+
 def test_a_loop_on_a_thread_comes_to_rest_before_time_moves_on(clock: ManualClock, on_thread: atoll.IoContext) -> None:
     ran: list[float] = []
 

@@ -1,4 +1,4 @@
-"""The loops: `IoContext`, its thread, its statistics, its futures, and references to what lives on it."""
+"""The loops: `IoContext`, threads, pools, periodic functions, statistics, futures, references to what lives there."""
 
 from atoll.loop._cpu_affinity import cpu_set
 from atoll.loop._deadline import time_remaining
@@ -7,6 +7,8 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import Clock, ExceptionHook, IoContext, LoopFactory
 from atoll.loop._module_ref import AwaitedCall, ModuleRef, awaited_calls
 from atoll.loop._options import Lane, LoopOptions
+from atoll.loop._periodical_runner import CatchUp, PeriodicalHandle, PeriodicalRunner, PeriodicalStats, Schedule
+from atoll.loop._pool import IoContextPool
 from atoll.loop._stats import EventStats, LoopStats, LoopTime
 from atoll.loop._switch_interval import gil_is_enabled, switch_interval
 from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, still_running
@@ -14,12 +16,14 @@ from atoll.loop._thread import STOP_TIMEOUT, IoContextOptions, IoContextThread, 
 __all__ = [
     "STOP_TIMEOUT",
     "AwaitedCall",
+    "CatchUp",
     "Clock",
     "Distribution",
     "EventStats",
     "ExceptionHook",
     "IoContext",
     "IoContextOptions",
+    "IoContextPool",
     "IoContextThread",
     "Lane",
     "LoopFactory",
@@ -28,6 +32,10 @@ __all__ = [
     "LoopStats",
     "LoopTime",
     "ModuleRef",
+    "PeriodicalHandle",
+    "PeriodicalRunner",
+    "PeriodicalStats",
+    "Schedule",
     "awaited_calls",
     "cpu_set",
     "gil_is_enabled",

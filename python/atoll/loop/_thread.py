@@ -169,7 +169,8 @@ class IoContextThread:
         """Stops the loop and does not wait: the future is done when it is closed. Any thread."""
         with self._starting:
             runner = self._runner
-            runner.asked_to_stop = True
+            # A loop that is stuck and outlives its `IoContextThread` is not one that nobody stopped.
+            runner.never_stopped.asked = True
             if self._thread is not None:
                 runner.io_context.stop()
             elif not runner.ended.done():
@@ -207,7 +208,7 @@ class IoContextThread:
         # Not joined: a collection may happen on any thread, the loop's own included.
         if self._thread is not None and not self._runner.ended.done() and not self._runner.io_context._is_parents:  # noqa: SLF001 - its own
             self._runner.io_context.stop()
-            self._runner.warn_that_nobody_stopped_it(stacklevel=3)
+            self._runner.never_stopped.warn(stacklevel=3)
 
     def __repr__(self) -> str:
         return f"<IoContextThread of {self.io_context!r}>"
@@ -217,6 +218,21 @@ def still_running(io_context: IoContext, predicate: str) -> str:
     """Says what keeps a loop from what it was asked to do."""
     running = ", ".join(handler.name for handler in io_context.stats() if handler.running)
     return f"loop {io_context.name!r} {predicate}, its running handlers: {running or 'none'}"
+
+
+class NeverStopped:
+    """Warns once that nobody stopped a loop's thread, or those of a pool: at collection or the interpreter's end."""
+
+    def __init__(self, what: str) -> None:
+        self._message = f"{what} was never stopped: use it in a `with` block, or stop() it"
+        self.asked = False
+        self._warned = False
+
+    def warn(self, stacklevel: int) -> None:
+        """Unless it has been asked to stop. Any thread."""
+        if not (self.asked or self._warned):
+            self._warned = True
+            warnings.warn(self._message, ResourceWarning, stacklevel=stacklevel)
 
 
 class _Runner:
@@ -230,9 +246,7 @@ class _Runner:
         # Who waits for them may give up waiting, but can't cancel them.
         self.started.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
-        # Then a loop that is stuck and outlives its `IoContextThread` is not one that nobody stopped.
-        self.asked_to_stop = False
-        self._warned = False
+        self.never_stopped = NeverStopped(f"the thread of loop {io_context.name!r}")
 
     def main(self) -> None:
         """Runs and closes the loop. The thread's target."""
@@ -271,15 +285,6 @@ class _Runner:
     def _loop_runs(self) -> None:
         self.started.set_result(None)
 
-    def warn_that_nobody_stopped_it(self, stacklevel: int) -> None:
-        """Once: at the collection of the `IoContextThread` or at the interpreter's end."""
-        if not (self.asked_to_stop or self._warned):
-            self._warned = True
-            message = (
-                f"the thread of loop {self.io_context.name!r} was never stopped: use it in a `with` block, or stop() it"
-            )
-            warnings.warn(message, ResourceWarning, stacklevel=stacklevel)
-
 
 def _name_native_thread(name: str) -> None:
     """Names the thread for debuggers and `top -H`, too; Python does so itself since 3.14."""
@@ -313,4 +318,4 @@ def _stop_what_is_left() -> None:
         runner.io_context.stop()
     wait_for_futures([runner.ended for runner in runners], timeout=_EXIT_TIMEOUT)
     for runner in runners:
-        runner.warn_that_nobody_stopped_it(stacklevel=2)
+        runner.never_stopped.warn(stacklevel=2)
