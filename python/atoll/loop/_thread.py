@@ -223,8 +223,8 @@ class _Runner:
         # Who waits for them may give up waiting, but can't cancel them.
         self.started.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
-        # For the destructor. What is left at the interpreter's end may die after the modules have been emptied, as every
-        # global does on free-threaded builds, and then a future can't be asked any more.
+        # For the destructor. What is left at the interpreter's end may die after the modules have been emptied, as
+        # globals do on free-threaded builds, and then a future can't be asked any more.
         self.over = False
         self._warned = False
 
