@@ -14,12 +14,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,12 @@ SETS = {
     "protoc": Contents(("protoc",), atoll=False, suffix="-protoc"),
     "lock": Contents(("lock",), atoll=False, suffix="-lock"),
 }
-# What needs grpcio, which has no wheels for free-threaded builds. There, `test` is the suite without it.
-NEEDS_GIL = {"runtime", "test-grpc", "lint", "bench", "protoc"}
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+# What has no wheels for free-threaded builds; they get the rest of each lock file.
+NO_WHEELS = {"grpcio", "grpcio-tools", "pygrpc-native"}
+if sys.version_info < (3, 14):
+    # Free threading was an experiment then; by now most projects make wheels for 3.14 and later only.
+    NO_WHEELS |= {"ast-serialize", "hypothesis", "librt", "mypy", "pydantic", "pydantic-core", "rloop", "uvloop"}
 
 # What the wheel is made from.
 SOURCES = ("Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE", "crates", "python")
@@ -164,12 +168,12 @@ class Environment:
         common = ["--quiet", "--no-input", "--no-deps", "--disable-pip-version-check"]
         run_step(title, [self.python, "-m", "pip", "install", *common, *arguments])
 
-    def ensure(self, locks: list[str]) -> None:
+    def ensure(self, locks: Sequence[str]) -> None:
         """Creates the environment unless it is there, and installs the lock files that are not installed yet.
 
         When a lock file has changed, or the interpreter, the environment is made anew: it never holds leftovers.
         """
-        texts = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in locks}
+        texts = {name: lock_text(name) for name in locks}
         state = self._state()
         changed = any(name in state and state[name] != digest(text) for name, text in texts.items())
         if state.get("base") != self._base or changed:
@@ -185,11 +189,28 @@ class Environment:
         missing = [name for name in locks if name not in state]
         for name in missing:
             count = texts[name].count("==")
-            path = Path("requirements", f"{name}.txt")
-            self._pip_install(
-                f"installing {path} ({count} packages)", "--require-hashes", "--only-binary", ":all:", "-r", ROOT / path
-            )
+            if count:
+                path = Path("requirements", f"{name}.txt")
+                lock = BUILD / "locks" / self.key / path.name
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                lock.write_text(texts[name])
+                what = f"installing {path} ({count} packages)"
+                self._pip_install(what, "--require-hashes", "--only-binary", ":all:", "-r", lock)
             self._remember(name, digest(texts[name]))
+
+    def ensure_grpcio(self, lender: Path) -> None:
+        """Installs the Python half of grpcio, which servers need, from an environment that has the whole."""
+        stand_in = ROOT / "tests" / "without_grpcio" / "cygrpc.py"
+        (source,) = lender.glob("lib/python3.*/site-packages/grpc")
+        (packages,) = self.home.glob("lib/python3.*/site-packages")
+        made_from = digest((source / "_grpcio_metadata.py").read_bytes(), stand_in.read_bytes())
+        if self._state().get("grpcio") == made_from:
+            return
+        say("installing the Python half of grpcio")
+        shutil.rmtree(packages / "grpc", ignore_errors=True)
+        shutil.copytree(source, packages / "grpc", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copy(stand_in, packages / "grpc" / "_cython" / "cygrpc.py")
+        self._remember("grpcio", made_from)
 
     def ensure_atoll(self) -> None:
         """Builds the wheel and installs it, unless the one that is installed is of these sources."""
@@ -215,6 +236,16 @@ class Environment:
         return wheel
 
 
+def lock_text(name: str) -> str:
+    """Returns the lock file of that name, on a free-threaded build without what has no wheels for it."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    if not FREE_THREADED:
+        return text
+    # A package begins at the margin; its hashes and comments are indented.
+    packages = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)
+    return "".join(package for package in packages if package.partition("==")[0] not in NO_WHEELS)
+
+
 def target_folder() -> Path:
     """Returns where cargo builds."""
     return ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
@@ -235,13 +266,31 @@ def source_digest() -> str:
     return digest(compiler, settings, *parts)
 
 
+def prepare_second(name: str) -> Path | None:
+    """On a free-threaded build, prepares the set for a second interpreter, where clients run; returns its environment.
+
+    scripts/with has put an interpreter with a GIL in ATOLL_SECOND_PYTHON, if there is one.
+    """
+    interpreter = os.environ.pop("ATOLL_SECOND_PYTHON", None)
+    if not FREE_THREADED or interpreter is None:
+        return None
+    show = ["python", "-c", "import sys; print(sys.prefix)"]
+    shown = subprocess.run([interpreter, __file__, name, "--", *show], stdout=subprocess.PIPE, text=True, check=False)
+    if shown.returncode:
+        raise Failure(f"the environment of {interpreter}, where clients are to run, could not be prepared: see above")
+    return Path(shown.stdout.strip())
+
+
 def prepare(name: str) -> Environment:
     """Returns the environment of a set, up to date."""
     contents = SETS[name]
-    locks = [lock for lock in contents.locks if not (FREE_THREADED and lock in NEEDS_GIL)]
+    second = prepare_second(name) if name == "test" else None
     environment = Environment(contents.suffix)
     with exclusively():
-        environment.ensure(locks)
+        environment.ensure(contents.locks)
+        if second is not None:
+            environment.ensure_grpcio(second)
+            os.environ["ATOLL_CLIENT_PYTHON"] = str(second / "bin" / "python")
         if contents.atoll:
             environment.ensure_atoll()
     return environment

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.interpreters import SERVER_PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STOP_TIMEOUT = 20.0
 SERVE = [
-    *(sys.executable, "-m", "atoll_control.cli", "serve"),
+    *(SERVER_PYTHON, "-m", "atoll_control.cli", "serve"),
     *("--listen", "127.0.0.1:0", "--log-format", "json"),
 ]
 

@@ -31,6 +31,7 @@ def test_a_signal_stops_the_server_cleanly(serve: Callable[..., Any], signal_num
     assert "Traceback" not in "".join(server.seen)
 
 
+@pytest.mark.server_process
 def test_the_server_stops_while_a_module_is_stuck(serve: Callable[..., Any]) -> None:
     server = serve("--demo-controls")
     with grpc.insecure_channel(server.address) as channel:
@@ -42,6 +43,7 @@ def test_the_server_stops_while_a_module_is_stuck(serve: Callable[..., Any]) -> 
         stuck.result()
 
 
+@pytest.mark.server_process
 def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_loop(serve: Callable[..., Any]) -> None:
     server = serve()
     assert server.started["services"] == {"NodeService": "node_manager", "KvService": "kv_manager"}
@@ -67,6 +69,7 @@ def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_lo
     assert all({"timestamp", "level", "logger"} <= line.keys() for line in lines)
 
 
+@pytest.mark.server_process
 def test_the_controls_of_the_demo_are_offered_only_when_asked_for(serve: Callable[..., Any]) -> None:
     server = serve()
     with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
 
+pytestmark = pytest.mark.server_process
 TIMEOUT = 10.0
 
 

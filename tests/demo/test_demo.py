@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.interpreters import SERVER_PYTHON
 
 DEMO = [sys.executable, "-m", "atoll.cli", "demo"]
 SMALL = ["--nodes", "10", "--seconds", "4", "--processes", "2"]
@@ -34,6 +35,7 @@ def failed_checks(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.demo
+@pytest.mark.whole_grpcio
 @pytest.mark.parametrize("kind", ["sleep", "cpu"])
 def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path: Path) -> None:
     result, exit_code, shown = run_for_json("--slow-kind", kind)
@@ -50,6 +52,7 @@ def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path:
 
 
 @pytest.mark.demo
+@pytest.mark.whole_grpcio
 def test_a_call_that_keeps_the_gil_is_reported_for_what_it_is() -> None:
     result, exit_code, shown = run_for_json("--slow-kind", "gil")
     assert result["nodes_alive"] == 10
@@ -63,6 +66,7 @@ def test_a_call_that_keeps_the_gil_is_reported_for_what_it_is() -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.whole_grpcio
 @pytest.mark.parametrize(
     ("arguments", "remark"),
     [
@@ -81,10 +85,11 @@ def test_the_demo_fails_when_heartbeats_are_affected(arguments: list[str], remar
 
 
 @pytest.fixture
-def plain_server() -> Iterator[str]:
-    """A server without demo controls."""
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server that runs already, with the arguments of the test's parameter."""
+    serve = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", *request.param]
     process = subprocess.Popen(
-        [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", "127.0.0.1:0", "--log-format", "json"],
+        [SERVER_PYTHON, "-m", "atoll_control.cli", *serve],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -98,8 +103,10 @@ def plain_server() -> Iterator[str]:
 
 
 @pytest.mark.demo
-def test_the_demo_joins_a_running_server_and_says_so_when_nothing_can_be_made_slow(plain_server: str) -> None:
-    result, exit_code, shown = run_for_json("--server", plain_server)
+@pytest.mark.server_process
+@pytest.mark.parametrize("server", [()], indirect=True)
+def test_the_demo_joins_a_running_server_and_says_so_when_nothing_can_be_made_slow(server: str) -> None:
+    result, exit_code, shown = run_for_json("--server", server)
     assert failed_checks(result) == [], shown
     assert exit_code == 0
     assert result["slow_module"] is None
@@ -108,6 +115,20 @@ def test_the_demo_joins_a_running_server_and_says_so_when_nothing_can_be_made_sl
 
 
 @pytest.mark.demo
+@pytest.mark.server_process
+@pytest.mark.skipif(sys.executable == SERVER_PYTHON, reason="the demo's own server is of this interpreter, too")
+@pytest.mark.parametrize("server", [("--demo-controls",)], indirect=True)
+@pytest.mark.parametrize("kind", ["cpu", "gil"])
+def test_on_a_free_threaded_server_not_even_a_call_that_would_keep_the_gil_delays_heartbeats(
+    server: str, kind: str
+) -> None:
+    result, exit_code, shown = run_for_json("--server", server, "--slow-kind", kind)
+    assert not result["gil_enabled"]
+    assert (failed_checks(result), exit_code) == ([], 0), shown
+
+
+@pytest.mark.demo
+@pytest.mark.whole_grpcio
 def test_a_server_that_is_not_there_gets_one_line_and_exit_code_1() -> None:
     completed = run_demo("--server", "127.0.0.1:1", *SMALL)
     assert completed.returncode == 1
@@ -126,6 +147,7 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.demo
+@pytest.mark.whole_grpcio
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_demo(signal_number: signal.Signals) -> None:
     with subprocess.Popen(
@@ -150,6 +172,7 @@ def test_no_process_outlives_the_demo(signal_number: signal.Signals) -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.whole_grpcio
 def test_the_demo_fails_when_its_server_is_killed() -> None:
     with subprocess.Popen(
         [*DEMO, "--nodes", "10", "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -169,6 +192,7 @@ def command(pid: int) -> str:
     return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.whole_grpcio
 def test_the_result_can_be_written_to_a_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     completed = run_demo("--nodes", "2", "--processes", "1", "--seconds", "2", "--json", str(target))

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
 from atoll_control.demo.facts import host_facts
@@ -17,6 +18,8 @@ from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.testing import ManualLoop
 
+# grpcio serves and calls in one process; nothing of Atoll but the modules is involved.
+pytestmark = pytest.mark.whole_grpcio
 PATIENCE = 10.0
 
 

@@ -47,7 +47,7 @@ def test_a_delayed_handler_that_was_accepted_runs_even_when_the_lane_is_full(
 ) -> None:
     io_context = make(max_queued=1)
     ran: list[str] = []
-    io_context.post(ran.append, "delayed", delay=0.001)
+    io_context.post(ran.append, "delayed", delay=0.2)
 
     def fill_and_wait() -> None:
         io_context.post(ran.append, "filler")

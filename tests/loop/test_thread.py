@@ -245,6 +245,25 @@ def test_a_forgotten_thread_does_not_keep_the_interpreter_from_ending(work: str)
     assert ended.stderr.count("ResourceWarning: the thread of loop 'forgotten' was never stopped") == 1, ended.stderr
 
 
+def test_what_dies_with_the_interpreter_says_nothing() -> None:
+    program = """
+import atoll
+thread = atoll.IoContextThread("stopped")
+thread.start()
+guard = thread.io_context.work_guard()
+bound = thread.io_context.bind(print)
+future = thread.io_context.submit(int)
+future.result()
+thread.stop()
+resting = atoll.IoContext("never run")
+resting.post(print)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_ends_without_its_parents_threads() -> None:
     program = """

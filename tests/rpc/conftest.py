@@ -20,7 +20,7 @@ if importlib.util.find_spec("uvloop") is not None:
 
     LOOPS["uvloop"] = uvloop.new_event_loop
 
-# grpcio has no wheels for free-threaded builds; tests that do without it are named so.
+# A free-threaded build, and no second interpreter to borrow from.
 if importlib.util.find_spec("grpc") is None:
     collect_ignore_glob = ["test_*.py"]
 else:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from grpc_tools import protoc
+from tests.interpreters import CLIENT_PYTHON
 
 from atoll import IoContext, rpc
 
@@ -77,7 +77,7 @@ class ClientProcess:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, HERE / "client_process.py"],
+            [CLIENT_PYTHON, HERE / "client_process.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"GRPC_VERBOSITY": "NONE"},
@@ -227,10 +227,33 @@ generated = Path(tempfile.mkdtemp(prefix="atoll-probe-"))
 
 
 def _generate() -> tuple[Any, Any]:
-    command = ["protoc", f"-I{HERE}", f"--python_out={generated}", f"--grpc_python_out={generated}", "probe.proto"]
-    assert protoc.main(command) == 0
+    protoc = [CLIENT_PYTHON, "-m", "grpc_tools.protoc"]
+    subprocess.run(
+        [*protoc, f"-I{HERE}", f"--python_out={generated}", f"--grpc_python_out={generated}", "probe.proto"], check=True
+    )
     sys.path.append(str(generated))
     return importlib.import_module("probe_pb2"), importlib.import_module("probe_pb2_grpc")
 
 
 probe_pb2, probe_pb2_grpc = _generate()
+
+_IMPORTS = """
+import sys
+import grpc
+sys.path.append(sys.argv[1])
+import probe_pb2, probe_pb2_grpc
+"""
+
+
+async def stub_client(target: str, program: str) -> str:
+    """Runs `program` in a client's process, with `sys.argv[2]` as the target and the generated code imported.
+
+    Returns "all is well", or what went wrong.
+    """
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [CLIENT_PYTHON, "-c", f"{_IMPORTS}\n{program}\nprint('all is well')", str(generated), target]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    finished = await asyncio.to_thread(run)
+    return finished.stdout.strip() or finished.stderr

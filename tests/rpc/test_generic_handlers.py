@@ -8,10 +8,19 @@ import threading
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from tests.rpc.conftest import Log
-from tests.rpc.support import ClientProcess, NewLoop, add_methods, path, probe_pb2, probe_pb2_grpc, running, serving
+from tests.rpc.support import (
+    ClientProcess,
+    NewLoop,
+    add_methods,
+    path,
+    probe_pb2,
+    probe_pb2_grpc,
+    running,
+    serving,
+    stub_client,
+)
 
 from atoll import rpc
 from atoll.errors import PlacementError
@@ -168,18 +177,22 @@ async def test_streaming_methods_are_unimplemented_and_their_unary_neighbours_se
             async for request in request_iterator:
                 yield request
 
+    program = """
+with grpc.insecure_channel(sys.argv[2]) as channel:
+    stub = probe_pb2_grpc.StreamsStub(channel)
+    note = probe_pb2.Note(text="x")
+    assert stub.Once(note, timeout=10) == note
+    calls = [
+        stub.Watch(note, timeout=10),
+        stub.Collect.future(iter([note, note]), timeout=10),
+        stub.Talk(iter([note]), timeout=10),
+    ]
+    for call in calls:
+        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert stub.Once(note, timeout=10) == note
+"""
     server = rpc.server()
     probe_pb2_grpc.add_StreamsServicer_to_server(Streams(), server)
-    note = probe_pb2.Note(text="x")
-    async with running(server) as target, grpc.aio.insecure_channel(target) as channel:
-        stub = probe_pb2_grpc.StreamsStub(channel)
-        assert await stub.Once(note, timeout=10) == note
-        calls = [
-            stub.Watch(note, timeout=10),
-            stub.Collect(iter([note, note]), timeout=10),
-            stub.Talk(iter([note]), timeout=10),
-        ]
-        for call in calls:
-            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert await stub.Once(note, timeout=10) == note
+    async with running(server) as target:
+        assert await stub_client(target, program) == "all is well"
     assert len(log.take("is a streaming method, which is not served yet: its calls get UNIMPLEMENTED")) == 3

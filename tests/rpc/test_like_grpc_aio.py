@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.interpreters import CLIENT_PYTHON
 from tests.rpc.behaviours import SERVICE, handlers
 from tests.rpc.conftest import LOOPS
 from tests.rpc.support import HERE, ClientProcess, Metadata, Outcome
@@ -75,7 +76,8 @@ DIFFERENT_BY_VERSION = {"DefStopIteration", "Never"}
 
 class BehavioursServer:
     def __init__(self, kind: str, loop: str) -> None:
-        command = [sys.executable, str(HERE / "behaviours.py"), kind, loop]
+        python = CLIENT_PYTHON if kind == "aio" else sys.executable
+        command = [python, str(HERE / "behaviours.py"), kind, loop]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -3,8 +3,10 @@
 //! Posting must cost less than any other way of reaching a loop, so calls take CPython's vectorcall protocol, which PyO3 does
 //! not offer for classes: the first instance finds out where its function pointer lies and tells the type.
 
+use std::ffi::c_ulong;
 use std::mem::offset_of;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_core::mailbox::Lane;
 use atoll_core::stats::SlotIndex;
@@ -69,6 +71,23 @@ impl BoundHandler {
     }
 }
 
+/// A type's flags: an integer where there is a GIL, an atomic one where there is none.
+trait TypeFlags {
+    fn add(&mut self, flag: c_ulong);
+}
+
+impl TypeFlags for c_ulong {
+    fn add(&mut self, flag: c_ulong) {
+        *self |= flag;
+    }
+}
+
+impl TypeFlags for AtomicU64 {
+    fn add(&mut self, flag: c_ulong) {
+        self.fetch_or(flag, Ordering::Relaxed);
+    }
+}
+
 /// Tells the type of `first`, its first instance, where instances keep their vectorcall function.
 fn announce_vectorcall(first: &Bound<'_, BoundHandler>) {
     let within_object = std::ptr::from_ref(first.get()).addr() - first.as_ptr().addr();
@@ -79,7 +98,7 @@ fn announce_vectorcall(first: &Bound<'_, BoundHandler>) {
     unsafe {
         (*class).tp_vectorcall_offset =
             ffi::Py_ssize_t::try_from(offset).expect("an offset within an object");
-        (*class).tp_flags |= ffi::Py_TPFLAGS_HAVE_VECTORCALL;
+        (*class).tp_flags.add(ffi::Py_TPFLAGS_HAVE_VECTORCALL);
     }
 }
 

@@ -222,7 +222,7 @@ impl LoopCore {
     #[cfg_attr(target_os = "linux", allow(clippy::unnecessary_wraps))]
     pub(crate) fn now(slf: &Bound<'_, Self>) -> PyResult<f64> {
         match slf.get().shared.manual_now() {
-            Some(now) => Ok(now.as_secs_f64()),
+            Some(now) => Ok(now.as_nanos() as f64 / 1e9),
             #[cfg(target_os = "linux")]
             None => Ok(monotonic()),
             #[cfg(not(target_os = "linux"))]
@@ -524,7 +524,9 @@ impl LoopCore {
     /// The time of a clock that is moved by hand, in seconds; None where time is real.
     #[getter]
     fn _manual_now(&self) -> Option<f64> {
-        self.shared.manual_now().map(|now| now.as_secs_f64())
+        self.shared
+            .manual_now()
+            .map(|now| now.as_nanos() as f64 / 1e9)
     }
 
     /// Names the asyncio loop that drains the mailbox from now on, as each run begins; None detaches it. The run ends after

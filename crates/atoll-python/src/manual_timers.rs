@@ -24,7 +24,8 @@ impl ManualTimers {
 
     /// Seconds since the clock was made.
     fn now(&self) -> f64 {
-        self.timers.now().as_secs_f64()
+        // Correctly rounded, as `Duration::as_secs_f64` is not.
+        self.timers.now().as_nanos() as f64 / 1e9
     }
 
     /// When the next delayed post is due, or None.

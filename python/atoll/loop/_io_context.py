@@ -332,12 +332,16 @@ class IoContext(LoopCore):
     def _enter(self, *, handlers: int | None = None, duration: float | None = None, until_empty: bool = False) -> int:
         self._check_may_run()
         with self._entering:
-            if self._runner is not None:
+            # Read once: whoever runs it may leave meanwhile.
+            runner = self._runner
+            if runner is not None:
                 raise LoopRunningError(
-                    f"loop {self.name!r} runs on thread {self._runner.name!r} already, and a loop has one thread: post "
-                    "to it "
-                    f"from here"
+                    f"loop {self.name!r} runs on thread {runner.name!r} already, and a loop has one thread: post to it "
+                    "from here"
                 )
+            # Here, for another thread may close it until then, and what is closed never stops.
+            if self._closed:
+                raise LoopRunningError(f"loop {self.name!r} is closed: construct a new IoContext")
             self._runner = threading.current_thread()
         try:
             if self._loop is None:
@@ -355,8 +359,6 @@ class IoContext(LoopCore):
         self._check_fork()
         if self._guest:
             raise LoopRunningError(f"{self!r} is a guest: whoever started its asyncio loop runs it and stops it")
-        if self._closed:
-            raise LoopRunningError(f"loop {self.name!r} is closed: construct a new IoContext")
         running = asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
         if running is not None and running is not self._loop:
             raise LoopRunningError(
@@ -412,9 +414,10 @@ class IoContext(LoopCore):
                 "io_context.close)`, or use IoContextThread"
             )
         with self._entering:
-            if self._runner is not None:
+            runner = self._runner
+            if runner is not None:
                 raise LoopRunningError(
-                    f"loop {self.name!r} runs on thread {self._runner.name!r}: stop() it and wait for run() to return"
+                    f"loop {self.name!r} runs on thread {runner.name!r}: stop() it and wait for run() to return"
                 )
             if self._closed:
                 return
@@ -487,8 +490,8 @@ class IoContext(LoopCore):
             state = "guest"
         elif self._closed:
             state = "closed"
-        elif self._runner is not None:
-            state = f"running on {self._runner.name}"
+        elif (runner := self._runner) is not None:
+            state = f"running on {runner.name}"
         else:
             state = "stopped" if self.stopped else "not running"
         return f"<IoContext {self.name!r}, {state}>"

@@ -6,6 +6,7 @@ runs Python while the interpreter is torn down may crash it: a hook at exit stop
 | state | written by | read by | under |
 |---|---|---|---|
 | `_Runner.started`, `_Runner.ended` | the loop's thread, once | any | themselves: they are futures |
+| `_Runner.over` | the loop's thread, once | the destructor | – (a flag) |
 | `IoContextThread._thread` | whoever starts it | any | `_starting` |
 | `_left_running` | threads that start and end | the exit hook | `_left_running_lock` |
 """
@@ -206,7 +207,7 @@ class IoContextThread:
 
     def __del__(self) -> None:
         # Not joined: a collection may happen on any thread, the loop's own included.
-        if self._thread is not None and not self._runner.ended.done() and not self._runner.io_context._is_parents:  # noqa: SLF001 - its own
+        if self._thread is not None and not self._runner.over and not self._runner.io_context._is_parents:  # noqa: SLF001 - its own
             self._runner.io_context.stop()
             self._runner.never_stopped.warn(stacklevel=3)
 
@@ -247,6 +248,9 @@ class _Runner:
         self.started.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
         self.never_stopped = NeverStopped(f"the thread of loop {io_context.name!r}")
+        # For the destructor. What is left at the interpreter's end may die after the modules have been emptied, as
+        # globals do on free-threaded builds, and then a future can't be asked any more.
+        self.over = False
 
     def main(self) -> None:
         """Runs and closes the loop. The thread's target."""
@@ -256,6 +260,7 @@ class _Runner:
             self._run()
         except BaseException as error:  # noqa: BLE001 - whoever waits for the start or the end gets it
             failure = error
+        self.over = True
         with _left_running_lock:
             _left_running.discard(self)
         if self.started.done():

@@ -1,0 +1,29 @@
+"""What tests need of grpcio; see `tests/interpreters.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from tests.interpreters import HAS_WHOLE_GRPCIO
+
+if importlib.util.find_spec("grpc") is None:
+    # A free-threaded build, and no second interpreter to borrow from.
+    collect_ignore = ["control", "demo"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers."""
+    config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
+    config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what the Python half of grpcio can't do."""
+    if HAS_WHOLE_GRPCIO:
+        return
+    for item in items:
+        if item.get_closest_marker("server_process"):
+            item.add_marker(pytest.mark.skip("its client runs in the second interpreter, which runs this test"))
+        elif item.get_closest_marker("whole_grpcio"):
+            item.add_marker(pytest.mark.skip("needs a grpcio client and server in one free-threaded interpreter"))
