@@ -1,12 +1,9 @@
 //! `BoundHandler`: a handler prepared once, that posts when called.
 //!
-//! Posting must cost less than any other way of reaching a loop, so calls take CPython's vectorcall protocol, which PyO3 does
-//! not offer for classes: the first instance finds out where its function pointer lies and tells the type.
+//! Posting must cost less than any other way of reaching a loop, so calls take CPython's vectorcall protocol.
 
-use std::ffi::c_ulong;
 use std::mem::offset_of;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_core::mailbox::Lane;
 use atoll_core::stats::SlotIndex;
@@ -17,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::loop_core::LoopCore;
+use crate::vectorcall;
 
 /// A handler bound to a loop: calling it posts the handler with the given arguments. Any thread.
 #[pyclass(frozen, module = "atoll._core")]
@@ -44,7 +42,7 @@ impl BoundHandler {
         let bound = Bound::new(
             core.py(),
             Self {
-                vectorcall,
+                vectorcall: call,
                 core: core.clone().unbind(),
                 handler: handler.unbind(),
                 name,
@@ -52,7 +50,10 @@ impl BoundHandler {
                 lane,
             },
         )?;
-        ANNOUNCED.call_once(|| announce_vectorcall(&bound));
+        // SAFETY: the class is final, its instances have the function there, and this is the first.
+        ANNOUNCED.call_once(|| unsafe {
+            vectorcall::announce(&bound, offset_of!(BoundHandler, vectorcall));
+        });
         Ok(bound)
     }
 
@@ -71,39 +72,8 @@ impl BoundHandler {
     }
 }
 
-/// A type's flags: an integer where there is a GIL, an atomic one where there is none.
-trait TypeFlags {
-    fn add(&mut self, flag: c_ulong);
-}
-
-impl TypeFlags for c_ulong {
-    fn add(&mut self, flag: c_ulong) {
-        *self |= flag;
-    }
-}
-
-impl TypeFlags for AtomicU64 {
-    fn add(&mut self, flag: c_ulong) {
-        self.fetch_or(flag, Ordering::Relaxed);
-    }
-}
-
-/// Tells the type of `first`, its first instance, where instances keep their vectorcall function.
-fn announce_vectorcall(first: &Bound<'_, BoundHandler>) {
-    let within_object = std::ptr::from_ref(first.get()).addr() - first.as_ptr().addr();
-    let offset = within_object + offset_of!(BoundHandler, vectorcall);
-    let class = first.get_type().as_type_ptr();
-    // SAFETY: the class is ours, can't be subclassed, and nobody has called an instance yet, so nobody else reads these
-    // fields; the offset is that of a function pointer which every instance has from its construction on.
-    unsafe {
-        (*class).tp_vectorcall_offset =
-            ffi::Py_ssize_t::try_from(offset).expect("an offset within an object");
-        (*class).tp_flags.add(ffi::Py_TPFLAGS_HAVE_VECTORCALL);
-    }
-}
-
 /// `bound(*args)`.
-unsafe extern "C" fn vectorcall(
+unsafe extern "C" fn call(
     callable: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
     nargsf: usize,

@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::current;
 use crate::module_home::ModuleHome;
+use crate::vectorcall;
 
 /// A function that may be called on its module's loop only.
 #[pyclass(frozen, module = "atoll._core")]
@@ -32,12 +33,15 @@ impl CheckedFunction {
         let checked = Bound::new(
             home.py(),
             Self {
-                vectorcall,
+                vectorcall: call,
                 home: home.clone().unbind(),
                 function: function.unbind(),
             },
         )?;
-        ANNOUNCED.call_once(|| announce_vectorcall(&checked));
+        // SAFETY: the class is final, its instances have the function there, and this is the first.
+        ANNOUNCED.call_once(|| unsafe {
+            vectorcall::announce(&checked, offset_of!(CheckedFunction, vectorcall));
+        });
         Ok(checked)
     }
 
@@ -56,22 +60,8 @@ impl CheckedFunction {
     }
 }
 
-/// Tells the type of `first`, its first instance, where instances keep their vectorcall function.
-fn announce_vectorcall(first: &Bound<'_, CheckedFunction>) {
-    let within_object = std::ptr::from_ref(first.get()).addr() - first.as_ptr().addr();
-    let offset = within_object + offset_of!(CheckedFunction, vectorcall);
-    let class = first.get_type().as_type_ptr();
-    // SAFETY: the class is ours, can't be subclassed, and nobody has called an instance yet, so nobody else reads these
-    // fields; the offset is that of a function pointer which every instance has from its construction on.
-    unsafe {
-        (*class).tp_vectorcall_offset =
-            ffi::Py_ssize_t::try_from(offset).expect("an offset within an object");
-        (*class).tp_flags |= ffi::Py_TPFLAGS_HAVE_VECTORCALL;
-    }
-}
-
 /// `checked(*args, **kwargs)`.
-unsafe extern "C" fn vectorcall(
+unsafe extern "C" fn call(
     callable: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
     nargsf: usize,

@@ -12,6 +12,7 @@
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`exposition`]: the statistics of all loops as Prometheus text.
+//! * [`vectorcall`]: calls of our classes without a tuple.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -44,6 +45,7 @@ mod server_call;
 mod server_core;
 mod shared;
 mod snapshot;
+mod vectorcall;
 mod work_guard;
 
 use pyo3::prelude::pymodule;
