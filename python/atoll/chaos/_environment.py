@@ -40,7 +40,9 @@ def environment_injector() -> DelayInjector | None:
         return None
     if len(_injectors) >= _MOST_INJECTORS:
         _injectors.clear()
-    if _injectors.setdefault(key, injector) is injector:
+    # Of threads that look at once, all get the first one's.
+    kept = _injectors.setdefault(key, injector)
+    if kept is injector:
         _logger.error(
             "Delaying handlers: %s (microseconds), seed %d; set %s=%d to repeat, unset %s to end this",
             injector,
@@ -50,7 +52,7 @@ def environment_injector() -> DelayInjector | None:
             DELAY_VARIABLE,
         )
         log_at_exit(_last_report)
-    return injector
+    return kept
 
 
 def _last_report() -> DelayReport | None:
