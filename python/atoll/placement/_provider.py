@@ -24,7 +24,7 @@ from atoll.loop import (
     still_running,
     switch_interval,
 )
-from atoll.observe import LagProbe, LoopMonitor
+from atoll.observe import LagProbe, LoopMonitor, ObserveEndpoint, endpoint_from_environment
 from atoll.placement._module_check import checked_class
 from atoll.placement._options import PlacementOptions
 from atoll.placement._policy import IoContextPolicy, PlacedLoop, title_of
@@ -80,6 +80,9 @@ class IoContextProvider(Generic[M_contra]):
         checked: Whether modules check their loop: see `create`. A policy can except single loops.
         monitor: Who watches the loops and reports stalls, a running one; True for one of the provider's own, False for
             nobody.
+        observe: Where `atoll top` and Prometheus can read what the process does, such as `"127.0.0.1:9464"` or
+            `"unix:/run/service.sock"`; the environment variable `ATOLL_OBSERVE` says it otherwise. See
+            `atoll.observe.ObserveEndpoint`.
         stop_timeout: Seconds until modules and loops are to have stopped. When a module uses up the time, the others
             are asked to stop all at once, and get one second more. What has not stopped by then is named.
 
@@ -97,6 +100,7 @@ class IoContextProvider(Generic[M_contra]):
         stop_timeout: float = STOP_TIMEOUT,
         checked: bool = True,
         monitor: LoopMonitor | bool = True,
+        observe: str | None = None,
     ) -> None:
         _check_policy(policy)
         if not (default is None or isinstance(default, IoContext)):
@@ -123,6 +127,7 @@ class IoContextProvider(Generic[M_contra]):
         self._created: list[type] = []
         self._own_monitor = monitor is True
         self._monitor = LoopMonitor() if monitor is True else monitor or None
+        self._endpoint = None if observe is None else ObserveEndpoint(observe)
         # What is left when the provider ends: the switch interval, the probes, its own monitor.
         self._at_end = contextlib.ExitStack()
 
@@ -262,6 +267,7 @@ class IoContextProvider(Generic[M_contra]):
 
         Raises:
             PlacementError: When it has been entered before, or the default loop has the name of another.
+            BindError: When `observe`, or `ATOLL_OBSERVE`, is no address that can be listened on.
             TimeoutError: When a loop did not run in time; the message names it.
             Exception: What else kept a loop from running. In each case those that ran already are stopped again.
         """
@@ -279,6 +285,10 @@ class IoContextProvider(Generic[M_contra]):
         try:
             self._loops = dict.fromkeys(self._policy._modules, default)  # noqa: SLF001 - the policy's other half
             end = self._now() + self._start_timeout
+            if self._endpoint is not None:
+                self._at_end.enter_context(self._endpoint)
+            else:
+                endpoint_from_environment()
             if self._monitor is not None and self._own_monitor:
                 self._at_end.enter_context(self._monitor)
             for loop in loops:

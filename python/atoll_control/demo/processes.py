@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from atoll_control.demo.node import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from atoll_control.demo.worker import Task
 
@@ -33,7 +34,11 @@ class ChildFailedError(Exception):
 
 
 async def _start(
-    module: str, *arguments: str, stdout: int | None = None, stderr: int | None = None
+    module: str,
+    *arguments: str,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -46,6 +51,7 @@ async def _start(
         limit=LINE_LIMIT,
         stdout=stdout,
         stderr=stderr,
+        env=None if environment is None else {**os.environ, **environment},
     )
 
 
@@ -71,8 +77,8 @@ class ServerProcess:
         self._lines: asyncio.Task[None] | None = None
         self._address: asyncio.Future[str] | None = None
 
-    async def start(self, *arguments: str) -> str:
-        """Starts the server and returns its address.
+    async def start(self, *arguments: str, environment: Mapping[str, str]) -> str:
+        """Starts the server, with `environment` besides the demo's own, and returns its address.
 
         Raises:
             ChildFailedError: it did not come up.
@@ -83,6 +89,7 @@ class ServerProcess:
             *("serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--demo-controls", "--exit-with-stdin"),
             *arguments,
             stderr=asyncio.subprocess.PIPE,
+            environment=environment,
         )
         self._lines = asyncio.create_task(self._read(self._process, self._address))
         try:

@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
+from atoll_control.demo.observation import Observation
 from atoll_control.demo.processes import ChildFailedError, ServerProcess, WorkerProcess, log_path
 from atoll_control.demo.samples import Half
 from atoll_control.demo.verdict import Facts, Verdict, duration, judge
@@ -93,6 +94,7 @@ class Demo:
     measuring: bool = False
     workers: list[WorkerProcess] = field(default_factory=list)
     server: ServerProcess | None = None
+    observation: Observation | None = None
 
     async def run(self) -> Outcome:
         """Runs the demo.
@@ -156,6 +158,7 @@ class Demo:
             block=settings.block,
             gil_enabled=stats.gil_enabled if stats is not None else True,
             one_loop=settings.one_loop,
+            stalls=None if self.observation is None else tuple(self.observation.seen.values()),
         )
         for error, count in Counter(self.errors).most_common(SHOWN_ERRORS):
             self.view.say(f"error: {error}" + (f" ({count} times)" if count > 1 else ""))
@@ -173,8 +176,10 @@ class Demo:
         arguments = ["--one-loop"] if self.settings.one_loop else []
         if self.settings.network_threads is not None:
             arguments += ["--network-threads", str(self.settings.network_threads)]
-        address = await self.server.start(*arguments)
+        self.observation = Observation(self.run_id)
+        address = await self.server.start(*arguments, environment=self.observation.environment)
         self.view.say(f"server: a process of its own on {address}; its log, kept unless all goes well, is {path}")
+        self.view.say(f"while it runs, another terminal can watch its loops: atoll top {self.observation.address}")
         return address
 
     async def _stop_server(self, server: ServerProcess, path: Path) -> None:
@@ -246,6 +251,9 @@ class Demo:
             if tick % STATS_EVERY_TICKS == 0 and (stats := await self._stats(faults)) is not None:
                 self.snapshot.loops = stats.loops
                 self.snapshot.nodes = stats.nodes or self.snapshot.nodes
+            if self.observation is not None:
+                await self.observation.look()
+                self.snapshot.stuck = self.observation.stuck_now
             tick += 1
             yield
             await asyncio.sleep(min(TICK, max(0.0, end - now)))
@@ -328,6 +336,7 @@ def as_json(settings: DemoSettings, outcome: Outcome, exit_code: int) -> dict[st
         "registered_again": facts.registered_again,
         "wrong_reads": facts.wrong_reads,
         "slow_module": facts.slow_module,
+        "stalls": [vars(stuck) for stuck in facts.stalls or ()],
         "heartbeats": {name: vars(summary) for name, summary in facts.heartbeats.items()},
         "store": {name: vars(summary) for name, summary in facts.kv.items()},
         "loops": [

@@ -6,20 +6,25 @@ The criterion. Heartbeats count as unaffected by the slow module if, while it wa
   100 ms in any case. On the slow module's loop most of them would wait for longer than that.
 - none failed, no node was marked dead, and none had to register again.
 
+The slow handler must have been named, with the stack of its thread, while it kept its loop.
+
 And the run must have been able to show it: at least 80 % of the heartbeats due were sent, the slow module was indeed
 slow, the store worked before, and every value read was the one written.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from atoll_control.demo.observation import Stuck
     from atoll_control.demo.samples import Summary
 
+STALL_THRESHOLD: Final = 0.1
 LATENCY_BOUND: Final = 0.100
 MIN_SHARE_SENT: Final = 0.8
 
@@ -40,6 +45,15 @@ class Facts:
     block: float
     gil_enabled: bool = True
     one_loop: bool = False
+    stalls: tuple[Stuck, ...] | None = None
+
+    @property
+    def named(self) -> Stuck | None:
+        """A stall that names the slow module's handler, the one with the longest stack; None when there is none."""
+        services = {"KvManager": "KvService.", "NodeManager": "NodeService."}
+        prefix = services.get(self.slow_module or "", "-")
+        found = [stuck for stuck in self.stalls or () if stuck.handler.startswith(prefix)]
+        return max(found, key=lambda stuck: (len(stuck.stack), stuck.duration), default=None)
 
 
 @dataclass(frozen=True)
@@ -132,12 +146,22 @@ def judge(facts: Facts) -> Verdict:
                 premise=True,
             )
         )
+    if facts.slow_module and facts.stalls is not None and facts.block > STALL_THRESHOLD * 1.5:
+        named = facts.named
+        seen = f"{named.handler} on loop {named.loop}, at {named.where or 'no stack'}" if named else "no stall was seen"
+        checks.append(
+            Check(
+                f"{facts.slow_module}'s handler was named while it kept its loop",
+                named is not None and (bool(named.stack) or sys.platform != "linux"),
+                seen,
+            )
+        )
     return Verdict(tuple(checks), _outcome(facts, checks), _remark(facts, during, limit))
 
 
 def _outcome(facts: Facts, checks: Sequence[Check]) -> str:
     missing = [check.name for check in checks if check.premise and not check.passed]
-    affected = any(not (check.passed or check.premise) for check in checks)
+    affected = any(not (check.passed or check.premise or "was named" in check.name) for check in checks)
     lost = facts.nodes - facts.nodes_alive
     nodes = f"{lost} of {facts.nodes} nodes were lost" if lost else f"all {facts.nodes} nodes stayed alive"
     if facts.slow_module is None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from atoll_control.api.demo.v1 import fault_pb2
+    from atoll_control.demo.observation import Stuck
     from atoll_control.demo.samples import Summary
 
 HALVES = {"healthy": "undisturbed", "slow": "one module slow"}
@@ -34,6 +35,7 @@ class Snapshot:
     heartbeats: Mapping[str, Summary] = field(default_factory=dict)
     kv: Mapping[str, Summary] = field(default_factory=dict)
     loops: Sequence[fault_pb2.LoopStats] = ()
+    stuck: Stuck | None = None
 
 
 class View(Protocol):
@@ -89,6 +91,8 @@ class LiveView:
         parts = [bar, calls_table(snapshot.heartbeats, snapshot.kv)]
         if snapshot.loops:
             parts.append(loops_table(snapshot.loops))
+        if snapshot.stuck is not None:
+            parts.append(Text(stuck_line(snapshot.stuck), style="bold red"))
         self._live.update(Group(*parts), refresh=True)
 
 
@@ -125,7 +129,15 @@ class PlainView:
                 failed = f", {summary.failed} failed" if summary.failed else ""
                 parts.append(f"{name} p50 {duration(summary.p50)}, p99 {duration(summary.p99)}{failed}")
         parts.extend(f"{loop.name} lag {duration(loop.lag)}" for loop in snapshot.loops)
+        if snapshot.stuck is not None:
+            parts.append(stuck_line(snapshot.stuck))
         self.say("; ".join(part for part in parts if part))
+
+
+def stuck_line(stuck: Stuck) -> str:
+    """Who keeps which loop, and where in its code."""
+    where = f" at {stuck.where}" if stuck.where else ""
+    return f"stuck: {stuck.handler} keeps loop {stuck.loop}, {duration(stuck.duration)} so far{where}"
 
 
 def _nodes(nodes: Mapping[str, int]) -> str:
@@ -186,6 +198,12 @@ def report(console: Console, facts: Facts, verdict: Verdict, loops: Sequence[fau
     console.print(calls_table(facts.heartbeats, facts.kv))
     if loops:
         console.print(loops_table(loops))
+    if (stuck := facts.named) is not None:
+        console.print(
+            f"A stall as it was reported while {stuck.handler} kept loop {stuck.loop}, the innermost frame first:",
+            highlight=False,
+        )
+        console.print(Text(stuck.stack.rstrip() or "  (no stack)", style="dim"), soft_wrap=True)
     for check in verdict.checks:
         mark = Text("yes", style="green") if check.passed else Text("NO ", style="bold red")
         console.print(Text.assemble("  ", mark, f"  {check.name}: {check.detail}"), soft_wrap=True)
