@@ -11,7 +11,7 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`chaos`]: delays and fault sites, for tests.
-//! * [`exposition`]: the statistics of all loops as Prometheus text.
+//! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -27,6 +27,7 @@ mod checked_function;
 mod context;
 mod current;
 mod drain;
+mod endpoint;
 mod error;
 mod exposition;
 mod gil_gauge;
@@ -60,6 +61,8 @@ mod _core {
     use crate::checked_function::CheckedFunction;
     #[pymodule_export]
     use crate::current::current_loop;
+    #[pymodule_export]
+    use crate::endpoint::EndpointCore;
     #[pymodule_export]
     use crate::exposition::prometheus_text;
     #[pymodule_export]
