@@ -18,6 +18,7 @@ from atoll.rpc._options import ServerOptions
 __all__ = [
     "BoundHandler",
     "CheckedFunction",
+    "EndpointCore",
     "FaultStream",
     "GilGauge",
     "HandlerSteps",
@@ -238,6 +239,21 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+@final
+class EndpointCore:
+    """A server that tells what the process does, from its construction to `stop()`. Any thread."""
+
+    def __new__(cls, address: str) -> Self: ...
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that was taken."""
+
+    def stop(self) -> None:
+        """Closes all that is open and waits for the thread, which never waits for Python."""
+
+    def close_in_child(self) -> None:
+        """Closes what a forked child has inherited, once."""
 
 def prometheus_text() -> str:
     """The statistics of all loops as Prometheus text. Any thread; the GIL is released meanwhile."""

@@ -3,6 +3,7 @@
 //! * [`activity`]: what a loop's thread is doing.
 //! * [`chaos`]: delays and faults on purpose, for tests.
 //! * [`clock`]: time stamps that cost a few nanoseconds.
+//! * [`endpoint`]: what this process does, told over HTTP without Python.
 //! * [`exposition`]: the statistics of loops as Prometheus text.
 //! * [`fork`]: telling a forked child from its parent.
 //! * [`lag`]: how long a handler that is posted now waits for its turn.
@@ -19,6 +20,7 @@
 pub mod activity;
 pub mod chaos;
 pub mod clock;
+pub mod endpoint;
 pub mod exposition;
 pub mod fork;
 pub mod lag;

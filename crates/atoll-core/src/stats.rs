@@ -84,6 +84,12 @@ impl Recorder {
         add(&self.buckets[bucket(ticks)], 1);
     }
 
+    /// The longest so far, zero when there is none. Any thread.
+    #[must_use]
+    pub fn longest(&self) -> u64 {
+        self.max.load(Relaxed)
+    }
+
     /// What has been recorded so far. Any thread.
     #[must_use]
     pub fn snapshot(&self) -> Distribution {
@@ -128,6 +134,24 @@ impl Distribution {
                 };
                 (bucket_start(i), end, n)
             })
+    }
+
+    /// The duration that `fraction` of all do not exceed, to an eighth of its value; zero when there is none.
+    #[must_use]
+    pub fn quantile(&self, fraction: f64) -> u64 {
+        // As `Distribution.quantile` in `atoll/loop/_distribution.py` does it.
+        let rank = fraction * self.buckets.iter().sum::<u64>() as f64;
+        let mut below = 0.0;
+        for (start, end, count) in self.filled() {
+            let count = count as f64;
+            if below + count >= rank {
+                let width = end.saturating_sub(start) as f64;
+                let within = start + (width * (rank - below) / count) as u64;
+                return within.max(self.min.min(self.max)).min(self.max);
+            }
+            below += count;
+        }
+        self.max
     }
 
     /// Adds what another distribution holds.
@@ -324,6 +348,25 @@ mod tests {
             (3, 6_000, 1_000, 3_000)
         );
         assert!(seen.filled().all(|(start, end, n)| n == 1 && start < end));
+    }
+
+    #[test]
+    fn a_quantile_is_right_to_an_eighth_and_never_beyond_the_extremes() {
+        let recorder = Recorder::default();
+        assert_eq!(recorder.snapshot().quantile(0.99), 0, "there is none");
+        for value in 1..=1_000 {
+            recorder.record(value * 1_000);
+        }
+        let seen = recorder.snapshot();
+        for (fraction, exact) in [(0.5, 500_000_u64), (0.9, 900_000), (0.99, 990_000)] {
+            let found = seen.quantile(fraction);
+            assert!(found.abs_diff(exact) * 8 <= exact, "{fraction}: {found}");
+        }
+        assert_eq!((seen.quantile(0.0), seen.quantile(1.0)), (1_000, 1_000_000));
+        let one = Recorder::default();
+        one.record(7_777);
+        assert_eq!(one.snapshot().quantile(0.5), 7_777);
+        assert_eq!(one.longest(), 7_777);
     }
 
     #[test]

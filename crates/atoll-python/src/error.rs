@@ -1,6 +1,7 @@
 //! Where Rust errors become Python exceptions.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use atoll_core::transport::BindError;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 mod classes {
@@ -76,6 +77,14 @@ pub(crate) fn no_context(context: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!(
         "context={context:?} is no contextvars.Context: pass what contextvars.copy_context() returns"
     ))
+}
+
+/// An address can't be listened on: never, or not now.
+pub(crate) fn not_bound(problem: &BindError) -> PyErr {
+    match problem.io_error() {
+        None => PyValueError::new_err(problem.to_string()),
+        Some(_) => PyOSError::new_err(problem.to_string()),
+    }
 }
 
 /// The server has been started.

@@ -13,6 +13,7 @@
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`exposition`]: the statistics of all loops as Prometheus text.
 //! * [`vectorcall`]: calls of our classes without a tuple.
+//! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
 //! * [`error`]: where Rust errors become Python exceptions.
 
 // PyO3 hands over what it extracts, and what a queue owns is passed on by value.
@@ -28,6 +29,7 @@ mod checked_function;
 mod context;
 mod current;
 mod drain;
+mod endpoint;
 mod error;
 mod exposition;
 mod gil_gauge;
@@ -62,6 +64,8 @@ mod _core {
     use crate::checked_function::CheckedFunction;
     #[pymodule_export]
     use crate::current::current_loop;
+    #[pymodule_export]
+    use crate::endpoint::EndpointCore;
     #[pymodule_export]
     use crate::exposition::prometheus_text;
     #[pymodule_export]

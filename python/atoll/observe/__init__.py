@@ -3,6 +3,7 @@
 The metrics have one table, `docs/metrics.md`, wherever they go.
 """
 
+from atoll.observe._endpoint import ObserveEndpoint, endpoint_from_environment
 from atoll.observe._gil_gauge import GilGauge
 from atoll.observe._lag_probe import LagProbe
 from atoll.observe._monitor import LoopHealth, LoopMonitor, MonitorOptions, Stall
@@ -17,10 +18,12 @@ __all__ = [
     "LoopHealth",
     "LoopMonitor",
     "MonitorOptions",
+    "ObserveEndpoint",
     "PrometheusCollector",
     "Stall",
     "StatsLogger",
     "WaitingCycle",
+    "endpoint_from_environment",
     "instrument_opentelemetry",
     "prometheus_text",
 ]

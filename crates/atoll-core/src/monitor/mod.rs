@@ -58,6 +58,8 @@ pub enum Event {
 pub struct LoopView {
     /// Its name.
     pub name: String,
+    /// Tells loops of one name apart: the address of the loop's record, which no other has while the loop lives.
+    pub address: usize,
     /// Whether its health counts for the whole.
     pub counts: bool,
     /// Whether some thread runs it.
@@ -235,10 +237,14 @@ impl Drop for Monitor {
     }
 }
 
-/// What the process's monitors say of their loops.
+/// What the process's monitors say of their loops; one that has been stopped says nothing any more.
 #[must_use]
 pub fn all_views() -> Vec<LoopView> {
-    all().iter().flat_map(|inner| inner.views()).collect()
+    all()
+        .iter()
+        .filter(|inner| !inner.lock().stopped)
+        .flat_map(|inner| inner.views())
+        .collect()
 }
 
 /// What the process's monitors have retained, the oldest first.
@@ -360,6 +366,7 @@ impl Watched {
         });
         LoopView {
             name: observed.name().into(),
+            address: std::ptr::from_ref(record).addr(),
             counts: self.counts,
             runs: record.activity.thread().is_some(),
             healthy: seen.healthy,

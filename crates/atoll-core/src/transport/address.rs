@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(crate) enum Address {
     /// A name or a literal without brackets, and a port.
     Tcp { host: String, port: u16 },
     /// A socket in the file system.
@@ -15,7 +15,7 @@ pub(super) enum Address {
 
 impl Address {
     /// Reads `host:port`, `[v6]:port`, `:port`, `dns:`, `ipv4:`, `ipv6:` and `unix:` addresses.
-    pub(super) fn parse(text: &str) -> Result<Self, BindError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BindError> {
         if let Some(rest) = text.strip_prefix("unix:") {
             // `unix:path`, `unix:/path`, and the URI forms `unix:///path` and `unix://localhost/path`.
             let path = match rest.strip_prefix("//") {
@@ -88,14 +88,14 @@ enum Problem {
 }
 
 impl BindError {
-    fn invalid(address: &str, reason: &'static str) -> Self {
+    pub(crate) fn invalid(address: &str, reason: &'static str) -> Self {
         Self {
             address: address.into(),
             problem: Problem::Invalid(reason),
         }
     }
 
-    pub(super) fn io(address: &str, error: io::Error) -> Self {
+    pub(crate) fn io(address: &str, error: io::Error) -> Self {
         Self {
             address: address.into(),
             problem: Problem::Io(error),

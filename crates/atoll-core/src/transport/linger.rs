@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// What TCP and Unix streams have in common: all of it through a shared reference.
-pub(super) trait Socket: AsFd {
+pub(crate) trait Socket: AsFd {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn try_read_buf(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize>;
@@ -56,7 +56,7 @@ socket!(TcpStream);
 socket!(UnixStream);
 
 /// One of two handles to a socket: the one that h2 reads, writes and drops.
-pub(super) struct SharedSocket<S>(pub(super) Arc<S>);
+pub(crate) struct SharedSocket<S>(pub(crate) Arc<S>);
 
 impl<S: Socket> AsyncRead for SharedSocket<S> {
     fn poll_read(
@@ -121,7 +121,7 @@ impl<S: Socket> AsyncWrite for SharedSocket<S> {
 }
 
 /// Tells the client that nothing more will come and reads until it closes, or for `limit`.
-pub(super) async fn linger<S: Socket>(socket: &S, limit: Duration) {
+pub(crate) async fn linger<S: Socket>(socket: &S, limit: Duration) {
     // Fails when the client has closed already; then the first read says so, too.
     let _ = SockRef::from(socket).shutdown(Shutdown::Write);
     let mut unread = [0; 512];

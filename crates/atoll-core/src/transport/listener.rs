@@ -86,7 +86,7 @@ impl Listener {
 
 /// Binds all addresses of a name to one port. A family that this machine does not have is skipped as long as
 /// another is bound.
-fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for _ in 0..PORT_ATTEMPTS {
         let mut listeners: Vec<TcpListener> = Vec::new();
@@ -160,7 +160,7 @@ fn bind_unix(path: &Path) -> io::Result<ListeningSocket> {
 }
 
 /// Whether the socket file belongs to a server that is gone.
-fn is_left_over(path: &Path) -> bool {
+pub(crate) fn is_left_over(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     is_socket && UnixStream::connect(path).err().is_some_and(refused)

@@ -21,7 +21,7 @@
 //! reply back, `wire` sends it.
 
 mod acceptor;
-mod address;
+pub(crate) mod address;
 mod base64;
 mod batches;
 mod body;
@@ -30,8 +30,8 @@ mod config;
 mod connection;
 mod counters;
 mod deadlines;
-mod linger;
-mod listener;
+pub(crate) mod linger;
+pub(crate) mod listener;
 pub mod metadata;
 mod outbox;
 mod reply;

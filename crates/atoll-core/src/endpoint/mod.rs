@@ -1,0 +1,292 @@
+//! What this process does, told over HTTP/1.1 to its own machine: while every loop is stuck and the GIL is held, too.
+//!
+//! * [`answer`]: which request gets which answer.
+//! * [`top`]: the JSON of `/top`, documented in `docs/top.md`.
+//! * [`process`]: what is known of the process itself.
+//! * [`socket`]: the addresses that may be listened on, and the file of a Unix socket.
+//!
+//! What holds:
+//! * it listens on loopback addresses and Unix sockets only, and over TCP answers only who asks for a name of loopback: a page
+//!   in a browser that has its own name point here gets nothing;
+//! * one connection carries one request, and its life is bounded by [`Limits`], whatever its client sends or leaves out;
+//! * nothing here waits for a loop or the GIL.
+//!
+//! | thread | enters |
+//! |---|---|
+//! | `atoll-observe` | everything; it has all connections |
+//! | any | [`Endpoint`]'s methods |
+//!
+//! | state | written by | read by | under |
+//! |---|---|---|---|
+//! | `thread`, `files` | who stops it | the same | their mutexes |
+
+mod answer;
+mod process;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod top;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::fork;
+use crate::transport::BindError;
+use crate::transport::linger::{SharedSocket, Socket, linger};
+use answer::{Body, Peer, answer};
+use process::Process;
+use socket::{Bound, Listening, SocketFile};
+
+/// What a client may take of the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many connections there may be at once; more are answered 503 and closed.
+    pub connections: usize,
+    /// How long a client may take to send the head of its request, from when it connects.
+    pub header_read_timeout: Duration,
+    /// How long a connection may last altogether: clients that read slowly find an end, too.
+    pub exchange_timeout: Duration,
+    /// How long the head of a request may be, in bytes, from 8,192 on; a longer one is answered 431. A body is refused.
+    pub request_size: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 32,
+            header_read_timeout: Duration::from_secs(5),
+            exchange_timeout: Duration::from_secs(15),
+            request_size: 16 * 1024,
+        }
+    }
+}
+
+/// How long a client is given to close after the answer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long accepting rests after an error such as "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client that is gone must not cause SIGPIPE, which a program may have given back its deadly meaning; elsewhere sockets
+/// that were accepted never do.
+const NO_SIGNAL: i32 = if cfg!(target_os = "linux") {
+    libc::MSG_NOSIGNAL
+} else {
+    0
+};
+/// What hyper buffers at least.
+const LEAST_REQUEST_SIZE: usize = 8192;
+
+/// A server that tells what the process does, from a thread of its own. Any thread.
+pub struct Endpoint {
+    address: String,
+    stopping: Arc<Notify>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    files: Mutex<Vec<SocketFile>>,
+    descriptors: Vec<i32>,
+    generation: u32,
+}
+
+impl Endpoint {
+    /// Listens on `address` and answers until [`Self::stop`]: `"127.0.0.1:9464"`, `"localhost:0"`, `"[::1]:0"` (0 takes a free
+    /// port), `"unix:/run/atoll.sock"`.
+    ///
+    /// # Errors
+    /// When the address is malformed, not this machine's own, or can't be listened on; the message says why.
+    pub fn start(address: &str, limits: Limits) -> Result<Self, BindError> {
+        let failed = |error| BindError::io(address, error);
+        let bound = socket::bind(address)?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let Bound {
+            address: told,
+            listening,
+            files,
+        } = bound;
+        let descriptors = listening.iter().map(Listening::descriptor).collect();
+        let listeners = register(&runtime, listening).map_err(failed)?;
+        let stopping = Arc::new(Notify::new());
+        let (until, process) = (Arc::clone(&stopping), Arc::new(Process::now()));
+        let thread = std::thread::Builder::new()
+            .name("atoll-observe".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let places = Arc::new(Semaphore::new(limits.connections));
+                    for listener in listeners {
+                        let shared = (Arc::clone(&places), Arc::clone(&process));
+                        tokio::spawn(accept_forever(listener, shared, limits));
+                    }
+                    until.notified().await;
+                });
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            address: told,
+            stopping,
+            thread: Mutex::new(Some(thread)),
+            files: Mutex::new(files),
+            descriptors,
+            generation: fork::watch(),
+        })
+    }
+
+    /// Where it listens, the port that was taken included; a Unix socket's path is absolute.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Closes what is open, removes the file of a Unix socket and waits for the thread, which takes no time; a second call does
+    /// nothing, and neither does a forked child's.
+    pub fn stop(&self) {
+        if self.generation != fork::generation() {
+            return;
+        }
+        drop(std::mem::take(&mut *lock(&self.files)));
+        self.stopping.notify_one();
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    /// To be called in a forked child, once: closes what it has inherited, so that the address is free when the parent ends.
+    pub fn close_in_child(&self) {
+        if self.generation == fork::generation() {
+            return;
+        }
+        for &descriptor in &self.descriptors {
+            // SAFETY: a descriptor of the parent's, which was open when it forked; nothing in the child uses or owns it, as
+            // the thread that does was not copied.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            self.stop();
+        } else {
+            // The file is the parent's.
+            if let Ok(files) = self.files.get_mut() {
+                std::mem::take(files).into_iter().for_each(std::mem::forget);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+fn register(runtime: &Runtime, listening: Vec<Listening>) -> io::Result<Vec<Listener>> {
+    let _entered = runtime.enter();
+    listening
+        .into_iter()
+        .map(|each| match each {
+            Listening::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            Listening::Unix(listener) => UnixListener::from_std(listener).map(Listener::Unix),
+        })
+        .collect()
+}
+
+type Shared = (Arc<Semaphore>, Arc<Process>);
+
+async fn accept_forever(listener: Listener, shared: Shared, limits: Limits) {
+    loop {
+        let accepted = match &listener {
+            Listener::Tcp(tcp) => tcp
+                .accept()
+                .await
+                .map(|(stream, _)| serve(stream, Peer::Tcp, &shared, limits)),
+            Listener::Unix(unix) => unix
+                .accept()
+                .await
+                .map(|(stream, _)| serve(stream, Peer::Unix, &shared, limits)),
+        };
+        match accepted {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn serve<S>(stream: S, peer: Peer, (places, process): &Shared, limits: Limits)
+where
+    S: Socket + Send + Sync + 'static,
+{
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        refuse(&stream);
+        return;
+    };
+    let process = Arc::clone(process);
+    tokio::spawn(async move {
+        let stream = Arc::new(stream);
+        let exchange = exchange(Arc::clone(&stream), peer, process, limits);
+        // Whatever went wrong, the client has been told or is gone.
+        let _ = tokio::time::timeout(limits.exchange_timeout, exchange).await;
+        linger(&*stream, CLOSE_TIMEOUT).await;
+        drop(place);
+    });
+}
+
+async fn exchange<S>(
+    stream: Arc<S>,
+    peer: Peer,
+    process: Arc<Process>,
+    limits: Limits,
+) -> hyper::Result<()>
+where
+    S: Socket + Send + Sync + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answered = answer(&request, peer, &process);
+        async move { Ok::<Response<Body>, Infallible>(answered) }
+    });
+    let size = limits.request_size.max(LEAST_REQUEST_SIZE);
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_header_size(size)
+        .max_buf_size(size)
+        .keep_alive(false)
+        .half_close(true)
+        .serve_connection(TokioIo::new(SharedSocket(stream)), service)
+        .await
+}
+
+/// Tells a client that there are too many, as far as that can be done without waiting for it.
+fn refuse<S: Socket>(stream: &S) {
+    let text = "too many connections: try again later\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\
+         \r\n{text}",
+        text.len()
+    );
+    let socket = SockRef::from(stream);
+    let _ = socket.send_with_flags(answer.as_bytes(), NO_SIGNAL);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    // What it has sent already would, unread, make closing a reset.
+    let mut unread = [std::mem::MaybeUninit::uninit(); 4096];
+    let _ = socket.recv(&mut unread);
+}
