@@ -45,6 +45,12 @@ def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path:
     assert result["store"]["slow"]["p50"] > 0.1
     assert "Heartbeats stayed unaffected while KvManager was slow, and all 10 nodes stayed alive." in shown
     assert list(tmp_path.glob("*.log")) == []
+    assert "KvManager's handler was named while it kept its loop: KvService." in shown
+    stalls = [stall for stall in result["stalls"] if stall["handler"].startswith("KvService.")]
+    assert {stall["loop"] for stall in stalls} == {"kv_manager"}
+    if sys.platform == "linux":
+        assert any("faults.py" in stall["stack"] for stall in stalls)
+        assert "the innermost frame first:\n  File" in shown
     loops = {loop["name"]: loop for loop in result["loops"]}
     handlers = {handler["name"]: handler for handler in loops["kv_manager"]["handlers"]}
     assert handlers["KvService.Put"]["execution_time"]["max"] >= 0.2

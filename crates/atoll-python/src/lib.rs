@@ -11,7 +11,6 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`chaos`]: delays and fault sites, for tests.
-//! * [`exposition`]: the statistics of all loops as Prometheus text.
 //! * [`vectorcall`]: calls of our classes without a tuple.
 //! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
 //! * [`error`]: where Rust errors become Python exceptions.

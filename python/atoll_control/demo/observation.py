@@ -19,14 +19,14 @@ class Stuck:
     """A handler that keeps its loop too long. Times in seconds.
 
     Attributes:
-        number: the stall's, for one that is seen twice.
+        began: since 1970; one stall has one, however often it is seen.
         loop: the loop's name.
         handler: the handler's.
         duration: how long it has taken.
         stack: the Python stack of the loop's thread meanwhile, the innermost frame first; empty where none can be had.
     """
 
-    number: int
+    began: float
     loop: str
     handler: str
     duration: float
@@ -41,7 +41,7 @@ class Stuck:
     def of(cls, stall: dict[str, Any]) -> Stuck:
         """As the endpoint tells it."""
         handler = stall["handler"] or "something that is no handler"
-        return cls(stall["number"], stall["loop"], handler, stall["duration"], stall["stack"] or "")
+        return cls(stall["began"], stall["loop"], handler, stall["duration"], stall["stack"] or "")
 
 
 class Observation:
@@ -51,7 +51,7 @@ class Observation:
         """Takes the run's name, for the socket's."""
         self._path = Path(tempfile.gettempdir()) / f"atoll-demo-{run_id}.sock"
         self.stuck_now: Stuck | None = None
-        self.seen: dict[int, Stuck] = {}
+        self.seen: dict[tuple[str, float], Stuck] = {}
 
     @property
     def address(self) -> str:
@@ -72,8 +72,9 @@ class Observation:
         now = [Stuck.of(loop["stall"]) for loop in told["loops"] if loop["stall"]]
         self.stuck_now = max(now, key=lambda stuck: stuck.duration, default=None)
         for stuck in [*map(Stuck.of, told["stalls"]), *now]:
-            if stuck.stack or stuck.number not in self.seen:
-                self.seen[stuck.number] = stuck
+            key = (stuck.loop, stuck.began)
+            if stuck.stack or key not in self.seen:
+                self.seen[key] = stuck
 
     def _read(self) -> dict[str, Any]:
         connection = _UnixConnection(self._path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -88,7 +88,7 @@ class LiveView:
             f"{snapshot.done:.0f} of {snapshot.total:.0f} s",
             _nodes(snapshot.nodes),
         )
-        parts = [bar, calls_table(snapshot.heartbeats, snapshot.kv)]
+        parts: list[RenderableType] = [bar, calls_table(snapshot.heartbeats, snapshot.kv)]
         if snapshot.loops:
             parts.append(loops_table(snapshot.loops))
         if snapshot.stuck is not None:
