@@ -94,7 +94,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
             watch = _ParentWatch(server, settings.grace)
             await asyncio.get_running_loop().connect_read_pipe(lambda: watch, sys.stdin)
         if faults is not None:
-            await faults.start()
+            faults.start()
         _log.info(
             "server_started",
             address=f"{settings.listen.rpartition(':')[0]}:{port}",
@@ -116,7 +116,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
                 # A second signal must not cut short what is stopping already.
                 asyncio.get_running_loop().add_signal_handler(number, _log.info, "already_stopping")
             if faults is not None:
-                await faults.stop()
+                faults.stop()
 
 
 class _ParentWatch(asyncio.Protocol):

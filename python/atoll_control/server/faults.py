@@ -20,14 +20,14 @@ import grpc
 import grpc.aio
 import structlog
 
-from atoll import Distribution
+from atoll.observe import LagProbe
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.server.node_manager import NodeManager
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from atoll import IoContext, LoopStats, ModuleRef
+    from atoll import Distribution, IoContext, LoopStats, ModuleRef
 
 MAX_BLOCK_SECONDS: Final = 5.0
 PROBE_INTERVAL: Final = 0.1
@@ -122,35 +122,18 @@ class FaultInjector(fault_pb2_grpc.FaultServiceServicer):
         self._nodes = nodes
         self._io_contexts = {module.io_context.name: module.io_context for module in modules.values()}
         self._before: dict[str, LoopStats] = {}
-        self._lag = dict.fromkeys(self._io_contexts, 0.0)
-        self._probe_sent: dict[str, float | None] = dict.fromkeys(self._io_contexts)
-        self._probes: list[asyncio.Task[None]] = []
+        self._lags: dict[str, LagProbe] = {}
 
-    async def start(self) -> None:
-        """Starts to probe how late the loops are."""
-        self._probes = [asyncio.create_task(self._probe(io_context)) for io_context in self._io_contexts.values()]
+    def start(self) -> None:
+        """Starts to measure how late the loops are."""
+        self._lags = {name: LagProbe(io_context, PROBE_INTERVAL) for name, io_context in self._io_contexts.items()}
 
-    async def stop(self) -> None:
-        """Stops probing, and lets every handler pass."""
+    def stop(self) -> None:
+        """Stops measuring, and lets every handler pass."""
         for module in self._modules.values():
             module.switch.slowness = None
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
-
-    async def _probe(self, io_context: IoContext) -> None:
-        while True:
-            sent = io_context.now()
-            self._probe_sent[io_context.name] = sent
-            ran = await io_context.submit(io_context.now, name="demo.lag_probe")
-            self._lag[io_context.name] = ran - sent
-            self._probe_sent[io_context.name] = None
-            await asyncio.sleep(PROBE_INTERVAL)
-
-    def _lag_now(self, io_context: IoContext) -> float:
-        sent = self._probe_sent[io_context.name]
-        waiting = 0.0 if sent is None else io_context.now() - sent
-        return max(self._lag[io_context.name], waiting)
+        for probe in self._lags.values():
+            probe.stop()
 
     # -- FaultService --------------------------------------------------------------------------------------------------
 
@@ -200,55 +183,28 @@ class FaultInjector(fault_pb2_grpc.FaultServiceServicer):
     def _describe(self, io_context: IoContext) -> fault_pb2.LoopStats:
         stats = io_context.stats()
         before = self._before.get(io_context.name)
-        earlier = {} if before is None else {handler.name: handler for handler in before.handlers}
-        handlers: list[fault_pb2.HandlerStats] = []
-        queue_times: list[Distribution] = []
-        execution_times: list[Distribution] = []
-        for handler in stats.handlers:
-            past = earlier.get(handler.name)
-            queue_times.append(_since(handler.queue_time, past.queue_time if past else None))
-            execution_times.append(_since(handler.execution_time, past.execution_time if past else None))
-            handlers.append(
-                fault_pb2.HandlerStats(
-                    name=handler.name,
-                    total=handler.total - (past.total if past else 0),
-                    errors=handler.errors - (past.errors if past else 0),
-                    active=handler.active,
-                    queue_time=_spread(queue_times[-1]),
-                    execution_time=_spread(execution_times[-1]),
-                )
-            )
+        window = stats if before is None else stats - before
+        lag = self._lags.get(io_context.name)
         return fault_pb2.LoopStats(
             name=stats.name,
             modules=sorted(name for name, module in self._modules.items() if module.io_context is io_context),
             queued=sum(stats.queued.values()),
-            total=sum(handler.total for handler in handlers),
-            lag=self._lag_now(io_context),
-            queue_time=_spread(Distribution.merged(queue_times)),
-            execution_time=_spread(Distribution.merged(execution_times)),
-            handlers=handlers,
+            total=window.total,
+            lag=0.0 if lag is None else lag.lag,
+            queue_time=_spread(window.queue_time),
+            execution_time=_spread(window.execution_time),
+            handlers=[
+                fault_pb2.HandlerStats(
+                    name=handler.name,
+                    total=handler.total,
+                    errors=handler.errors,
+                    active=handler.active,
+                    queue_time=_spread(handler.queue_time),
+                    execution_time=_spread(handler.execution_time),
+                )
+                for handler in window.handlers
+            ],
         )
-
-
-def _since(now: Distribution, before: Distribution | None) -> Distribution:
-    """What was added to a distribution; its extremes as exact as the buckets are."""
-    if before is None or before.count == 0:
-        return now
-    earlier = {(start, end): count for start, end, count in before.buckets}
-    buckets = tuple(
-        (start, end, count - earlier.get((start, end), 0))
-        for start, end, count in now.buckets
-        if count > earlier.get((start, end), 0)
-    )
-    if not buckets:
-        return Distribution()
-    return Distribution(
-        count=now.count - before.count,
-        sum=now.sum - before.sum,
-        min=max(now.min, buckets[0][0]),
-        max=min(now.max, buckets[-1][1]),
-        buckets=buckets,
-    )
 
 
 def _spread(distribution: Distribution) -> fault_pb2.Spread:
