@@ -21,11 +21,15 @@ class Table:
 
 @dataclass(slots=True)
 class Result:
-    """One benchmark's outcome: figures by dotted name for JSON and thresholds, tables and notes for reading."""
+    """One benchmark's outcome: figures by dotted name for JSON and thresholds, tables and notes for reading.
+
+    ``applies`` is False where the benchmark has nothing to say on this Python; then no threshold asks for its figures.
+    """
 
     figures: dict[str, Figure] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    applies: bool = True
 
 
 class Benchmark(Protocol):
