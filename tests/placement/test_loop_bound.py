@@ -203,7 +203,8 @@ def test_what_was_in_the_box_is_let_go_outside_of_it(nodes: atoll.IoContext) -> 
         def __del__(self) -> None:
             values.append(box.get())
 
-    box: LoopBound[Any] = LoopBound(Old(), io_context=nodes)
+    box: LoopBound[Any] = LoopBound(None, io_context=nodes)
+    nodes.submit(lambda: box.set(Old())).result(30)
     nodes.submit(box.set, 5).result(30)
     assert values == [5]
 
