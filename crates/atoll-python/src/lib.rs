@@ -1,6 +1,6 @@
 //! The extension module `atoll._core`: a thin binding of atoll-core, one file per Python class.
 //!
-//! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`drain`] runs its handlers.
+//! * [`loop_core`]: `LoopCore`, the base class of `atoll.IoContext`; [`posting`] queues its handlers, [`drain`] runs them.
 //! * [`shared`]: what threads without the GIL may hold of a loop; [`current`]: which loop runs on this thread.
 //! * [`manual_timers`]: time that passes only when told to.
 //! * [`monitor`], [`lag_probe`], [`gil_gauge`]: what observes the loops.
@@ -42,6 +42,7 @@ mod method;
 mod module_check;
 mod module_home;
 mod monitor;
+mod posting;
 mod server_call;
 mod server_core;
 mod shared;
