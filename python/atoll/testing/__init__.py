@@ -4,6 +4,9 @@
     FakeServicerContext      what an `async def` handler gets, for calling it directly
     FakeSyncServicerContext  the same for a plain `def` handler
     ManualClock              time that stands still until a test moves it
+
+A pytest plugin comes with the package, `atoll.testing.pytest_plugin`: fixtures for contexts, a clock, and delays from a
+seed.
 """
 
 from atoll.testing._context import FakeServicerContext, FakeSyncServicerContext
