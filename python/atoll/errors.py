@@ -16,6 +16,7 @@ __all__ = [
     "MailboxFull",
     "NotOnLoopError",
     "PlacementError",
+    "RegistrationError",
     "ServerStateError",
 ]
 
@@ -77,6 +78,10 @@ class DeadlockError(AtollError):
 
 class PlacementError(AtollError, TypeError):
     """A policy, or its use, contradicts itself. Nothing has started; the message says how to mend it."""
+
+
+class RegistrationError(AtollError, TypeError):
+    """You asked a test server for a servicer that it can't add: name the function that generated code has for it."""
 
 
 class ServerStateError(AtollError):

@@ -1,0 +1,389 @@
+"""The fake context does what the real ones do: each behaviour runs against the fake, Atoll's server and grpc.aio's."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("grpc")
+import grpc.aio
+
+import atoll
+from atoll.testing import FakeServicerContext, FakeSyncServicerContext, serve
+
+pytestmark = pytest.mark.asyncio
+
+UNSENDABLE = ((("Capital", "letters"),), (("k", "new\nline"),), (("k", 5),), ("k",), (("grpc-status", "0"),))
+METADATA = (("k", "1"), ("raw-bin", b"\x00\xff"), ("k", "2"))
+Seen = list[object]
+Behaviour = Callable[[Any, Seen], Awaitable[None]]
+
+
+class Run:
+    """Runs a behaviour as a handler's body, and keeps what it saw; exceptions of the handler are seen, too."""
+
+    def __init__(self, call: Callable[[Behaviour, Seen], Awaitable[None]]) -> None:
+        self._call = call
+
+    async def __call__(self, behaviour: Behaviour) -> Seen:
+        seen: Seen = []
+        ended = asyncio.Event()
+
+        async def noted(context: Any, seen: Seen) -> None:
+            try:
+                await behaviour(context, seen)
+            except Exception as error:
+                seen.append(type(error).__mro__)
+                raise
+            finally:
+                ended.set()
+
+        async with asyncio.timeout(20):
+            await self._call(noted, seen)
+            await ended.wait()  # clients learn of an abort before the handler goes on
+        return seen
+
+
+async def call_with_a_fake(behaviour: Behaviour, seen: Seen) -> None:
+    context = FakeServicerContext(timeout=20, metadata=METADATA)
+    with contextlib.suppress(Exception):
+        await behaviour(context, seen)
+    context.finish()
+
+
+@contextlib.asynccontextmanager
+async def through(channel: Any, calls: list[tuple[Behaviour, Seen]]) -> AsyncIterator[Run]:
+    async def call(behaviour: Behaviour, seen: Seen) -> None:
+        calls.append((behaviour, seen))
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await channel.unary_unary("/test.Service/Behave")(b"", timeout=20, metadata=METADATA)
+
+    yield Run(call)
+
+
+def handler_of(calls: list[tuple[Behaviour, Seen]]) -> Any:
+    async def behave(_request: bytes, context: Any) -> bytes:
+        behaviour, seen = calls.pop()
+        await behaviour(context, seen)
+        return b""
+
+    return grpc.unary_unary_rpc_method_handler(behave)
+
+
+@contextlib.asynccontextmanager
+async def on_atolls_server() -> AsyncIterator[Run]:
+    calls: list[tuple[Behaviour, Seen]] = []
+
+    def register(_servicer: object, server: Any) -> None:
+        server.add_registered_method_handlers("test.Service", {"Behave": handler_of(calls)})
+
+    async with serve(object(), register=register) as channel, through(channel, calls) as run:
+        yield run
+
+
+@contextlib.asynccontextmanager
+async def on_grpcs_server() -> AsyncIterator[Run]:
+    calls: list[tuple[Behaviour, Seen]] = []
+    server = grpc.aio.server()
+    server.add_registered_method_handlers("test.Service", {"Behave": handler_of(calls)})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, through(channel, calls) as run:
+            yield run
+    finally:
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def on_a_fake() -> AsyncIterator[Run]:
+    yield Run(call_with_a_fake)
+
+
+CONTEXTS = {"fake": on_a_fake, "atoll": on_atolls_server, "grpc.aio": on_grpcs_server}
+everywhere = pytest.mark.parametrize("context", list(CONTEXTS))
+# What grpc.aio leaves open or does otherwise, see tests/rpc/test_like_grpc_aio.py.
+atolls_own = pytest.mark.parametrize("context", ["fake", "atoll"])
+
+
+@everywhere
+async def test_what_is_set_can_be_read(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        seen += [not context.code(), context.details(), tuple(context.trailing_metadata() or ())]
+        context.set_code(grpc.StatusCode.NOT_FOUND)
+        context.set_details("gone")
+        context.set_trailing_metadata((("first", "1"),))
+        context.set_trailing_metadata((("where", "there"),))
+        seen += [context.code(), context.details(), context.trailing_metadata()]
+
+    async with CONTEXTS[context]() as run:
+        assert (await run(behave))[1:] == ["", (), grpc.StatusCode.NOT_FOUND, "gone", (("where", "there"),)]
+
+
+@everywhere
+async def test_the_clients_metadata_has_keys_and_values(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        metadata = context.invocation_metadata()
+        seen.append([value for key, value in metadata if key == "k"])
+        seen.append([entry.value for entry in metadata if entry.key == "raw-bin"])
+        seen.append(type(metadata))
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [["1", "2"], [b"\x00\xff"], tuple]
+
+
+@everywhere
+async def test_abort_raises_grpcs_error_and_the_call_is_done_but_not_cancelled(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        seen += [context.done(), context.cancelled()]
+        try:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "gone", (("where", "there"),))
+        finally:
+            seen += [context.code(), context.details(), context.trailing_metadata(), context.cancelled()]
+
+    async with CONTEXTS[context]() as run:
+        *seen, classes = await run(behave)
+    assert seen == [False, False, grpc.StatusCode.NOT_FOUND, "gone", (("where", "there"),), False]
+    assert isinstance(classes, tuple)
+    assert grpc.aio.AbortError in classes
+    assert (atoll.AtollError in classes) == (context != "grpc.aio")
+
+
+@everywhere
+async def test_abort_keeps_trailing_metadata_that_was_set_before_it(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        context.set_trailing_metadata((("where", "there"),))
+        with pytest.raises(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        seen.append(context.trailing_metadata())
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [(("where", "there"),)]
+
+
+@everywhere
+async def test_abort_with_a_status_object_aborts_with_what_it_holds(context: str) -> None:
+    class Status(grpc.Status):
+        code = grpc.StatusCode.DATA_LOSS
+        details = "as a status"
+        trailing_metadata = (("from", "status"),)
+
+    async def behave(context: Any, seen: Seen) -> None:
+        with pytest.raises(grpc.aio.AbortError):
+            await context.abort_with_status(Status())
+        seen += [context.code(), context.details(), context.trailing_metadata()]
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [grpc.StatusCode.DATA_LOSS, "as a status", (("from", "status"),)]
+
+
+@atolls_own
+async def test_abort_answers_at_once(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        with contextlib.suppress(atoll.errors.AbortError):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+        seen += [context.done(), context.cancelled()]
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [True, False]
+
+
+@atolls_own
+async def test_abort_with_ok_is_refused_with_the_remedy(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        with pytest.raises(ValueError, match=r"return the reply for StatusCode\.OK"):
+            await context.abort(grpc.StatusCode.OK)
+        seen.append(context.done())
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [False]
+
+
+@everywhere
+async def test_initial_metadata_is_sent_once(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        await context.send_initial_metadata((("early", "bird"),))
+        await context.send_initial_metadata((("late", "bird"),))
+        seen.append("sent twice")
+
+    async with CONTEXTS[context]() as run:
+        (classes,) = await run(behave)
+    assert isinstance(classes, tuple)
+    assert grpc.aio.UsageError in classes
+
+
+@atolls_own
+async def test_metadata_that_cannot_be_sent_is_refused_where_it_is_given(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        for metadata in (
+            (("Capital", "letters"),),
+            (("k", "new\nline"),),
+            (("k", 5),),
+            ("k",),
+            (("grpc-status", "0"),),
+        ):
+            for give in (context.set_trailing_metadata, context.send_initial_metadata):
+                try:
+                    if (waiting := give(metadata)) is not None:
+                        await waiting
+                except (TypeError, ValueError) as error:
+                    seen.append((type(error), str(error)))
+
+    async with CONTEXTS[context]() as run:
+        seen = await run(behave)
+    async with on_a_fake() as run:
+        assert seen == await run(behave)
+    assert len(seen) == 10
+
+
+@everywhere
+async def test_a_handler_sees_how_much_time_is_left(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        seen.append(0 < context.time_remaining() <= 21)  # clients round up
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [True]
+
+
+@everywhere
+@pytest.mark.parametrize("end", ["returns", "aborts", "raises"])
+async def test_done_callbacks_run_with_the_context_when_the_handler_has_ended(context: str, end: str) -> None:
+    called = asyncio.Event()
+
+    async def behave(context: Any, seen: Seen) -> None:
+        def done(given: Any) -> None:
+            seen.append((given is context, context.done()))
+            called.set()
+
+        context.add_done_callback(done)
+        if end == "aborts":
+            with contextlib.suppress(grpc.aio.AbortError):
+                await context.abort(grpc.StatusCode.ABORTED, "on purpose")
+        seen.append("the handler's last step")
+        if end == "raises":
+            raise grpc.aio.AbortError("on purpose")  # which no server logs
+
+    async with CONTEXTS[context]() as run:
+        seen = await run(behave)
+        await asyncio.wait_for(called.wait(), 20)
+    assert [each for each in seen if not (isinstance(each, tuple) and Exception in each)] == [
+        "the handler's last step",
+        (True, True),
+    ]
+
+
+@atolls_own
+async def test_a_done_callback_that_comes_too_late_runs_at_once(context: str) -> None:
+    kept: list[Any] = []
+    ended = asyncio.Event()
+
+    async def behave(context: Any, _seen: Seen) -> None:
+        kept.append(context)
+        context.add_done_callback(lambda _: ended.set())
+
+    async with CONTEXTS[context]() as run:
+        await run(behave)
+        await asyncio.wait_for(ended.wait(), 20)
+        called: list[object] = []
+        kept[0].add_done_callback(called.append)
+        assert called == kept
+
+
+@everywhere
+async def test_a_client_without_credentials_is_not_authenticated(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        context.set_compression(grpc.Compression.NoCompression)
+        context.disable_next_message_compression()
+        seen += [context.peer_identities(), context.peer_identity_key(), isinstance(context.peer(), str)]
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave) == [None, None, True]
+
+
+# ------------------------------------------------------------------------------------------------------- the fake's own
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+
+async def test_a_deadline_that_has_passed_has_cancelled_the_call() -> None:
+    clock = Clock()
+    context = FakeServicerContext(timeout=5, clock=clock)
+    clock.seconds += 4
+    assert (context.time_remaining(), context.done(), context.cancelled()) == (1.0, False, False)
+    clock.seconds += 4
+    assert (context.time_remaining(), context.done(), context.cancelled()) == (0.0, True, True)
+    assert context._cancel_reason == "deadline"
+
+
+async def test_a_call_answered_before_its_deadline_is_not_cancelled_by_it() -> None:
+    clock = Clock()
+    context = FakeServicerContext(timeout=5, clock=clock)
+    context.finish()
+    clock.seconds += 10
+    assert (context.done(), context.cancelled()) == (True, False)
+
+
+async def test_without_a_deadline_there_is_no_time_remaining() -> None:
+    assert FakeServicerContext().time_remaining() is None
+
+
+async def test_a_client_that_cancels_ends_the_call_and_its_callbacks_run_once() -> None:
+    context = FakeServicerContext()
+    called: list[object] = []
+    context.add_done_callback(called.append)
+    context.cancel()
+    context.finish()
+    assert called == [context]
+    assert (context.done(), context.cancelled(), context._cancel_reason) == (True, True, "client")
+
+
+async def test_what_is_sent_early_can_be_read_from_the_fake() -> None:
+    context = FakeServicerContext()
+    assert context.initial_metadata is None
+    await context.send_initial_metadata([("early", "bird")])
+    assert context.initial_metadata == (("early", "bird"),)
+
+
+async def test_done_callbacks_that_raise_are_raised_when_all_have_run() -> None:
+    context = FakeServicerContext()
+    called: list[object] = []
+    context.add_done_callback(lambda _: 1 / 0)
+    context.add_done_callback(called.append)
+    with pytest.raises(ExceptionGroup) as raised:
+        context.finish()
+    assert raised.group_contains(ZeroDivisionError)
+    assert called == [context]
+
+
+async def test_metadata_that_no_client_can_send_is_refused() -> None:
+    with pytest.raises(ValueError, match="Authorization"):
+        FakeServicerContext(metadata=(("Authorization", "Bearer x"),))
+
+
+async def test_a_plain_functions_fake_aborts_without_being_awaited() -> None:
+    context = FakeSyncServicerContext(metadata=(("k", "v"),))
+    context.send_initial_metadata((("early", "bird"),))
+    assert context.is_active()
+    with pytest.raises(grpc.aio.AbortError, match="gone"):
+        context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+    assert not context.is_active()
+    assert context.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_fake_is_an_atoll_context() -> None:
+    assert isinstance(FakeServicerContext(), atoll.rpc.ServicerContext)
+
+
+async def test_streaming_is_refused_as_the_server_does() -> None:
+    with pytest.raises(NotImplementedError, match="not served yet"):
+        await FakeServicerContext().read()
+    with pytest.raises(NotImplementedError, match="not served yet"):
+        await FakeServicerContext().write(b"")
