@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m benchmarks [echo] [post] [neighbour] [scaling] [--json FILE] [--quick]``, or more."""
+"""Runs the benchmarks: ``python -m benchmarks [NAME ...] [--json FILE] [--quick] [--check]``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks import h2load, machine, report, thresholds
 from benchmarks.echo import EchoBenchmark
 from benchmarks.neighbour import NeighbourBenchmark
+from benchmarks.overhead import OverheadBenchmark
 from benchmarks.post import PostBenchmark
 from benchmarks.processes import REPOSITORY, ChildFailedError
 from benchmarks.progress import Progress
@@ -25,6 +26,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
     "post": PostBenchmark,
     "neighbour": NeighbourBenchmark,
     "scaling": ScalingBenchmark,
+    "overhead": OverheadBenchmark,
 }
 LOADED: Final = {"echo", "neighbour"}
 """Those that need h2load."""
@@ -75,7 +77,7 @@ def _run(names: list[str], options: argparse.Namespace) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measures atoll beside its peers; about 5 minutes, --quick about 1.5."
+        prog="python -m benchmarks", description="Measures atoll beside its peers; about 6 minutes, --quick about 2."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import Child
@@ -84,7 +83,7 @@ def _row(name: str, result: Result) -> tuple[str, ...]:
 
 
 def _add_recording(differences: list[float], result: Result) -> None:
-    lower, median, upper = statistics.quantiles(differences, n=4)
-    result.figures["post.recording.ns"] = Figure(median, lower, upper)
-    row = (f"median of {len(differences)} pairs (quartiles)", f"{median:.1f} ({lower:.1f} to {upper:.1f})")
+    figure = result.figures["post.recording.ns"] = Figure.of_quartiles(differences)
+    shown = f"{figure.median:.1f} ({figure.low:.1f} to {figure.high:.1f})"
+    row = (f"median of {len(differences)} pairs (quartiles)", shown)
     result.tables.append(Table("Recording minus not recording, ns per handler", ("", "ns"), (row,)))

@@ -28,14 +28,31 @@ class Figure:
         """
         return cls(statistics.median(values), min(values), max(values))
 
+    @classmethod
+    def of_quartiles(cls, values: Sequence[float]) -> Figure:
+        """Summarise the values of many short rounds, low and high being the quartiles.
+
+        Their extremes say what else the machine did.
+
+        Raises:
+            statistics.StatisticsError: there are less than two values.
+        """
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper)
+
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
+    """Divide round by round and summarise; see ``ratios``."""
+    return Figure.of(ratios(numerators, denominators))
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Divide round by round, so that what disturbs a whole round disturbs both sides of its ratio.
 
     Raises:
         ValueError: the two were not measured in the same rounds.
     """
-    return Figure.of([top / bottom for top, bottom in zip(numerators, denominators, strict=True)])
+    return [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
 
 
 def quantile(ascending: Sequence[float], q: float) -> float:

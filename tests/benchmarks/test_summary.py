@@ -3,7 +3,7 @@
 import statistics
 
 import pytest
-from benchmarks.summary import Figure, quantile, ratio
+from benchmarks.summary import Figure, quantile, ratio, ratios
 
 
 def test_a_figure_is_the_median_with_the_lowest_and_the_highest() -> None:
@@ -13,11 +13,25 @@ def test_a_figure_is_the_median_with_the_lowest_and_the_highest() -> None:
 def test_a_figure_of_nothing_is_an_error() -> None:
     with pytest.raises(statistics.StatisticsError):
         Figure.of([])
+    with pytest.raises(statistics.StatisticsError):
+        Figure.of_quartiles([])
+
+
+def test_a_figure_of_many_rounds_has_the_quartiles_instead() -> None:
+    assert Figure.of_quartiles([0.0, 1.0, 2.0, 3.0, 1e9]) == Figure(median=2.0, low=1.0, high=3.0)
+
+
+def test_the_quartiles_lie_within_the_values() -> None:
+    assert Figure.of_quartiles([1.0, 3.0]) == Figure(median=2.0, low=1.5, high=2.5)
 
 
 def test_ratios_are_taken_within_a_round() -> None:
     # The second round was disturbed as a whole: both sides took ten times as long, their ratio is the same.
     assert ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == Figure(median=2.0, low=2.0, high=2.0)
+
+
+def test_the_ratios_of_the_rounds_can_be_had_one_by_one() -> None:
+    assert ratios([2.0, 30.0], [1.0, 10.0]) == [2.0, 3.0]
 
 
 def test_a_ratio_needs_the_same_rounds_on_both_sides() -> None:

@@ -55,5 +55,5 @@ def test_the_thresholds_hold_from_their_python_on() -> None:
 
 def test_the_committed_file_names_each_figure_of_the_goals_once() -> None:
     figures = [threshold.figure for threshold in committed().thresholds]
-    assert len(figures) == len(set(figures)) == 9
-    assert {name.partition(".")[0] for name in figures} == {"echo", "post", "neighbour"}
+    assert len(figures) == len(set(figures)) == 18
+    assert {name.partition(".")[0] for name in figures} == {"echo", "post", "neighbour", "scaling", "overhead"}
