@@ -5,8 +5,8 @@ Imports point down::
     __main__ -> echo | post | neighbour | scaling | overhead -> h2load | processes | protos -> summary | progress
     __main__ -> report -> thresholds -> summary
 
-``servers/``, ``posting/``, ``scaling_loops`` and ``overheads/`` are what is measured. They run in processes of their own
-and are never imported here, so a missing or broken peer costs its row and nothing else.
+What is measured is in ``servers/``, ``posting/``, ``scaling_loops`` and ``overheads/``. It runs in processes of its own
+and is never imported here, so a missing or broken peer costs its row and nothing else.
 
 What every benchmark keeps to: peers take turns within each round, because a shared machine drifts; a ratio is taken
 within a round and the median of the rounds is reported with the lowest and the highest; what is compared gets the same
