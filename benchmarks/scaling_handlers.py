@@ -30,7 +30,8 @@ def compute_on_threads(count: int, seconds: float) -> float:
     stopping = threading.Event()
 
     def run(index: int) -> None:
-        done = 0
+        compute(700)
+        done = 1
         while not stopping.is_set():
             compute(700)
             done += 1
