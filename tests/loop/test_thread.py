@@ -338,3 +338,34 @@ def test_a_stuck_loop_that_was_asked_to_stop_is_not_one_that_nobody_stopped(recw
     release.set()
     ended.result(30)
     assert not recwarn.list
+
+
+OTHERS_THREADS = """
+import contextlib, os
+from pathlib import Path
+import atoll
+from atoll.observe import GilGauge, LoopMonitor, ObserveEndpoint
+
+usable = os.sched_getaffinity(0)
+with atoll.IoContextThread("pinned", cpu_affinity=[min(usable)]) as thread:
+    kept = contextlib.ExitStack()
+    def begin():
+        thread.io_context.post(int, delay=1e-3)
+        for each in (LoopMonitor(), GilGauge(), ObserveEndpoint("127.0.0.1:0")):
+            kept.enter_context(each)
+    thread.io_context.submit(begin).result(30)
+    for task in Path("/proc/self/task").iterdir():
+        name = task.joinpath("comm").read_text().strip()
+        if name.startswith("atoll-"):
+            assert os.sched_getaffinity(int(task.name)) == usable, name
+            print(name)
+    kept.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads")
+def test_threads_of_the_process_are_not_bound_with_the_loop_that_first_needs_them() -> None:
+    program = [sys.executable, "-c", OTHERS_THREADS]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert {"atoll-timer", "atoll-monitor", "atoll-gil-gauge", "atoll-observe"} <= set(ended.stdout.split())

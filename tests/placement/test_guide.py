@@ -70,7 +70,7 @@ def test_a_wrong_policy_is_answered_as_shown(names: dict[str, Any]) -> None:
     nodes, kv = names["NodeManager"], names["KvManager"]
     with pytest.raises(PlacementError) as raised:
 
-        class Placement(atoll.IoContextPolicy[nodes | kv]):
+        class Placement(atoll.IoContextPolicy[nodes | kv]):  # type: ignore[valid-type] # known when it runs
             kv_manager = atoll.dedicated(kv, max_queed={"bulk": 1_000})  # type: ignore[call-arg]
 
     assert f"service.{raised.value}\n" == block_with("text", "max_queed")

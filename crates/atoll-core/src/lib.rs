@@ -9,6 +9,7 @@
 //! * [`lag`]: how long a handler that is posted now waits for its turn.
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
 //! * [`monitor`]: a thread that watches loops from outside.
+//! * [`native_thread`]: threads that serve the whole process.
 //! * [`probe`]: what measures a loop by waiting for its turn on it.
 //! * [`registry`]: all living loops.
 //! * [`stats`]: what a loop records about each handler.
@@ -26,6 +27,7 @@ pub mod fork;
 pub mod lag;
 pub mod mailbox;
 pub mod monitor;
+pub mod native_thread;
 pub mod probe;
 pub mod registry;
 pub mod stats;

@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::fork;
+use crate::native_thread;
 
 /// What timers are set for.
 pub trait Due: Send + Sync {
@@ -122,9 +123,7 @@ fn start() -> std::io::Result<&'static Timers> {
     let timers = Box::leak(Box::new(Timers::new(Time::Real(Instant::now()))));
     let pointer = std::ptr::from_mut(timers);
     let timers: &'static Timers = timers;
-    std::thread::Builder::new()
-        .name("atoll-timer".into())
-        .spawn(|| timers.run())?;
+    native_thread::spawn("atoll-timer".into(), || timers.run())?;
     PROCESS.store(pointer, Release);
     Ok(timers)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use atoll_core::clock;
 use atoll_core::fork;
+use atoll_core::native_thread;
 use atoll_core::stats::Recorder;
 use pyo3::prelude::*;
 
@@ -70,9 +71,8 @@ impl GilGauge {
         let inner = Arc::new(Inner::default());
         let measured = Arc::clone(&inner);
         let interval = Duration::try_from_secs_f64(interval).unwrap_or(Duration::from_secs(1));
-        let thread = std::thread::Builder::new()
-            .name("atoll-gil-gauge".into())
-            .spawn(move || measured.run(interval))?;
+        let thread =
+            native_thread::spawn("atoll-gil-gauge".into(), move || measured.run(interval))?;
         Ok(Self {
             inner,
             thread: Mutex::new(Some(thread)),

@@ -44,6 +44,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::fork;
+use crate::native_thread;
 use crate::transport::BindError;
 use crate::transport::linger::{SharedSocket, Socket, linger};
 use answer::{Body, Peer, answer};
@@ -120,19 +121,17 @@ impl Endpoint {
         let listeners = register(&runtime, listening).map_err(failed)?;
         let stopping = Arc::new(Notify::new());
         let (until, process) = (Arc::clone(&stopping), Arc::new(Process::now()));
-        let thread = std::thread::Builder::new()
-            .name("atoll-observe".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    let places = Arc::new(Semaphore::new(limits.connections));
-                    for listener in listeners {
-                        let shared = (Arc::clone(&places), Arc::clone(&process));
-                        tokio::spawn(accept_forever(listener, shared, limits));
-                    }
-                    until.notified().await;
-                });
-            })
-            .map_err(failed)?;
+        let thread = native_thread::spawn("atoll-observe".into(), move || {
+            runtime.block_on(async {
+                let places = Arc::new(Semaphore::new(limits.connections));
+                for listener in listeners {
+                    let shared = (Arc::clone(&places), Arc::clone(&process));
+                    tokio::spawn(accept_forever(listener, shared, limits));
+                }
+                until.notified().await;
+            });
+        })
+        .map_err(failed)?;
         Ok(Self {
             address: told,
             stopping,

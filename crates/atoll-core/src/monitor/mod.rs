@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::fork;
+use crate::native_thread;
 use crate::registry::ObservedLoop;
 use stall::{Records, Report, Stall, StallSettings, StallWatch};
 use watch::{Expectations, Responsiveness};
@@ -138,9 +139,7 @@ impl Monitor {
             noticed: Condvar::new(),
         });
         let monitored = Arc::clone(&inner);
-        let thread = std::thread::Builder::new()
-            .name("atoll-monitor".into())
-            .spawn(move || monitored.run())?;
+        let thread = native_thread::spawn("atoll-monitor".into(), move || monitored.run())?;
         let mut monitors = MONITORS.lock().unwrap_or_else(PoisonError::into_inner);
         monitors.retain(|known| known.strong_count() > 0);
         monitors.push(Arc::downgrade(&inner));

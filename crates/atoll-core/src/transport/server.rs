@@ -24,6 +24,7 @@ use super::counters::{Counters, TransportStats};
 use super::listener::Listener;
 use super::outbox::Outbox;
 use super::routes::Routes;
+use crate::native_thread;
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -112,12 +113,10 @@ impl Transport {
         let mut threads = Vec::new();
         for (index, runtime) in runtimes.into_iter().enumerate() {
             let mut finished = transport.shared.finished.subscribe();
-            let thread = thread::Builder::new()
-                .name(format!("atoll-net-{index}"))
-                .spawn(move || {
-                    // The sender lives in the acceptors and connections that this waits for.
-                    let _ = runtime.block_on(finished.wait_for(|finished| *finished));
-                })?;
+            let thread = native_thread::spawn(format!("atoll-net-{index}"), move || {
+                // The sender lives in the acceptors and connections that this waits for.
+                let _ = runtime.block_on(finished.wait_for(|finished| *finished));
+            })?;
             threads.push(thread);
         }
         transport.threads = Mutex::new(threads);
