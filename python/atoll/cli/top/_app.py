@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
+    from textual.widgets.data_table import RowKey
 
     from atoll.cli.top._client import Client
     from atoll.cli.top._snapshot import Row, Top
@@ -34,23 +35,29 @@ COLUMNS = (
     ("lag", "lag"),
     ("running", "running"),
     ("for", "for"),
+    ("cpu", "cpu"),
     ("busy", "busy"),
     ("held up", "held up"),
-    ("queued c/n/b", "queued"),
-    ("handlers/s", "rate"),
+    ("c/n/b", "queued"),
+    ("per s", "rate"),
     ("stalls", "stalls"),
     ("delayed", "delayed"),
 )
+LEFT = {"loop", "state", "running"}
 
 # By what the loops are sorted; the first is the order of their construction.
 ORDERS: dict[str, Callable[[Row], object]] = {
     "construction": lambda _: 0,
-    "state": lambda row: row.state,
+    "state": lambda row: (row.state, -(row.cpu or 0.0)),
     "lag": lambda row: -(row.lag or 0.0),
     "busy": lambda row: -row.busy,
     "queued": lambda row: -sum(row.loop["queued"].values()),
     "name": lambda row: row.loop["name"],
 }
+
+# Legible on the tables of Textual's dark and light themes, whose own colours for text are too pale for some.
+ON_DARK: Mapping[str, str] = {"bad": "bold #ff8a80", "warning": "#ffca70", "good": "#8bd49c", "quiet": "dim"}
+ON_LIGHT: Mapping[str, str] = {"bad": "bold #9b0016", "warning": "#6b4200", "good": "#0d5425", "quiet": "dim"}
 
 _WIDEST_NAME = 40
 
@@ -74,7 +81,8 @@ class TopApp(App[None]):
     ]
     CSS = """
     #title { height: 1; padding: 0 1; background: $panel; color: $foreground; }
-    #banner { height: auto; max-height: 4; padding: 0 1; background: $error; color: $text; text-style: bold; display: none; }
+    #banner { height: auto; max-height: 4; padding: 0 1; display: none; }
+    #banner { background: $error; color: $text; text-style: bold; }
     #banner.gone { display: block; }
     #loops { height: auto; max-height: 50%; min-height: 3; }
     #nothing { height: auto; padding: 1 2; color: $text-muted; display: none; }
@@ -92,7 +100,6 @@ class TopApp(App[None]):
         self._order = "construction"
         self._paused = False
         self._asking = False
-        self._before: Top | None = None
         self._now: Top | None = None
         self._rows: dict[str, Row] = {}
         self._selected: str | None = None
@@ -102,7 +109,7 @@ class TopApp(App[None]):
         """The parts of the screen, from top to bottom."""
         yield Static(id="title")
         yield Static(id="banner")
-        yield DataTable[Text](id="loops", cursor_type="row", cursor_foreground_priority="renderable")
+        yield DataTable[Text](id="loops", cursor_type="row")
         yield Static(id="nothing")
         with VerticalScroll(id="details"):
             yield Static(id="about")
@@ -114,14 +121,14 @@ class TopApp(App[None]):
         """Asks for the first time, and from now on."""
         table = self._table
         for heading, key in COLUMNS:
-            table.add_column(heading, key=key)
+            table.add_column(Text(heading, justify="left" if key in LEFT else "right"), key=key)
         table.focus()
         self._show_title()
         self._show_nothing("waiting for the first answer")
         self.set_interval(self._interval, self._ask)
         self._ask()
 
-    # -- asking ------------------------------------------------------------------------------------------------------------
+    # -- asking --------------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         if not (self._asking or self._paused):
@@ -132,22 +139,32 @@ class TopApp(App[None]):
         try:
             top = await asyncio.to_thread(self._client.top)
         except Unavailable as error:
-            self._show_banner(str(error))
-            return
+            # Once it has answered, the address was right.
+            self._show_answer(error.what if self._answered else str(error))
+        else:
+            self._show_answer(top)
         finally:
             self._asking = False
+
+    def _show_answer(self, top: Top | str) -> None:
+        """Shows an answer, or why there is none."""
+        if not self.is_running:
+            return  # it has ended meanwhile, and its screen is gone
+        if isinstance(top, str):
+            self._show_banner(top)
+            return
         try:
             found = rows(top, self._now)
         except (KeyError, TypeError, AttributeError):
             self._show_banner(f"{self._client.address} left something out that this atoll needs to know")
             return
-        self._before, self._now = self._now, top
+        self._now = top
         self._answered = datetime.now().astimezone()
         self._show_banner(None)
         self._rows = {row.key: row for row in found}
         self._show()
 
-    # -- showing -----------------------------------------------------------------------------------------------------------
+    # -- showing -------------------------------------------------------------------------------------------------------
 
     @property
     def _table(self) -> DataTable[Text]:
@@ -155,14 +172,7 @@ class TopApp(App[None]):
 
     @property
     def _styles(self) -> Mapping[str, str]:
-        """The theme's colours, which are legible on its background, be it light or dark."""
-        colours = self.theme_variables
-        return {
-            "bad": f"bold {colours['text-error']}",
-            "warning": colours["text-warning"],
-            "good": colours["text-success"],
-            "quiet": "dim",
-        }
+        return ON_DARK if self.current_theme.dark else ON_LIGHT
 
     def _show(self) -> None:
         """Shows the last answer."""
@@ -216,7 +226,10 @@ class TopApp(App[None]):
             table.clear()
             for row in found:
                 table.add_row(*self._cells(row), key=row.key)
-            self._selected = selected if selected in self._rows else keys[0]
+            if selected not in self._rows:
+                # The one that somebody who calls this wants to see.
+                selected = min(found, key=ORDERS["state"]).key  # type: ignore[arg-type] # as above
+            self._selected = selected
             table.move_cursor(row=keys.index(self._selected))
 
     def _cells(self, row: Row) -> list[Text]:
@@ -238,6 +251,7 @@ class TopApp(App[None]):
             right(render.duration(row.lag)),
             name(running["handler"] if running else "–", stuck),
             right(render.duration(running["age"] if running else None), stuck),
+            right(render.cpu(row)),
             right(render.percent(row.busy)),
             right(render.percent(row.held_up)),
             right(render.queued(row)),
@@ -265,17 +279,18 @@ class TopApp(App[None]):
         if stall is None:
             shown = Text("it has never been stuck", styles["quiet"]) if loop["health"] else Text("")
         else:
-            title = render.stall_title(stall, self._now["at"])
+            title = render.stall_title(stall, row, self._now["at"])
             shown = Text(title, styles["bad"] if stuck else "bold")
             shown.append("\n").append(render.stack(stall, styles))
         self.query_one("#stall", Static).update(shown)
 
-    # -- keys --------------------------------------------------------------------------------------------------------------
+    # -- keys ----------------------------------------------------------------------------------------------------------
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Another loop has been chosen."""
-        if event.row_key.value is not None and event.row_key.value in self._rows:
-            self._selected = event.row_key.value
+        key: RowKey | None = event.row_key  # whatever Textual says: none when an arrow is pressed in an empty table
+        if key is not None and key.value in self._rows:
+            self._selected = key.value
             self._show_details()
 
     def action_sort(self) -> None:

@@ -1,4 +1,4 @@
-"""Asks an endpoint over HTTP, with the standard library. One question at a time, on any thread; `cancel()` on any other."""
+"""Asks an endpoint over HTTP, with the standard library: one question at a time. Any thread may `cancel()` it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ _LONGEST_ANSWER = 64 << 20
 
 
 class Unavailable(Exception):  # noqa: N818 - it says what is the case
-    """The address gave no answer that can be shown; the message says why, and what would help."""
+    """The address gave no answer that can be shown; the message says why, and what would help.
+
+    Attributes:
+        what: The message without what would help.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what = what
 
 
 class Client:
@@ -51,33 +59,38 @@ class Client:
         self._connection = connection
         try:
             if self._cancelled:
-                raise Unavailable("stopped")
+                raise Unavailable("stopped", "start it again")
             connection.request("GET", "/top", headers={"Accept": "application/json"})
             response = connection.getresponse()
             body = response.read(_LONGEST_ANSWER)
         except TimeoutError:
             raise Unavailable(
-                f"{self.address} does not answer within {self._timeout:g} s: the process is stopped, or something else "
-                f"listens there"
+                f"{self.address} does not answer within {self._timeout:g} s",
+                "its process is stopped, or something else listens there",
+            ) from None
+        except http.client.RemoteDisconnected:
+            raise Unavailable(
+                f"{self.address} closes the connection without an answer",
+                "its process is ending, or it is no endpoint of Atoll's",
             ) from None
         except PermissionError:
             raise Unavailable(
-                f"you may not connect to {self.address}: a socket is for its process's own user; become that user"
+                f"you may not connect to {self.address}", "it is for its process's own user; become that user"
             ) from None
         except OSError as error:
             why = error.strerror or str(error)
             raise Unavailable(
-                f"nothing answers at {self.address} ({why}): start the service with ATOLL_OBSERVE={self.address}, and "
-                f"look at its log for where it listens"
+                f"nothing answers at {self.address} ({why})",
+                f"start the service with ATOLL_OBSERVE={self.address}, and look at its log for where it listens",
             ) from None
         except http.client.HTTPException:
-            raise Unavailable(_not_ours(self.address)) from None
+            raise _not_ours(self.address) from None
         finally:
             self._connection = None
             connection.close()
         if response.status != _OK:
             said = body[:200].decode(errors="replace").strip()
-            raise Unavailable(f"{self.address} answers {response.status}: {said}")
+            raise Unavailable(f"{self.address} answers {response.status}", said)
         return _checked(self.address, body)
 
     def cancel(self) -> None:
@@ -112,17 +125,19 @@ def _checked(address: str, body: bytes) -> Top:
         version = answer["version"]
         loops = answer["loops"]
     except (ValueError, TypeError, KeyError):
-        raise Unavailable(_not_ours(address)) from None
+        raise _not_ours(address) from None
     if version != VERSION or not isinstance(loops, list):
         raise Unavailable(
-            f"{address} speaks version {version!r} of this protocol and this atoll speaks {VERSION}: use the atoll of the "
-            f"environment that the process runs in"
+            f"{address} speaks version {version!r} of this protocol and this atoll speaks {VERSION}",
+            "use the atoll of the environment that the process runs in",
         )
     return cast("Top", answer)
 
 
-def _not_ours(address: str) -> str:
-    return f"what answers at {address} is no endpoint of Atoll's: look at the service's log for where it listens"
+def _not_ours(address: str) -> Unavailable:
+    return Unavailable(
+        f"what answers at {address} is no endpoint of Atoll's", "look at the service's log for where it listens"
+    )
 
 
 def _parse(text: str) -> tuple[str, tuple[str, int] | str]:

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll.cli.top._client import Client, Unavailable
+from atoll.cli.top._once import print_table
 
 STOPPED = 130
 
@@ -40,7 +41,8 @@ def top(
     ],
     once: Annotated[bool, typer.Option("--once", help="Print the loops as they are now, and end.")] = False,
     output: Annotated[
-        Output | None, typer.Option("-o", "--output", help="How --once prints: as a table, or all that is known as JSON.")
+        Output | None,
+        typer.Option("-o", "--output", help="How --once prints: as a table, or all that is known as JSON."),
     ] = None,
     interval: Annotated[
         float, typer.Option(min=0.1, max=60.0, metavar="SECONDS", help="How often the live view asks.")
@@ -81,14 +83,11 @@ def top(
 
 def _print_once(client: Client, output: Output) -> None:
     try:
-        answer = client.top()
+        if output == Output.JSON:
+            sys.stdout.write(json.dumps(client.top(), indent=2) + "\n")
+        else:
+            print_table(client)
     except Unavailable as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("stopped", STOPPED)
-    if output == Output.JSON:
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
-        return
-    from atoll.cli.top._once import print_table  # noqa: PLC0415 - JSON needs no rich
-
-    print_table(answer, client.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -14,24 +15,37 @@ from atoll.cli.top._snapshot import State, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from atoll.cli.top._snapshot import Row, Top
+    from atoll.cli.top._client import Client
+    from atoll.cli.top._snapshot import Row
 
 # The columns of a log have no end.
 WIDTH_OF_A_FILE = 200
+BETWEEN_ANSWERS = 0.25
 
 
-def print_table(top: Top, address: str) -> None:
-    """Prints the loops, and the stacks of those that are stuck, to standard output."""
+def print_table(client: Client) -> None:
+    """Prints the loops, and the stacks of those that are stuck, to standard output.
+
+    It asks twice: how busy a loop is shows between two answers only.
+
+    Raises:
+        Unavailable: When there is no answer.
+    """
+    before = client.top()
+    time.sleep(BETWEEN_ANSWERS)
+    top = client.top()
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=WIDTH_OF_A_FILE)
-    found = rows(top)
-    parts: list[RenderableType] = [render.title(top["process"], address)]
+    found = rows(top, before)
+    parts: list[RenderableType] = [render.title(top["process"], client.address)]
     parts += [_table(found)] if found else [Text("it has no loops")]
     for row in found:
         stall = row.loop["stall"]
         if stall is not None:
-            title = Text(f"\nloop {render.clean(row.loop['name'])}: {render.stall_title(stall, top['at'])}", "bold red")
+            title = Text(
+                f"\nloop {render.clean(row.loop['name'])}: {render.stall_title(stall, row, top['at'])}", "bold red"
+            )
             parts += [title, render.stack(stall)]
         elif row.state == State.STUCK:
             note = "no monitor watches it, so there is no stack"
@@ -46,6 +60,7 @@ def _table(found: list[Row]) -> Table:
     table.add_column("lag", justify="right", no_wrap=True)
     table.add_column("running", overflow="fold")
     table.add_column("for", justify="right", no_wrap=True)
+    table.add_column("cpu", justify="right", no_wrap=True)
     table.add_column("busy", justify="right", no_wrap=True)
     table.add_column("queued", justify="right", no_wrap=True)
     for heading in ("handlers", "errors", "stalls"):
@@ -59,6 +74,7 @@ def _table(found: list[Row]) -> Table:
             render.duration(row.lag),
             Text(render.clean(running["handler"]) if running else "–"),
             render.duration(running["age"] if running else None),
+            render.cpu(row),
             render.percent(row.busy),
             render.queued(row),
             f"{loop['total']:,}",

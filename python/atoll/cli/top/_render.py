@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from atoll.cli.top._snapshot import State
+from atoll.cli.top._snapshot import COMPUTES_FROM, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +41,10 @@ def duration(seconds: float | None) -> str:
     if seconds >= _HOUR:
         return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
     if seconds >= 10 * _MINUTE:
-        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
+        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE // 1:.0f} s"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         value = seconds / scale
-        if round(value, 2) >= 1 or unit == "µs":
+        if value >= 0.9995 or unit == "µs":  # noqa: PLR2004 - where three digits are not enough
             digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2  # noqa: PLR2004 - three digits
             return f"{value:.{digits}f} {unit}"
     raise AssertionError
@@ -92,12 +92,18 @@ def modules(row: Row) -> str:
 def headline(row: Row) -> str:
     """A loop's numbers that are not in the table, in one line."""
     loop, health = row.loop, row.loop["health"]
-    told = f"{loop['total']:,} handlers, {loop['active']:,} active, {loop['errors']:,} errors, {loop['guards']} work guards"
+    counts = {
+        "handlers": loop["total"],
+        "active": loop["active"],
+        "errors": loop["errors"],
+        "work guards": loop["guards"],
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     if health is None:
         return f"{told}; no monitor watches it"
     largest = duration(health["largest_latency"])
-    counts = "" if health["counts"] else ", which does not count for the service's"
-    return f"{told}; probes: {health['missed']:,} missed, the slowest lately {largest}{counts}"
+    apart = "" if health["counts"] else ", which does not count for the service's"
+    return f"{told}; probes: {health['missed']:,} missed, the slowest lately {largest}{apart}"
 
 
 def stack(stall: Stall, styles: Mapping[str, str] = STYLES) -> Text:
@@ -111,16 +117,26 @@ def stack(stall: Stall, styles: Mapping[str, str] = STYLES) -> Text:
     width = min(max(len(function) for function, _ in frames), 40)
     text = Text()
     for number, (function, place) in enumerate(frames):
-        text.append("\n" if number else "").append(f"{function:<{width}}", "bold").append(f"  {place}".rstrip())
+        padded = f"{function:<{width}}  " if place else function
+        text.append("\n" if number else "").append(padded, "bold").append(place)
     return text
 
 
-def stall_title(stall: Stall, now: float) -> str:
+def cpu(row: Row) -> str:
+    """How much a loop's thread computed."""
+    return "–" if row.cpu is None else percent(row.cpu)
+
+
+def stall_title(stall: Stall, row: Row, now: float) -> str:
     """A stall in one line: what is stuck, or was."""
     what = clean(stall["handler"] or "something that is no handler")
     after = f"; its stack after {duration(stall['stack_after'])}" if stall["stack"] else ""
     if not stall["over"]:
-        return f"STUCK in {what} for {duration(stall['duration'])}{after}"
+        holds = ""
+        if row.cpu is not None:
+            computes = row.cpu >= COMPUTES_FROM
+            holds = ", computing" if computes else ", not computing: it waits for the GIL, for a lock or for the system"
+        return f"STUCK in {what} for {duration(stall['duration'])}{holds}{after}"
     ago = max(0.0, now - stall["began"] - stall["duration"])
     return f"last stall: {what} took {duration(stall['duration'])}, {duration(ago)} ago{after}"
 

@@ -1,4 +1,4 @@
-"""What an endpoint answers (`docs/top.md` documents it), and what follows from it and the answer before. Pure values."""
+"""What an endpoint answers (documented in `docs/top.md`), and what follows from two answers. Pure values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import enum
 from dataclasses import dataclass
 from typing import TypedDict
 
+# A lag from which a loop that seems to have nothing to do is held up: it waits for the GIL, say.
+HELD_UP_AFTER = 0.1
 # Without a monitor, a step that has taken so many seconds is taken for stuck.
 STUCK_AFTER = 1.0
+# A thread that is stuck and has so much of a processor computes; one that waits for the GIL wakes up now and then.
+COMPUTES_FROM = 0.2
 
 
 class Process(TypedDict):
@@ -17,6 +21,13 @@ class Process(TypedDict):
     uptime: float
     command: list[str]
     atoll: str
+
+
+class Thread(TypedDict):
+    """The thread that runs a loop."""
+
+    id: int
+    cpu: float | None
 
 
 class Health(TypedDict):
@@ -69,18 +80,16 @@ class Time(TypedDict):
     running: float
 
 
-Stall = TypedDict(
-    "Stall",
-    {
-        "loop": str,
-        "handler": str | None,
-        "began": float,
-        "duration": float,
-        "over": bool,
-        "stack": str | None,
-        "stack_after": float,
-    },
-)
+class Stall(TypedDict):
+    """A step that kept a loop's thread too long."""
+
+    loop: str
+    handler: str | None
+    began: float
+    duration: float
+    over: bool
+    stack: str | None
+    stack_after: float
 
 
 class Loop(TypedDict):
@@ -89,6 +98,7 @@ class Loop(TypedDict):
     name: str
     modules: list[str]
     runs: bool
+    thread: Thread | None
     health: Health | None
     lag: float | None
     queued: dict[str, int]
@@ -137,6 +147,7 @@ class Row:
         lag: How long a handler that is posted now waits, as far as that is known.
         busy: How much of the time since the answer before went into handlers, 0 to 1; of its whole life at the first.
         held_up: How much of that time something was ready and no handler ran.
+        cpu: How much of that time its thread computed; None where that is not known.
         rate: Handlers per second since the answer before; None at the first.
         last_stall: The latest that is known.
     """
@@ -147,6 +158,7 @@ class Row:
     lag: float | None
     busy: float
     held_up: float
+    cpu: float | None
     rate: float | None
     last_stall: Stall | None
 
@@ -176,10 +188,12 @@ def _row(key: str, loop: Loop, before: Loop | None, last_stall: Stall | None) ->
         before = None  # another loop of that name
     passed, running, waiting = time["uptime"], time["running"], time["waiting"]
     rate = None
+    computed = _cpu_time(loop)
     if before is not None:
         passed -= before["time"]["uptime"]
         running -= before["time"]["running"]
         waiting -= before["time"]["waiting"]
+        computed = _difference(computed, _cpu_time(before))
         rate = max(0, loop["total"] - before["total"]) / passed if passed else None
     return Row(
         key=key,
@@ -188,9 +202,19 @@ def _row(key: str, loop: Loop, before: Loop | None, last_stall: Stall | None) ->
         lag=_lag(loop),
         busy=_fraction(running, passed),
         held_up=_fraction(waiting, passed),
+        # A thread may have done something else before it ran the loop.
+        cpu=None if before is None or computed is None else _fraction(computed, passed),
         rate=rate,
         last_stall=loop["stall"] or last_stall,
     )
+
+
+def _cpu_time(loop: Loop) -> float | None:
+    return None if loop["thread"] is None else loop["thread"]["cpu"]
+
+
+def _difference(later: float | None, earlier: float | None) -> float | None:
+    return None if later is None or earlier is None else later - earlier
 
 
 def _state(loop: Loop) -> State:
@@ -203,7 +227,8 @@ def _state(loop: Loop) -> State:
         return State.UNHEALTHY
     if running is not None:
         return State.RUNNING
-    return State.WAITING if any(loop["queued"].values()) else State.IDLE
+    held_up = any(loop["queued"].values()) or (_lag(loop) or 0.0) > HELD_UP_AFTER
+    return State.WAITING if held_up else State.IDLE
 
 
 def _lag(loop: Loop) -> float | None:
