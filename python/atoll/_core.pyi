@@ -33,12 +33,16 @@ __all__ = [
     "ServerCall",
     "ServerCore",
     "WorkGuard",
+    "activate_stack_sampler",
+    "answer_stack_question",
+    "answers_stack_questions",
     "current_loop",
     "injected_delays",
-    "install_stack_sampler",
     "plain_attributes",
     "preview_delays",
+    "prepare_stack_sampler",
     "prometheus_text",
+    "wait_stack_question",
 ]
 
 _T = TypeVar("_T")
@@ -212,8 +216,20 @@ class MonitorCore:
     def stop(self) -> None:
         """Ends the thread and waits for it."""
 
-def install_stack_sampler(signal: int) -> int | None:
+def prepare_stack_sampler(signal: int) -> int | None:
     """Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None elsewhere."""
+
+def answers_stack_questions(begins: bool) -> None:
+    """A Python thread answers `wait_stack_question` from now on, or no more."""
+
+def wait_stack_question(patience: float) -> tuple[int, int] | None:
+    """Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about."""
+
+def answer_stack_question(number: int, stack: str) -> None:
+    """Answers a question with a stack in faulthandler's form, empty when there is none."""
+
+def activate_stack_sampler(signal: int) -> int | None:
+    """faulthandler has taken `signal`: it may be sent from now on. Returns the signal by which stacks are taken."""
 
 @final
 class LagProbeCore:

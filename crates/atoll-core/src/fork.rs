@@ -8,7 +8,9 @@
 //! | `GENERATION` | a forked child, before its first line runs | any thread | an atomic |
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicPtr, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -31,4 +33,35 @@ pub fn watch() -> u32 {
 
 unsafe extern "C" fn count() {
     GENERATION.fetch_add(1, Relaxed);
+}
+
+/// What each process has one of: a child makes its own, for its parent's may be locked for ever. Never freed.
+#[derive(Debug)]
+pub struct PerProcess<T>(AtomicPtr<(u32, T)>);
+
+impl<T: Default> PerProcess<T> {
+    /// Made at the first use in each process.
+    #[must_use]
+    #[allow(clippy::new_without_default)] // for statics, which need a constant
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    /// This process's. Any thread.
+    pub fn get(&'static self) -> &'static T {
+        loop {
+            let current = self.0.load(Acquire);
+            let generation = watch();
+            // SAFETY: it is null or comes from a box that is never freed once it is here.
+            if let Some((_, value)) = unsafe { current.as_ref() }.filter(|it| it.0 == generation) {
+                return value;
+            }
+            let fresh = Box::into_raw(Box::new((generation, T::default())));
+            let swapped = self.0.compare_exchange(current, fresh, Release, Acquire);
+            if swapped.is_err() {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(fresh) });
+            }
+        }
+    }
 }

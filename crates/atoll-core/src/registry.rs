@@ -3,17 +3,15 @@
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | the list of a process | threads that make loops | watchers | its mutex |
-//! | `LISTS` | the first loop of a process | all | an atomic |
 //!
 //! A loop is listed from its construction until its last reference is gone; nothing here keeps one alive.
 
 use std::fmt;
-use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::activity::Activity;
-use crate::fork;
+use crate::fork::PerProcess;
 use crate::lag::LagProbe;
 use crate::probe::Probe;
 use crate::stats::EventTracker;
@@ -106,41 +104,11 @@ impl fmt::Debug for dyn ObservedLoop {
     }
 }
 
-#[derive(Default)]
-struct List {
-    loops: Mutex<Vec<Weak<dyn ObservedLoop>>>,
-    generation: u32,
-}
-
-/// The process's list, never freed; of another process after a fork, whose lock may be held for ever.
-static LIST: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
-
-fn list() -> &'static List {
-    loop {
-        let current = LIST.load(Acquire);
-        // SAFETY: it is null or comes from a box that was leaked.
-        let known = unsafe { current.as_ref() };
-        let generation = fork::watch();
-        if let Some(list) = known.filter(|list| list.generation == generation) {
-            return list;
-        }
-        let fresh = Box::into_raw(Box::new(List {
-            loops: Mutex::default(),
-            generation,
-        }));
-        if LIST
-            .compare_exchange(current, fresh, Release, Acquire)
-            .is_err()
-        {
-            // SAFETY: nobody else has seen it.
-            drop(unsafe { Box::from_raw(fresh) });
-        }
-    }
-}
+static LOOPS: PerProcess<Mutex<Vec<Weak<dyn ObservedLoop>>>> = PerProcess::new();
 
 /// Lists `observed` until it is dropped.
 pub fn register(observed: Weak<dyn ObservedLoop>) {
-    let mut loops = list().loops.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut loops = LOOPS.get().lock().unwrap_or_else(PoisonError::into_inner);
     loops.retain(|known| known.strong_count() > 0);
     loops.push(observed);
 }
@@ -148,7 +116,7 @@ pub fn register(observed: Weak<dyn ObservedLoop>) {
 /// All living loops, in the order of their construction.
 #[must_use]
 pub fn loops() -> Vec<Arc<dyn ObservedLoop>> {
-    let loops = list().loops.lock().unwrap_or_else(PoisonError::into_inner);
+    let loops = LOOPS.get().lock().unwrap_or_else(PoisonError::into_inner);
     let weak = loops.clone();
     // An upgraded reference may be the last one when it is dropped, and what that frees must not run under the mutex.
     drop(loops);

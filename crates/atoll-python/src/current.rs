@@ -106,7 +106,9 @@ pub(crate) fn enter_for_good(core: &Bound<'_, LoopCore>) -> PyResult<()> {
     )))
 }
 
-/// Ends what `enter_for_good` began.
-pub(crate) fn leave() {
-    CURRENT.set(std::ptr::null_mut());
+/// Ends what `enter_for_good` began, if `core` is what was entered.
+pub(crate) fn leave(core: &Bound<'_, LoopCore>) {
+    if is_entered(core) {
+        CURRENT.set(std::ptr::null_mut());
+    }
 }

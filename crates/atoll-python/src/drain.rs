@@ -34,7 +34,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let (core, now) = (self.core, clock::now());
         let activity = core.shared.activity();
-        if self.asleep {
+        if self.asleep || (self.items.is_empty() && core.shared.mailbox.is_empty()) {
             activity.next_is(0);
         } else {
             activity.left_behind(now, self.items.front().map_or(0, Post::queued_at));
@@ -54,16 +54,19 @@ impl LoopCore {
     /// Runs queued handlers for at most the budget. The loop's thread.
     pub(crate) fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         let drained = Self::drain_within_budget(slf);
-        if drained.is_err() {
+        if let Err(raised) = &drained {
             let core = slf.get();
-            // The exception ends the run; uvloop finishes its round before that.
-            core.stop_requested.store(core.owner, Ordering::Relaxed);
+            if core.owner && ends_the_process(slf.py(), raised) {
+                // It ends the run; uvloop finishes its round before that. asyncio goes on after any other.
+                core.stop_requested.store(true, Ordering::Relaxed);
+            }
             // It neither emptied the mailbox nor armed it: a guest's loop that runs on, or again, must come back.
             core.shared.poke();
         }
         drained
     }
 
+    #[allow(clippy::too_many_lines)] // one decision after the other, in the order that matters
     fn drain_within_budget(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         if core.stop_requested.load(Ordering::Relaxed) {
@@ -110,6 +113,9 @@ impl LoopCore {
                 return Ok(());
             }
             if core.owner && core.run_ends() {
+                if core.has_unstarted() && !core.shared.stopped.load(Ordering::Acquire) {
+                    return Self::drain_later(slf, asyncio_loop);
+                }
                 return core.request_stop(asyncio_loop);
             }
             let Some(item) = batch.items.pop_front() else {
@@ -123,21 +129,19 @@ impl LoopCore {
                 if mailbox.arm() {
                     batch.asleep = true;
                     if core.until_empty.load(Ordering::Relaxed) {
+                        if core.has_unstarted() {
+                            return Self::drain_later(slf, asyncio_loop);
+                        }
                         core.request_stop(asyncio_loop)?;
                     }
                     return Ok(());
                 }
                 continue;
             };
-            if core.unstarted.load(Ordering::Relaxed) > 0 {
-                // Before 3.12 a coroutine's first step waits for asyncio's next round, and so must what was posted after it,
-                // whoever starts the next drain.
+            if core.has_unstarted() {
+                // What was posted after it must wait, too, whoever starts the next drain.
                 batch.items.push_front(item);
-                asyncio_loop.call_method1(
-                    intern!(py, "call_soon"),
-                    (slf.getattr(intern!(py, "_drain"))?,),
-                )?;
-                return Ok(());
+                return Self::drain_later(slf, asyncio_loop);
             }
             activity.next_is(batch.items.front().map_or(0, Post::queued_at));
             match item {
@@ -171,6 +175,19 @@ impl LoopCore {
         }
     }
 
+    /// Whether a coroutine has not taken its first step: before 3.12 that waits for asyncio's next round.
+    fn has_unstarted(&self) -> bool {
+        self.unstarted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Has asyncio drain the mailbox in its next round, after the coroutines that have not started.
+    fn drain_later(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let drain = slf.getattr(intern!(slf.py(), "_drain"))?;
+        asyncio_loop
+            .call_method1(intern!(slf.py(), "call_soon"), (drain,))
+            .map(drop)
+    }
+
     /// Says which handlers are delayed on purpose, each once.
     #[cold]
     fn announce_delays(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -198,7 +215,10 @@ impl LoopCore {
         let now = core.last_stamp.load(Ordering::Relaxed);
         let lane = core.lane.load(Ordering::Relaxed);
         let outer = core.shared.activity().step_began(job.slot, now);
+        let executed = core.executed.load(Ordering::Relaxed);
         let ran = Self::run_job(slf, asyncio_loop.bind(py), job);
+        // A part of the handler that runs, as far as runs count.
+        core.executed.store(executed, Ordering::Relaxed);
         let ended = core.last_stamp.load(Ordering::Relaxed);
         core.shared.activity().step_ended(outer, now, ended);
         core.lane.store(lane, Ordering::Relaxed);

@@ -85,7 +85,10 @@ mod _core {
     #[pymodule_export]
     use crate::module_home::ModuleHome;
     #[pymodule_export]
-    use crate::monitor::{MonitorCore, install_stack_sampler};
+    use crate::monitor::{
+        MonitorCore, activate_stack_sampler, answer_stack_question, answers_stack_questions,
+        prepare_stack_sampler, wait_stack_question,
+    };
     #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]

@@ -412,11 +412,9 @@ impl LoopCore {
     }
 
     /// Ends what `_enter_thread` began. On the same thread.
-    fn _leave_thread(&self) {
-        self.shared.activity().runs_on(0);
-        if self.owner {
-            current::leave();
-        }
+    fn _leave_thread(slf: &Bound<'_, Self>) {
+        slf.get().shared.activity().runs_on(0);
+        current::leave(slf);
     }
 
     /// Ends the run without stopping the context. On the loop's thread.
@@ -438,10 +436,12 @@ impl LoopCore {
 
     /// Runs `message()` on the loop, outside the statistics, whatever the lane's bound. Any thread; false when closed.
     fn _post_internal(&self, message: Py<PyAny>) -> bool {
-        self.shared
-            .mailbox
-            .push_admitted(Lane::Control, Item::Internal(message))
-            .is_ok()
+        !self.shared.is_parents()
+            && self
+                .shared
+                .mailbox
+                .push_admitted(Lane::Control, Item::Internal(message))
+                .is_ok()
     }
 
     /// Refuses further posts and gives back the futures of handlers that will never run; a second call gives those that a
@@ -504,6 +504,7 @@ impl LoopCore {
         (f64, f64, f64, f64, f64),
     )> {
         let core = slf.get();
+        core.check_fork()?;
         let now = Self::now(slf)?;
         let time = core.shared.activity().time();
         Ok((

@@ -10,6 +10,7 @@ use atoll_core::monitor::{Event, LoopView, Monitor, Settings, stack};
 use atoll_core::registry::ObservedLoop;
 use pyo3::prelude::*;
 
+use crate::error;
 use crate::loop_core::LoopCore;
 
 /// The settings of a monitor: `atoll.observe.MonitorOptions`; durations in seconds.
@@ -89,6 +90,15 @@ fn ticks(seconds: f64) -> u64 {
     clock::ticks(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
+impl MonitorCore {
+    fn check_fork(&self) -> PyResult<()> {
+        if self.monitor.is_parents() {
+            return Err(error::forked_monitor());
+        }
+        Ok(())
+    }
+}
+
 #[pymethods]
 impl MonitorCore {
     #[new]
@@ -119,11 +129,13 @@ impl MonitorCore {
         io_context: &Bound<'_, LoopCore>,
         stall_threshold: Option<f64>,
         counts_for_health: bool,
-    ) {
+    ) -> PyResult<()> {
+        self.check_fork()?;
         let observed: Arc<dyn ObservedLoop> = Arc::clone(&io_context.get().shared) as _;
         let threshold = stall_threshold.map(ticks);
         // The monitor's lock is held while it takes a stack, from a thread that may hold the GIL.
         py.detach(|| self.monitor.watch(&observed, threshold, counts_for_health));
+        Ok(())
     }
 
     /// Waits up to `patience` seconds and returns (health changes, stalls with how many were suppressed); None when stopped.
@@ -150,15 +162,17 @@ impl MonitorCore {
     }
 
     /// The loops as they are now.
-    fn views(&self, py: Python<'_>) -> Vec<ViewTuple> {
+    fn views(&self, py: Python<'_>) -> PyResult<Vec<ViewTuple>> {
+        self.check_fork()?;
         let views = py.detach(|| self.monitor.views());
-        views.into_iter().map(view_tuple).collect()
+        Ok(views.into_iter().map(view_tuple).collect())
     }
 
     /// The stalls that are retained, the oldest first.
-    fn stalls(&self, py: Python<'_>) -> Vec<StallTuple> {
+    fn stalls(&self, py: Python<'_>) -> PyResult<Vec<StallTuple>> {
+        self.check_fork()?;
         let stalls = py.detach(|| self.monitor.stalls());
-        stalls.iter().map(stall_tuple).collect()
+        Ok(stalls.iter().map(stall_tuple).collect())
     }
 
     /// Ends the thread and waits for it.
@@ -169,6 +183,34 @@ impl MonitorCore {
 
 /// Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None where it can't be done.
 #[pyfunction]
-pub(crate) fn install_stack_sampler(signal: i32) -> PyResult<Option<i32>> {
-    Ok(stack::install(signal)?)
+pub(crate) fn prepare_stack_sampler(py: Python<'_>, signal: i32) -> PyResult<Option<i32>> {
+    Ok(py.detach(|| stack::prepare(signal))?)
+}
+
+/// faulthandler has taken `signal`: it may be sent from now on. Returns the signal by which stacks are taken.
+#[pyfunction]
+pub(crate) fn activate_stack_sampler(py: Python<'_>, signal: i32) -> Option<i32> {
+    py.detach(|| {
+        stack::activate(signal);
+        stack::active()
+    })
+}
+
+/// A Python thread answers `wait_stack_question` from now on, or no more.
+#[pyfunction]
+pub(crate) fn answers_stack_questions(py: Python<'_>, begins: bool) {
+    py.detach(|| stack::answers(begins));
+}
+
+/// Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about.
+#[pyfunction]
+pub(crate) fn wait_stack_question(py: Python<'_>, patience: f64) -> Option<(u64, i32)> {
+    let patience = Duration::try_from_secs_f64(patience).unwrap_or_default();
+    py.detach(|| stack::wait_for_question(patience))
+}
+
+/// Answers a question with a stack in faulthandler's form, empty when there is none.
+#[pyfunction]
+pub(crate) fn answer_stack_question(py: Python<'_>, number: u64, stack: String) {
+    py.detach(|| stack::answer(number, stack));
 }

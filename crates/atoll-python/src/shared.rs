@@ -305,6 +305,9 @@ impl ObservedLoop for Shared {
     }
 
     fn post_probe(&self, probe: Arc<dyn Probe>) -> bool {
+        if self.is_parents() {
+            return false;
+        }
         let queued_at = clock::now();
         let item = Item::Probe { probe, queued_at };
         self.mailbox.push_admitted(Lane::Normal, item).is_ok()

@@ -38,6 +38,11 @@ COMMANDS = {
         "control",
         "Shows that a slow module does not delay the others' calls.",
     ),
+    "top": Command(
+        "atoll.cli.top._command",
+        "top",
+        "Shows what the loops of a running process are doing, and where they are stuck.",
+    ),
 }
 
 _OWN = {"atoll", "atoll_control"}

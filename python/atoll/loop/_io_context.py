@@ -331,19 +331,13 @@ class IoContext(LoopCore):
 
     def _enter(self, *, handlers: int | None = None, duration: float | None = None, until_empty: bool = False) -> int:
         self._check_may_run()
-        with self._entering:
-            # Read once: whoever runs it may leave meanwhile.
-            runner = self._runner
-            if runner is not None:
-                raise LoopRunningError(
-                    f"loop {self.name!r} runs on thread {runner.name!r} already, and a loop has one thread: post to it "
-                    "from here"
-                )
-            # Here, for another thread may close it until then, and what is closed never stops.
-            if self._closed:
-                raise LoopRunningError(f"loop {self.name!r} is closed: construct a new IoContext")
-            self._runner = threading.current_thread()
+        mine = False
         try:
+            with self._entering:
+                self._check_nobody_runs_it()
+                # In this order, so that Ctrl-C between any two lines leaves nobody behind.
+                mine = True
+                self._runner = threading.current_thread()
             if self._loop is None:
                 self._loop = self._loop_factory()
             if self.stopped:
@@ -353,7 +347,21 @@ class IoContext(LoopCore):
             self._drive(self._loop, duration)
             return self._executed - before
         finally:
-            self._runner = None
+            if mine:
+                self._runner = None
+
+    def _check_nobody_runs_it(self) -> None:
+        """Under `_entering`."""
+        # Read once: whoever runs it may leave meanwhile.
+        runner = self._runner
+        if runner is not None:
+            raise LoopRunningError(
+                f"loop {self.name!r} runs on thread {runner.name!r} already, and a loop has one thread: post to it "
+                "from here"
+            )
+        # Here, for another thread may close it until then, and what is closed never stops.
+        if self._closed:
+            raise LoopRunningError(f"loop {self.name!r} is closed: construct a new IoContext")
 
     def _check_may_run(self) -> None:
         self._check_fork()
@@ -384,10 +392,11 @@ class IoContext(LoopCore):
     @contextlib.contextmanager
     def _entered(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Within the block, this thread and `loop` are the context's."""
-        self._enter_thread()
-        with _contexts_lock:
-            _contexts[loop] = self
         try:
+            # Ctrl-C may come between any two of these lines, and must leave nothing behind.
+            self._enter_thread()
+            with _contexts_lock:
+                _contexts[loop] = self
             yield
         finally:
             self._leave_thread()

@@ -11,7 +11,6 @@ callbacks, by a Python thread of the monitor's own, as soon as that gets the GIL
 """
 
 import atexit
-import contextlib
 import faulthandler
 import logging
 import math
@@ -23,9 +22,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from atoll._core import MonitorCore, install_stack_sampler
+from atoll._core import MonitorCore, activate_stack_sampler, prepare_stack_sampler
 from atoll.errors import LoopRunningError
 from atoll.loop import IoContext, awaited_calls
+from atoll.observe._stacks import StackThread
 from atoll.observe._waiting import WaitingCycle, find_cycles
 
 _logger = logging.getLogger("atoll.observe")
@@ -160,8 +160,9 @@ class LoopMonitor:
 
     As a context manager it runs for the length of the block. A provider has one of its own for its loops.
 
-    Stacks are taken with CPython's faulthandler, registered for good on a real-time signal, on Linux; elsewhere stalls
-    have no stack.
+    Stacks are taken by a Python thread of the monitor's. Where one C call holds the GIL for more than 0.1 s, the stuck
+    thread gets a real-time signal instead, on which CPython's faulthandler is registered for good, on Linux; elsewhere
+    such a stall has no stack. The signal interrupts what a C library waits for; `stall_threshold=math.inf` sends none.
 
     Args:
         options: Its settings.
@@ -175,22 +176,31 @@ class LoopMonitor:
         self._starting = threading.Lock()
         self._core: MonitorCore | None = None
         self._thread: threading.Thread | None = None
+        self._stacks: StackThread | None = None
 
     def start(self) -> None:
         """Starts watching. Any thread.
 
         Raises:
             LoopRunningError: When it has been started before.
+            ValueError: When stacks can't be taken by `stack_signal`.
         """
         with self._starting:
             if self._core is not None:
                 raise LoopRunningError("the monitor has been started before: construct a new one")
             _install_stack_sampler(self._stack_signal)
-            self._core = MonitorCore(self.options)
-            self._thread = threading.Thread(
-                target=_tell, args=(self._core, self.options, self._callbacks), name="atoll-monitor", daemon=True
+            core = MonitorCore(self.options)
+            thread = threading.Thread(
+                target=_tell, args=(core, self.options, self._callbacks), name="atoll-monitor", daemon=True
             )
-            self._thread.start()
+            stacks = StackThread()
+            try:
+                thread.start()
+                stacks.start()
+            except BaseException:
+                core.stop()
+                raise
+            self._core, self._thread, self._stacks = core, thread, stacks
         _watch_for_exit(self)
 
     def stop(self) -> None:
@@ -200,6 +210,9 @@ class LoopMonitor:
         if self._core is None or self._thread is None:
             return
         self._core.stop()
+        if self._stacks is not None:
+            self._stacks.stop()
+            self._stacks = None
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -317,14 +330,29 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _install_stack_sampler(wanted: int | None) -> None:
-    """Has faulthandler write the stack of a thread that gets the signal to the native half's pipe."""
+    """Has faulthandler write the stack of a thread that gets the signal to the native half's pipe; sent only after that.
+
+    Raises:
+        ValueError: When faulthandler can't have the signal, or the process takes stacks by another one already.
+    """
     if sys.platform != "linux":
         return
     number = signal.SIGRTMIN + 5 if wanted is None else wanted
-    file = install_stack_sampler(number)
-    if file is not None:
-        with contextlib.suppress(RuntimeError):  # a signal that faulthandler keeps for itself
-            faulthandler.register(number, file=file, all_threads=False, chain=False)
+    try:
+        file = prepare_stack_sampler(number)
+        if file is None:
+            return
+        faulthandler.register(number, file=file, all_threads=False, chain=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"stack_signal={number!r} can't be used ({error}): leave it out, or pass another real-time signal, such as "
+            f"signal.SIGRTMIN + 6"
+        ) from None
+    used = activate_stack_sampler(number)
+    if wanted is not None and used != wanted:
+        raise ValueError(
+            f"stack_signal={wanted!r}: this process takes stacks by signal {used} already, and keeps to it"
+        )
 
 
 def _watch_for_exit(monitor: LoopMonitor) -> None:

@@ -293,14 +293,16 @@ class IoContextProvider(Generic[M_contra]):
                 self._at_end.enter_context(self._monitor)
             for loop in loops:
                 await self._start_loop(loop, end)
+            if self._switch_interval is not None and len(loops) >= _MIN_LOOPS_TO_SWITCH_FOR and gil_is_enabled():
+                self._at_end.enter_context(switch_interval(self._switch_interval))
+            if default in self._loops.values():
+                self._observe(default, PlacementOptions())
         except BaseException:
-            self._log_problems(await self._stop_loops(self._now() + self._stop_timeout))
-            self._end()
+            try:
+                self._log_problems(await self._stop_loops(self._now() + self._stop_timeout))
+            finally:
+                self._end()
             raise
-        if self._switch_interval is not None and len(loops) >= _MIN_LOOPS_TO_SWITCH_FOR and gil_is_enabled():
-            self._at_end.enter_context(switch_interval(self._switch_interval))
-        if default in self._loops.values():
-            self._observe(default, PlacementOptions())
         self._state = "entered"
         for io_context in self.io_contexts:
             modules = [module.__qualname__ for module, home in self._loops.items() if home is io_context]

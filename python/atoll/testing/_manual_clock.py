@@ -24,6 +24,7 @@ from atoll.loop import IoContext
 
 SETTLE_TIMEOUT = 30.0
 _LOOK_AGAIN = 0.01
+_NANOSECOND = 1e-9
 
 
 class ManualClock:
@@ -134,7 +135,7 @@ class ManualClock:
         with self._idle:
             loops = list(self._loops)
         for loop in loops:
-            loop.look_again()
+            loop.look_again(moment)
 
     def went_idle(self) -> None:
         """A loop on some thread waits for something. That thread."""
@@ -184,8 +185,10 @@ class _ManualEventLoop(asyncio.SelectorEventLoop):
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
         return min((handle.when() for handle in scheduled if not handle.cancelled()), default=None)
 
-    def look_again(self) -> None:
-        """Has it find out what is due, if it waits for something. Any thread."""
+    def look_again(self, moment: float) -> None:
+        """Has it find out what is due at `moment`, if it waits for something. Any thread."""
+        # Far from zero, a nanosecond is less than the distance of two floats.
+        self._clock_resolution = max(_NANOSECOND, 2 * math.ulp(moment))
         if not self.is_closed() and self.is_running():
             self.call_soon_threadsafe(_nothing)
 

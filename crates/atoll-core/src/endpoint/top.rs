@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::process::Process;
+use super::process::{Process, cpu_time};
 use crate::clock;
 use crate::monitor::{self, LoopView, stall};
 use crate::registry::{self, ObservedLoop};
@@ -44,6 +44,7 @@ struct Loop {
     name: String,
     modules: Vec<String>,
     runs: bool,
+    thread: Option<Thread>,
     health: Option<Health>,
     lag: Option<f64>,
     queued: Lanes,
@@ -58,6 +59,12 @@ struct Loop {
     errors: u64,
     handlers: Vec<Handler>,
     handlers_left_out: usize,
+}
+
+#[derive(Serialize)]
+struct Thread {
+    id: i32,
+    cpu: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -214,6 +221,7 @@ impl Loop {
             name: observed.name().into(),
             modules: modules.unwrap_or_else(PoisonError::into_inner).clone(),
             runs: record.activity.thread().is_some(),
+            thread: record.activity.thread().map(Thread::of),
             health: Health::of(&seen.views),
             lag: record.lag().map(|probe| clock::seconds(probe.lag())),
             queued: Lanes {
@@ -239,6 +247,15 @@ impl Loop {
             errors,
             handlers,
             handlers_left_out,
+        }
+    }
+}
+
+impl Thread {
+    fn of(id: i32) -> Self {
+        Self {
+            id,
+            cpu: cpu_time(id),
         }
     }
 }

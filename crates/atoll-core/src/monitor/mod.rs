@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::fork;
+use crate::fork::{self, PerProcess};
 use crate::native_thread;
 use crate::registry::ObservedLoop;
 use stall::{Records, Report, Stall, StallSettings, StallWatch};
@@ -118,7 +118,7 @@ pub struct Monitor {
 }
 
 /// The monitors of the process, for those who tell of all loops.
-static MONITORS: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+static MONITORS: PerProcess<Mutex<Vec<Weak<Inner>>>> = PerProcess::new();
 
 impl Monitor {
     /// Starts a monitor that watches nothing yet.
@@ -140,7 +140,10 @@ impl Monitor {
         });
         let monitored = Arc::clone(&inner);
         let thread = native_thread::spawn("atoll-monitor".into(), move || monitored.run())?;
-        let mut monitors = MONITORS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut monitors = MONITORS
+            .get()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         monitors.retain(|known| known.strong_count() > 0);
         monitors.push(Arc::downgrade(&inner));
         Ok(Self {
@@ -211,9 +214,15 @@ impl Monitor {
         self.inner.lock().records.kept()
     }
 
+    /// Whether this process has forked off the one that the monitor belongs to, and must not touch it.
+    #[must_use]
+    pub fn is_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
     /// Ends the thread and waits for it; a second call does nothing, and neither does a forked child's.
     pub fn stop(&self) {
-        if self.generation != fork::generation() {
+        if self.is_parents() {
             return;
         }
         self.inner.lock().stopped = true;
@@ -258,7 +267,10 @@ pub fn all_stalls() -> Vec<Stall> {
 }
 
 fn all() -> Vec<Arc<Inner>> {
-    let monitors = MONITORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let monitors = MONITORS
+        .get()
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     monitors.iter().filter_map(Weak::upgrade).collect()
 }
 

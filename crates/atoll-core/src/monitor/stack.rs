@@ -1,18 +1,25 @@
 //! The Python stack of a thread, taken while the thread is stuck, the GIL held or not.
 //!
-//! CPython's faulthandler, registered on a signal with a pipe as its file, writes the stack of the thread that gets the signal
-//! from within the signal's handler: it needs no lock and no GIL. Python registers it; here is the sending and the reading.
+//! First a Python thread is asked, which gets the GIL unless one C call holds it: it interrupts nobody. If it has no time, the
+//! stuck thread is inside that call, and gets a signal: CPython's faulthandler, registered on it with a pipe as its file, writes
+//! the stack from within the signal's handler, which needs no lock and no GIL. The signal is the second choice, for a thread
+//! that gets it between two frames crashes in faulthandler (python/cpython issue 123967), and it cuts short what a C library waits for.
 //!
 //! | state | written by | read by | under |
 //! |---|---|---|---|
-//! | `SAMPLER` | whoever installs it | monitors | its mutex, also while a stack is being read |
+//! | `SAMPLERS` | whoever prepares and activates one | monitors | its mutex, also while a stack is being read |
+//! | `ASKS` | monitors, and the Python threads that answer | the same | its mutex |
 
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::fork::PerProcess;
+
+/// How long a Python thread may take to get the GIL. A thread that waits for it gets it within a few switch intervals.
+const GIL_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a stack is waited for: a thread in the kernel may not get its signal.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// A stack is complete when it ends with a line's end and nothing has come for so long.
@@ -22,7 +29,7 @@ const LOOPS_OWN: &str = "atoll/loop/_io_context.py\"";
 /// faulthandler stops after 100 frames, of 500 characters each at most.
 const LONGEST: usize = 64 * 1024;
 
-/// Where stacks come from.
+/// Where stacks come from. Its pipe is never closed: faulthandler keeps the descriptor's number.
 #[derive(Debug)]
 struct Sampler {
     signal: i32,
@@ -31,22 +38,43 @@ struct Sampler {
     writer: OwnedFd,
 }
 
-static SAMPLER: Mutex<Option<Sampler>> = Mutex::new(None);
+/// The pipes of a process, and which signal may be sent.
+#[derive(Debug, Default)]
+struct Samplers {
+    /// Never removed.
+    prepared: Vec<Sampler>,
+    /// The index of the one whose signal faulthandler has taken.
+    active: Option<usize>,
+}
+
+static SAMPLERS: PerProcess<Mutex<Samplers>> = PerProcess::new();
+
+fn samplers() -> MutexGuard<'static, Samplers> {
+    SAMPLERS
+        .get()
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The signal by which stacks are taken in this process, once [`activate`] has been called.
+#[must_use]
+pub fn active() -> Option<i32> {
+    let samplers = samplers();
+    samplers.active.map(|index| samplers.prepared[index].signal)
+}
 
 /// Makes the pipe for stacks that `signal` causes; returns the descriptor that faulthandler is to write to, the same at every
-/// call for one signal. None where the system can't signal one thread.
-///
-/// It is for good, as faulthandler's registration must be: a signal that is still under way would end the process.
+/// call for one signal and process. None where the system can't signal one thread. The signal is not sent before [`activate`].
 ///
 /// # Errors
 /// When the process has no file descriptor left.
-pub fn install(signal: i32) -> io::Result<Option<RawFd>> {
+pub fn prepare(signal: i32) -> io::Result<Option<RawFd>> {
     if !cfg!(target_os = "linux") {
         return Ok(None);
     }
-    let mut installed = SAMPLER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(sampler) = installed.as_ref().filter(|it| it.signal == signal) {
-        return Ok(Some(sampler.writer.as_raw_fd()));
+    let mut samplers = samplers();
+    if let Some(known) = samplers.prepared.iter().find(|it| it.signal == signal) {
+        return Ok(Some(known.writer.as_raw_fd()));
     }
     let mut fds = [0; 2];
     // SAFETY: `fds` has room for the two descriptors.
@@ -64,7 +92,7 @@ pub fn install(signal: i32) -> io::Result<Option<RawFd>> {
         }
     }
     let file = writer.as_raw_fd();
-    *installed = Some(Sampler {
+    samplers.prepared.push(Sampler {
         signal,
         reader,
         writer,
@@ -72,18 +100,126 @@ pub fn install(signal: i32) -> io::Result<Option<RawFd>> {
     Ok(Some(file))
 }
 
+/// faulthandler has taken `signal`, for good: it may be sent from now on. The first signal of a process stays.
+pub fn activate(signal: i32) {
+    let mut samplers = samplers();
+    if samplers.active.is_none() {
+        samplers.active = samplers.prepared.iter().position(|it| it.signal == signal);
+    }
+}
+
+/// A question to the Python threads of the monitors, and its answer.
+#[derive(Debug, Default)]
+struct Asks {
+    state: Mutex<AskState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct AskState {
+    number: u64,
+    /// The thread that is asked for, until somebody takes the question.
+    thread: Option<i32>,
+    answer: Option<(u64, String)>,
+    answerers: usize,
+}
+
+static ASKS: PerProcess<Asks> = PerProcess::new();
+
+impl Asks {
+    fn lock(&self) -> MutexGuard<'_, AskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready` gives something, for at most `patience`.
+    fn wait<T>(
+        &self,
+        patience: Duration,
+        mut ready: impl FnMut(&mut AskState) -> Option<T>,
+    ) -> Option<T> {
+        let end = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = ready(&mut state) {
+                return Some(found);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// A Python thread answers questions from now on, or no more.
+pub fn answers(begins: bool) {
+    let asks = ASKS.get();
+    let mut state = asks.lock();
+    state.answerers = if begins {
+        state.answerers + 1
+    } else {
+        state.answerers.saturating_sub(1)
+    };
+    drop(state);
+    asks.changed.notify_all();
+}
+
+/// Waits up to `patience` for a question, (its number, the thread); a Python thread that does not hold the GIL meanwhile.
+#[must_use]
+pub fn wait_for_question(patience: Duration) -> Option<(u64, i32)> {
+    ASKS.get().wait(patience, |state| {
+        state.thread.take().map(|thread| (state.number, thread))
+    })
+}
+
+/// Answers the question `number` with a stack, empty when there is none.
+pub fn answer(number: u64, stack: String) {
+    let asks = ASKS.get();
+    asks.lock().answer = Some((number, stack));
+    asks.changed.notify_all();
+}
+
+/// Asks a Python thread; None when it has not got the GIL in time, or there is none.
+fn ask(thread: i32) -> Option<String> {
+    let asks = ASKS.get();
+    let number = {
+        let mut state = asks.lock();
+        if state.answerers == 0 {
+            return None;
+        }
+        state.number += 1;
+        state.thread = Some(thread);
+        state.number
+    };
+    asks.changed.notify_all();
+    let answer = asks.wait(GIL_PATIENCE, |state| match &state.answer {
+        Some((answered, _)) if *answered == number => state.answer.take(),
+        _ => None,
+    });
+    if answer.is_none() {
+        asks.lock().thread = None;
+    }
+    answer.map(|(_, stack)| stack)
+}
+
 /// The Python stack of the thread with the system's number `thread`, the innermost frame first, one per line; None when it
 /// can't be had.
 #[must_use]
 pub fn take(thread: i32) -> Option<String> {
-    let sampler = SAMPLER.lock().unwrap_or_else(PoisonError::into_inner);
-    let sampler = sampler.as_ref()?;
-    read_what_there_is(&sampler.reader, Duration::ZERO);
-    if !send(sampler.signal, thread) {
-        return None;
-    }
-    let bytes = read_what_there_is(&sampler.reader, PATIENCE);
-    let text = String::from_utf8_lossy(&bytes);
+    let stack = match ask(thread) {
+        Some(stack) => of_the_stall(&stack),
+        None => of_the_stall(&signalled(thread)?),
+    };
+    (!stack.is_empty()).then_some(stack)
+}
+
+/// The frames of a stack as faulthandler writes it, without those of the loop itself.
+fn of_the_stall(text: &str) -> String {
     let mut stack = String::new();
     for line in text.lines().filter(|line| line.starts_with("  ")) {
         if line.contains(LOOPS_OWN) && !stack.is_empty() {
@@ -91,7 +227,19 @@ pub fn take(thread: i32) -> Option<String> {
         }
         let _ = writeln!(stack, "{line}");
     }
-    (!stack.is_empty()).then_some(stack)
+    stack
+}
+
+/// What faulthandler writes when the thread gets the signal.
+fn signalled(thread: i32) -> Option<String> {
+    let samplers = samplers();
+    let sampler = &samplers.prepared[samplers.active?];
+    read_what_there_is(&sampler.reader, Duration::ZERO);
+    if !send(sampler.signal, thread) {
+        return None;
+    }
+    let bytes = read_what_there_is(&sampler.reader, PATIENCE);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(target_os = "linux")]
