@@ -76,9 +76,9 @@ def test_a_loop_that_does_not_start_in_time_is_named_and_the_others_are_stopped(
         third = dedicated(Metrics)
 
     async def main() -> None:
-        problem = r"loop 'second' of Stuck does not run after start_timeout=0\.05 s: look"
+        problem = r"loop 'second' of Stuck does not run after start_timeout=1\.0 s: look"
         with pytest.raises(TimeoutError, match=problem):
-            async with IoContextProvider(Stuck, start_timeout=0.05, stop_timeout=0.05):
+            async with IoContextProvider(Stuck, start_timeout=1.0, stop_timeout=0.05):
                 raise AssertionError("not reached")
         assert not {"first", "third"} & thread_names()
 
