@@ -44,7 +44,7 @@ def nothing_is_left(folder: Path) -> Iterator[None]:
     folder.rmdir()
 
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.whole_grpcio]
 
 
 async def test_a_class_is_made_and_served_on_a_loop_of_its_own() -> None:

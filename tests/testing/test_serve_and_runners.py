@@ -15,6 +15,8 @@ from tests.testing.services import Store, get, put
 from atoll.errors import NotOnLoopError
 from atoll.testing import serve
 
+pytestmark = pytest.mark.whole_grpcio
+
 
 @pytest_asyncio.fixture
 async def channel_of_a_fixture() -> AsyncIterator[grpc.aio.Channel]:

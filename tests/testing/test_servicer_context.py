@@ -103,9 +103,10 @@ async def on_a_fake() -> AsyncIterator[Run]:
 
 
 CONTEXTS = {"fake": on_a_fake, "atoll": on_atolls_server, "grpc.aio": on_grpcs_server}
-everywhere = pytest.mark.parametrize("context", list(CONTEXTS))
+SERVED = [pytest.param(name, marks=pytest.mark.whole_grpcio) for name in ("atoll", "grpc.aio")]
+everywhere = pytest.mark.parametrize("context", ["fake", *SERVED])
 # What grpc.aio leaves open or does otherwise, see tests/rpc/test_like_grpc_aio.py.
-atolls_own = pytest.mark.parametrize("context", ["fake", "atoll"])
+atolls_own = pytest.mark.parametrize("context", ["fake", SERVED[0]])
 
 
 @everywhere
