@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,7 @@ class Child:
         try:
             process.stdin.write(f"{request}\n".encode())
         except BrokenPipeError as error:
-            raise self._failure("ended") from error
+            raise self._failure(self._end_in_words()) from error
         return self.receive(timeout)
 
     def receive(self, timeout: float) -> dict[str, Any]:
@@ -116,13 +117,20 @@ class Child:
             raise self._failure("said nothing in time")
         content = os.read(process.stdout.fileno(), 65536)
         if not content:
-            raise self._failure("ended")
+            raise self._failure(self._end_in_words())
         return content
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the child is not running; enter it first: with Child(...) as child:")
         return self._process
+
+    def _end_in_words(self) -> str:
+        """Say how the child ended: what a signal killed has no words of its own."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._running().wait(_STOP_TIMEOUT)
+            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return "closed its output"
 
     def _failure(self, what: str) -> ChildFailedError:
         shown = ""

@@ -63,7 +63,13 @@ def test_a_child_that_ignores_the_end_of_its_input_is_killed(program: Path, monk
 
 def test_a_child_that_fails_shows_its_stderr(program: Path) -> None:
     program.write_text("raise SystemExit('no port is free')", encoding="utf-8")
-    with pytest.raises(ChildFailedError, match="ended: no port is free"), Child("child_program"):
+    with pytest.raises(ChildFailedError, match="ended with exit code 1: no port is free"), Child("child_program"):
+        pass
+
+
+def test_a_child_that_crashes_without_a_word_shows_by_which_signal(program: Path) -> None:
+    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", encoding="utf-8")
+    with pytest.raises(ChildFailedError, match="was killed by SIGKILL: its stderr is empty"), Child("child_program"):
         pass
 
 
