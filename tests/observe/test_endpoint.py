@@ -122,6 +122,26 @@ def test_the_top_has_every_loop_with_its_numbers(endpoint: ObserveEndpoint, work
     assert slowest == sorted(slowest, reverse=True)
 
 
+def test_every_field_is_documented(endpoint: ObserveEndpoint, stuck: list[atoll.IoContext]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "top.md").read_text()
+    documented = set(re.findall(r"`(\w+)`", guide))
+    with LoopMonitor(MonitorOptions(stall_threshold=0.02)) as monitor:
+        monitor.watch(stuck[0])
+        wait_for(functools.partial(stalled, endpoint.address, "first"), "a stall")
+        told = top(endpoint.address)
+    assert fields(told) <= documented
+    assert {"stack_after", "largest_latency", "p99", "age", "cpu"} <= fields(told), "it had all parts"
+
+
+def fields(value: Any) -> set[str]:
+    """The names of all fields within a JSON value."""
+    if isinstance(value, list):
+        return {name for each in value for name in fields(each)}
+    if isinstance(value, dict):
+        return set(value) | {name for each in value.values() for name in fields(each)}
+    return set()
+
+
 def test_percentiles_are_those_of_the_statistics(endpoint: ObserveEndpoint, worked: list[atoll.IoContext]) -> None:
     told = {handler["name"]: handler for handler in top_of(endpoint.address, "node_manager")["handlers"]}
     for handler in worked[0].stats():
@@ -150,13 +170,13 @@ def test_stuck_loops_are_shown_with_what_they_run(endpoint: ObserveEndpoint, stu
     with LoopMonitor(MonitorOptions(interval=0.005, deadline=0.05, stall_threshold=0.03)) as monitor:
         for io_context in stuck:
             monitor.watch(io_context)
-        dead = wait_for(
-            lambda: (it := get(endpoint.address, "/livez"))[1].count("\n") == 2 and it, "bad health of both"
+        status, text = wait_for(
+            lambda: (it := get(endpoint.address, "/livez"))[1].count("\n") == 2 and it, "bad health"
         )
-        waited = r"a probe has waited \d+\.\d s for its turn"
-        said = rf"loop first is unhealthy: {waited}; stuck runs for \d+\.\d s\nloop second is"
-        assert dead[0] == 503
-        assert re.match(said, dead[1])
+        assert status == 503
+        for line, name in zip(text.splitlines(), ("first", "second"), strict=True):
+            said = rf"loop {name} is unhealthy: a probe has waited \d+\.\d s for its turn; stuck runs for \d+\.\d s"
+            assert re.fullmatch(said, line)
         for name in ("first", "second"):
             it = wait_for(functools.partial(stalled, endpoint.address, name), "a stall")
             assert it["running"]["handler"] == "stuck"

@@ -245,14 +245,10 @@ impl Drop for Monitor {
     }
 }
 
-/// What the process's monitors say of their loops; one that has been stopped says nothing any more.
+/// What the process's monitors say of their loops.
 #[must_use]
 pub fn all_views() -> Vec<LoopView> {
-    all()
-        .iter()
-        .filter(|inner| !inner.lock().stopped)
-        .flat_map(|inner| inner.views())
-        .collect()
+    all().iter().flat_map(|inner| inner.views()).collect()
 }
 
 /// What the process's monitors have retained, the oldest first.
@@ -266,12 +262,16 @@ pub fn all_stalls() -> Vec<Stall> {
     stalls
 }
 
+/// Those that have not been stopped: one that has sees nothing any more, however long somebody keeps it.
 fn all() -> Vec<Arc<Inner>> {
     let monitors = MONITORS
         .get()
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    monitors.iter().filter_map(Weak::upgrade).collect()
+    let mut all: Vec<_> = monitors.iter().filter_map(Weak::upgrade).collect();
+    drop(monitors);
+    all.retain(|inner| !inner.lock().stopped);
+    all
 }
 
 impl Inner {
