@@ -39,8 +39,8 @@ __all__ = [
     "current_loop",
     "injected_delays",
     "plain_attributes",
-    "preview_delays",
     "prepare_stack_sampler",
+    "preview_delays",
     "prometheus_text",
     "wait_stack_question",
 ]
@@ -229,7 +229,7 @@ def answer_stack_question(number: int, stack: str) -> None:
     """Answers a question with a stack in faulthandler's form, empty when there is none."""
 
 def activate_stack_sampler(signal: int) -> int | None:
-    """faulthandler has taken `signal`: it may be sent from now on. Returns the signal by which stacks are taken."""
+    """Faulthandler has taken `signal`: it may be sent from now on. Returns the signal by which stacks are taken."""
 
 @final
 class LagProbeCore:

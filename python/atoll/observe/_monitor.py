@@ -330,7 +330,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _install_stack_sampler(wanted: int | None) -> None:
-    """Has faulthandler write the stack of a thread that gets the signal to the native half's pipe; sent only after that.
+    """Has faulthandler write the stack of a thread that gets the signal to the native half's pipe, and only then sent.
 
     Raises:
         ValueError: When faulthandler can't have the signal, or the process takes stacks by another one already.

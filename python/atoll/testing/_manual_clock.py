@@ -177,7 +177,7 @@ class _ManualEventLoop(asyncio.SelectorEventLoop):
 
     def _ready_now(self) -> bool:
         # What asyncio itself holds to be due, or it would be waited for without ever being run.
-        now = self.time() + self._clock_resolution  # type: ignore[attr-defined]
+        now = self.time() + self._clock_resolution
         return bool(self._ready) or ((due := self.next_due()) is not None and due < now)  # type: ignore[attr-defined]
 
     def next_due(self) -> float | None:
