@@ -46,7 +46,7 @@ def _answer(stopped: threading.Event) -> None:
 def _stack(native_id: int) -> str:
     """The stack of a thread as faulthandler writes it, the innermost frame first; empty when there is none."""
     found = next((thread.ident for thread in threading.enumerate() if thread.native_id == native_id), None)
-    frame: "FrameType | None" = None if found is None else sys._current_frames().get(found)  # noqa: SLF001 - meant for this
+    frame: FrameType | None = None if found is None else sys._current_frames().get(found)  # noqa: SLF001 - meant for this
     lines: list[str] = []
     while frame is not None and len(lines) < _MOST_FRAMES:
         code = frame.f_code
