@@ -86,6 +86,25 @@ pub trait Post {
     }
 }
 
+/// When the first of `items` was queued that knows it, in ticks; zero when none does. An observer's probe, which does not, may
+/// be in front of what it observes.
+#[inline]
+#[must_use]
+pub fn first_queued_at<T: Post>(items: &VecDeque<T>) -> u64 {
+    match items.front().map(Post::queued_at) {
+        None => 0,
+        Some(0) => first_that_knows(items),
+        Some(at) => at,
+    }
+}
+
+#[cold]
+fn first_that_knows<T: Post>(items: &VecDeque<T>) -> u64 {
+    // Of many that don't know it, enough are asked.
+    let mut asked = items.iter().take(256).map(Post::queued_at);
+    asked.find(|&at| at > 0).unwrap_or(0)
+}
+
 /// Why an item was not accepted; the item comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PushError<T> {
@@ -289,12 +308,8 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// When the longest-waiting item that knows it was queued, in ticks; zero when there is none. Any thread.
     pub fn oldest_queued_at(&self) -> u64 {
         let state = lock(&self.state);
-        let fronts = state.lanes.iter().filter_map(VecDeque::front);
-        fronts
-            .map(Post::queued_at)
-            .filter(|&at| at > 0)
-            .min()
-            .unwrap_or(0)
+        let oldest = state.lanes.iter().map(first_queued_at);
+        oldest.filter(|&at| at > 0).min().unwrap_or(0)
     }
 
     /// Refuses every later push and gives back what waits, urgent lanes first. Any thread; a second call gives nothing.

@@ -157,7 +157,7 @@ fn eight_threads_lose_nothing_and_keep_their_own_order() {
     assert!(wakes(&mailbox) <= 8 * EACH);
 }
 
-/// An observer's item takes up no room.
+/// An observer's item takes up no room, and does not know when it was queued.
 #[derive(Debug)]
 struct Observed(bool);
 
@@ -169,6 +169,19 @@ impl Post for Observed {
     fn is_uncounted(&self) -> bool {
         self.0
     }
+
+    fn queued_at(&self) -> u64 {
+        if self.0 { 0 } else { 7 }
+    }
+}
+
+#[test]
+fn an_observer_in_front_does_not_hide_what_waits_behind_it() {
+    let mailbox = Mailbox::new(LaneSettings::with_limit(9), CountingWaker::default(), ());
+    mailbox.push(Lane::Normal, Observed(true)).unwrap();
+    assert_eq!(mailbox.oldest_queued_at(), 0);
+    mailbox.push(Lane::Normal, Observed(false)).unwrap();
+    assert_eq!(mailbox.oldest_queued_at(), 7);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use atoll_core::clock;
-use atoll_core::mailbox::{Lane, Post};
+use atoll_core::mailbox::{Lane, first_queued_at};
 use atoll_core::stats::{HandlerSlot, SlotIndex};
 use atoll_core::wake::Wake;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -37,7 +37,7 @@ impl Drop for Batch<'_> {
         if self.asleep || (self.items.is_empty() && core.shared.mailbox.is_empty()) {
             activity.next_is(0);
         } else {
-            activity.left_behind(now, self.items.front().map_or(0, Post::queued_at));
+            activity.left_behind(now, first_queued_at(&self.items));
         }
         activity.drain_ended(now);
         core.lane.store(Lane::Normal as u8, Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
-            activity.next_is(batch.items.front().map_or(0, Post::queued_at));
+            activity.next_is(first_queued_at(&batch.items));
             match item {
                 Item::Job(job) => Self::run_job(slf, asyncio_loop, job)?,
                 Item::Call { call, queued_at } => {
