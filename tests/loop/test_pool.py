@@ -233,12 +233,14 @@ def test_a_pool_that_never_ran_may_be_stopped_and_then_never_runs() -> None:
 
 def test_when_a_loop_can_not_start_those_that_run_are_stopped_again() -> None:
     made: list[asyncio.AbstractEventLoop] = []
+    making = threading.Lock()
 
     def third_is_broken() -> asyncio.AbstractEventLoop:
-        if len(made) == 2:
-            raise OSError("no more loops")
-        made.append(asyncio.new_event_loop())
-        return made[-1]
+        with making:  # the loops are made by their threads, at once
+            if len(made) >= 2:
+                raise OSError("no more loops")
+            made.append(asyncio.new_event_loop())
+            return made[-1]
 
     pool = atoll.IoContextPool(4, "partial", loop_factory=third_is_broken)
     with pytest.raises(OSError, match="no more loops"):
