@@ -527,7 +527,7 @@ impl LoopCore {
     }
 }
 
-/// What Python's `time.monotonic()` tells, in a third of the time.
+/// What Python's `time.monotonic()` tells, without a call of Python.
 #[cfg(target_os = "linux")]
 fn monotonic() -> f64 {
     let mut now = libc::timespec {
