@@ -287,6 +287,36 @@ def test_a_monitor_that_nobody_stopped_does_not_keep_the_interpreter() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
+SIGNALS = """
+import signal, sys, time, atoll
+from atoll.observe import LoopMonitor, MonitorOptions
+
+def refused(number):
+    try:
+        with LoopMonitor(stack_signal=number):
+            return "started"
+    except ValueError as error:
+        return str(error)
+
+fast = MonitorOptions(stall_threshold=0.005)
+for number in (signal.SIGKILL, signal.SIGABRT, 999):
+    assert "can't be used" in refused(number), refused(number)
+with atoll.IoContextThread("worker") as thread, LoopMonitor(fast) as monitor:
+    monitor.watch(thread.io_context)
+    assert "already" in refused(signal.SIGRTMIN + 6)
+    assert "can't be used" in refused(signal.SIGKILL)
+    thread.io_context.submit(time.sleep, 0.5).result()
+    assert monitor.stalls(), "it goes on as before"
+print("alive")
+"""
+
+
+@LINUX
+def test_a_signal_that_can_not_be_had_is_refused_and_never_sent() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

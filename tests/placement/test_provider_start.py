@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from atoll import IoContextPolicy, IoContextProvider, dedicated
-from atoll.errors import PlacementError
+from atoll.errors import LoopRunningError, PlacementError
 from atoll.observe import LoopMonitor, prometheus_text
 
 
@@ -144,6 +145,24 @@ def test_each_loop_is_watched_and_measured_as_the_policy_says() -> None:
         assert 'loop="first"' not in prometheus_text()
 
     asyncio.run(main())
+
+
+def test_a_start_that_fails_closes_what_it_had_opened() -> None:
+    class Plain(IoContextPolicy[Nodes]):
+        """Nodes lives on the default loop."""
+
+    async def main() -> None:
+        never_started = LoopMonitor()
+        with pytest.raises(LoopRunningError, match="start"):
+            async with IoContextProvider(Plain, monitor=never_started, observe=address):
+                raise AssertionError("not reached")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    asyncio.run(main())
+    with socket.socket() as again:
+        assert again.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0, "nobody listens"
 
 
 def test_a_monitor_of_ones_own_serves_several_providers_and_none_is_needed() -> None:

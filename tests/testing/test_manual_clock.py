@@ -152,6 +152,14 @@ def test_a_context_that_nobody_runs_runs_on_the_thread_that_advances(
     assert threads == [threading.current_thread()]
 
 
+def test_a_sleep_ends_when_it_is_due_however_far_from_zero(clock: ManualClock, io_context: atoll.IoContext) -> None:
+    year = 365 * 86_400.0
+    clock.advance(2 * year)
+    ended = io_context.submit(asyncio.sleep, 0.1)
+    clock.advance(1)
+    assert ended.done()
+
+
 def test_a_cancelled_delayed_post_is_no_moment(clock: ManualClock, io_context: atoll.IoContext) -> None:
     future = io_context.submit(print, "never", delay=1)
     assert future.cancel()

@@ -348,9 +348,11 @@ impl LoopCore {
 
     /// Delays handlers from now on by `rules`, (pattern, shortest, longest) in microseconds, drawn from `seed`; None ends it.
     #[pyo3(signature = (rules, seed=0))]
-    fn _inject_delays(&self, rules: Option<Vec<RuleTuple>>, seed: u64) {
+    fn _inject_delays(&self, rules: Option<Vec<RuleTuple>>, seed: u64) -> PyResult<()> {
+        self.check_fork()?;
         self.shared
             .inject(rules.map(|rules| injector(&rules, seed)));
+        Ok(())
     }
 
     /// Says which modules live on the loop, for those who watch it.
