@@ -143,7 +143,10 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
-            activity.next_is(first_queued_at(&batch.items));
+            if core.recording {
+                // Otherwise nobody knows when it was queued, and finding that out costs more than recording.
+                activity.next_is(first_queued_at(&batch.items));
+            }
             match item {
                 Item::Job(job) => Self::run_job(slf, asyncio_loop, job)?,
                 Item::Call { call, queued_at } => {
