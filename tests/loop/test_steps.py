@@ -128,7 +128,7 @@ def test_every_kind_of_run_may_follow_every_other(io_context: atoll.IoContext) -
     with io_context.work_guard():
         for number in range(12):
             io_context.post(ran.append, number)
-            (io_context.poll, io_context.poll_one, io_context.run_one, lambda: io_context.run_for(0.001))[number % 4]()
+            (io_context.poll, io_context.poll_one, io_context.run_one, lambda: io_context.run_for(0.02))[number % 4]()
     assert ran == list(range(12))
 
 

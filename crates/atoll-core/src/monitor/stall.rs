@@ -60,6 +60,15 @@ impl Holder {
             Self::Other(since) => since,
         }
     }
+
+    /// Whether it still holds the thread.
+    fn goes_on(self, observed: &dyn ObservedLoop) -> bool {
+        let activity = &observed.record().activity;
+        match self {
+            Self::Handler(running) => activity.running() == Some(running),
+            Self::Other(since) => activity.ready_since() == Some(since),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -67,6 +76,8 @@ struct Current {
     holder: Holder,
     stall: Stall,
     reported: bool,
+    /// How long it had lasted when a stack was last asked for.
+    asked_after: Duration,
     /// It waits for the GIL or a processor: some other loop's stall, if anybody's.
     innocent: bool,
 }
@@ -119,10 +130,12 @@ impl StallWatch {
             Some(current) if !current.innocent => {
                 let duration = clock::duration(age);
                 current.stall.duration = duration;
-                if duration > current.stall.stack_after + AGAIN {
-                    current.stall.stack_after = duration;
-                    if let Some(stack) = stack::take(thread) {
-                        current.stall.stack = Some(stack);
+                if duration > current.asked_after + AGAIN {
+                    current.asked_after = duration;
+                    let taken = stack::take(thread);
+                    if taken.is_some() && holder.goes_on(observed) {
+                        current.stall.stack = taken;
+                        current.stall.stack_after = duration;
                     }
                 }
                 records.update(&current.stall);
@@ -168,13 +181,8 @@ impl StallWatch {
             stack: taken,
             stack_after: duration,
         };
-        // It may have ended while the stack was being taken: then the stack is of something else.
-        let activity = &observed.record().activity;
-        let goes_on = match holder {
-            Holder::Handler(running) => activity.running() == Some(running),
-            Holder::Other(since) => activity.ready_since() == Some(since),
-        };
-        if !goes_on {
+        // Else it has ended while the stack was being taken, which is of something else.
+        if !holder.goes_on(observed) {
             stall.stack = None;
         }
         if !innocent {
@@ -185,6 +193,7 @@ impl StallWatch {
             holder,
             stall,
             reported: false,
+            asked_after: duration,
             innocent,
         });
     }
