@@ -5,10 +5,12 @@
 //! | `call` | the loop, before the handler sees the object | any thread | – (set once) |
 //! | `reply` | the handler, and whatever it hands the context to | the same, and the loop at the end | a mutex |
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_core::transport::{Call, CancelReason, Code, Reply, Status, metadata};
+use atoll_core::transport::{
+    AuthContext, Call, CancelReason, Code, Reply, Status, TlsPeer, metadata,
+};
 use http::HeaderMap;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -47,6 +49,11 @@ impl ServerCall {
         })
     }
 
+    fn auth(&self) -> PyResult<&AuthContext> {
+        static INSECURE: LazyLock<AuthContext> = LazyLock::new(AuthContext::insecure);
+        Ok(self.call()?.tls().map_or(&*INSECURE, TlsPeer::auth_context))
+    }
+
     pub(crate) fn attached(&self) -> Option<&Arc<Call>> {
         self.call.get()
     }
@@ -72,6 +79,10 @@ impl ServerCall {
         answer.done = true;
         std::mem::take(&mut answer.callbacks)
     }
+}
+
+fn all_bytes<'py>(py: Python<'py>, values: &[Vec<u8>]) -> Vec<Bound<'py, PyBytes>> {
+    values.iter().map(|value| PyBytes::new(py, value)).collect()
 }
 
 /// Metadata from Python: pairs of a name and a string, or bytes for names that end in `-bin`.
@@ -124,6 +135,27 @@ impl ServerCall {
 
     fn peer(&self) -> PyResult<&str> {
         Ok(self.call()?.peer())
+    }
+
+    /// The client's properties, each with its values.
+    fn _auth_context<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<(&'static str, Vec<Bound<'py, PyBytes>>)>> {
+        let properties = self.auth()?.properties().iter();
+        Ok(properties
+            .map(|(name, values)| (*name, all_bytes(py, values)))
+            .collect())
+    }
+
+    fn peer_identity_key(&self) -> PyResult<Option<&'static str>> {
+        Ok(self.auth()?.identity_key())
+    }
+
+    fn peer_identities<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+        let context = self.auth()?;
+        let key = context.identity_key();
+        Ok(key.map(|key| all_bytes(py, context.values(key))))
     }
 
     #[getter]

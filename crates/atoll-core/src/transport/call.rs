@@ -24,6 +24,7 @@ use super::reply::Reply;
 use super::routes::Route;
 use super::status::Status;
 use super::streams::StreamKey;
+use super::tls::TlsPeer;
 
 /// Why the transport answered or gave up a call itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,12 @@ impl Call {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.outbox.peer
+    }
+
+    /// Who the client is, on a connection with TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsPeer> {
+        self.outbox.tls.get()
     }
 
     /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not

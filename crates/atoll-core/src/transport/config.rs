@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use super::authentication::Authentication;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
@@ -43,10 +46,12 @@ pub struct TransportConfig {
     /// Streams that a client may open and reset before they have been accepted, which only a flood does in
     /// numbers; beyond that the connection is closed with `ENHANCE_YOUR_CALM`.
     pub max_pending_resets: usize,
-    /// A connection that has not sent its HTTP/2 preface by then is closed.
+    /// A connection that has not finished its TLS handshake, if there is one, and sent its HTTP/2 preface by then is closed.
     pub handshake_timeout: Duration,
     /// How long a stopping connection may take to hand its last replies to the client.
     pub close_timeout: Duration,
+    /// What every call is asked for, before anything else is done for it.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Default for TransportConfig {
@@ -65,6 +70,7 @@ impl Default for TransportConfig {
             max_pending_resets: 100,
             handshake_timeout: Duration::from_secs(20),
             close_timeout: Duration::from_millis(500),
+            authentication: None,
         }
     }
 }

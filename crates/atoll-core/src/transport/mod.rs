@@ -22,6 +22,7 @@
 
 mod acceptor;
 pub(crate) mod address;
+mod authentication;
 mod base64;
 mod batches;
 mod body;
@@ -41,9 +42,11 @@ mod server;
 mod status;
 mod streams;
 mod timeout;
+mod tls;
 mod wire;
 
 pub use address::BindError;
+pub use authentication::{Authentication, AuthenticationStats, ClusterId};
 pub use call::{Call, CancelReason};
 pub use config::{ConfigError, TransportConfig};
 pub use counters::TransportStats;
@@ -52,3 +55,4 @@ pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
 pub use server::Transport;
 pub use status::{Code, Status};
+pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

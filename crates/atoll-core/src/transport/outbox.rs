@@ -6,13 +6,14 @@
 //! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
 //! | `stop_at`  | `Transport::shutdown`              | the connection task | the lock     |
+//! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
 //! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use http::HeaderMap;
 use super::counters::Counters;
 use super::reply::Reply;
 use super::streams::StreamKey;
+use super::tls::TlsPeer;
 
 /// What a call asks its connection to send.
 pub(super) enum Outgoing {
@@ -32,6 +34,8 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     inner: Mutex<Inner>,
     pub(super) peer: Box<str>,
+    /// Set when a TLS handshake is done, before there are calls.
+    pub(super) tls: OnceLock<TlsPeer>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -54,6 +58,7 @@ impl Outbox {
         Self {
             inner: Mutex::default(),
             peer,
+            tls: OnceLock::new(),
             counters,
         }
     }
