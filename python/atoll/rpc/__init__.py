@@ -1,17 +1,36 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
+from atoll.rpc._authentication import Authentication, Unauthenticated
 from atoll.rpc._context import Metadatum, ServicerContext, SyncServicerContext
+from atoll.rpc._credentials import (
+    ServerCertificateConfiguration,
+    ServerCertificates,
+    ServerCredentials,
+    dynamic_ssl_server_credentials,
+    ssl_server_certificate_configuration,
+    ssl_server_credentials,
+    ssl_server_credentials_from_files,
+)
 from atoll.rpc._factory import server
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._status import StatusCode
 
 __all__ = [
+    "Authentication",
     "Metadatum",
     "Server",
+    "ServerCertificateConfiguration",
+    "ServerCertificates",
+    "ServerCredentials",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
+    "Unauthenticated",
+    "dynamic_ssl_server_credentials",
     "serve",
     "server",
+    "ssl_server_certificate_configuration",
+    "ssl_server_credentials",
+    "ssl_server_credentials_from_files",
 ]

@@ -65,15 +65,9 @@ class _CallContext(ServerCall):
     def disable_next_message_compression(self) -> None:
         """Without effect: replies are not compressed."""
 
-    def peer_identities(self) -> None:
-        """None: the client is not authenticated."""
-
-    def peer_identity_key(self) -> None:
-        """None: the client is not authenticated."""
-
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Empty: the client is not authenticated."""
-        return {}
+        """What is known of the client: how the connection is secured, and what its certificate says, if it has one."""
+        return dict(self._auth_context())
 
     def _aborted(self, code: Code, details: str, trailing_metadata: Metadata) -> AbortError:
         number = code_number(code)

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import PlacementError
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._server import Placement
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     *,
     placement: Placement | None = None,
     network_threads: int | None = None,
+    auth: Authentication | None = None,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
 
@@ -33,6 +35,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         compression: Not served yet: must be None.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
+        auth: What is asked of every call, before it reaches Python; None for nothing.
 
     Raises:
         ImportError: Without grpcio.
@@ -67,6 +70,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         network_threads=network_threads,
         options=tuple(options or ()),
         migration_thread_pool=migration_thread_pool,
+        auth=auth,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

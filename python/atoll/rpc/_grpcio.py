@@ -9,6 +9,7 @@ import grpc.aio
 
 from atoll.errors import AbortError
 from atoll.loop import IoContext
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._server import Binding, Placement, Server
 
@@ -54,6 +55,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         network_threads: int | None,
         options: Sequence[tuple[str, Any]],
         migration_thread_pool: Executor | None,
+        auth: Authentication | None,
     ) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(
@@ -62,6 +64,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
             network_threads=network_threads,
             options=options,
             migration_thread_pool=migration_thread_pool,
+            auth=auth,
         )
 
     def on(self, io_context: IoContext) -> GrpcBinding:

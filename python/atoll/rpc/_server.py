@@ -9,12 +9,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, ClassVar, Final, NoReturn, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from atoll._core import ServerCore
 from atoll.errors import BindError, LoopClosedError, MailboxFull, PlacementError, ServerStateError
 from atoll.loop import IoContext
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._context import ServicerContext, SyncServicerContext
+from atoll.rpc._credentials import ServerCredentials, certificates_of
 from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
 from atoll.rpc._method import (
     Method,
@@ -72,9 +74,9 @@ class Binding:
         """See `Server.add_insecure_port`."""
         return self._bound_server.add_insecure_port(address)
 
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
+    def add_secure_port(self, address: str, server_credentials: ServerCredentials) -> int:
         """See `Server.add_secure_port`."""
-        self._bound_server.add_secure_port(address, server_credentials)
+        return self._bound_server.add_secure_port(address, server_credentials)
 
     async def start(self) -> None:
         """See `Server.start`."""
@@ -97,6 +99,7 @@ class Server:
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
+        auth: What is asked of every call; None for nothing.
 
     Raises:
         ValueError: When an option can't work; the message names it.
@@ -112,11 +115,12 @@ class Server:
         network_threads: int | None = None,
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
+        auth: Authentication | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._placement = placement
         self._thread_pool = migration_thread_pool
-        self._core = ServerCore(server_options(network_threads, options))
+        self._core = ServerCore(server_options(network_threads, options), auth)
         self._handlers: dict[str, tuple[RpcMethodHandler, IoContext | None]] = {}
         self._generic: list[GenericRpcHandler] = []
         self._started = False
@@ -214,17 +218,27 @@ class Server:
         except OSError as error:
             raise BindError(str(error)) from None
 
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
-        """Not served yet.
+    def add_secure_port(self, address: str, server_credentials: ServerCredentials) -> int:
+        """Listens on `address` with TLS; connections are served from the start on.
+
+        Args:
+            address: As for `add_insecure_port`.
+            server_credentials: What `rpc.ssl_server_credentials` returns; grpc's own object hides what it holds.
+
+        Returns:
+            The port, which the system chooses for port 0; 1 for a Unix socket.
 
         Raises:
-            NotImplementedError: Always.
+            BindError: When the address can't be listened on; the message says why.
+            ServerStateError: When the server has been started.
+            TypeError: When the credentials are not of this package; the message shows the right call.
         """
-        raise NotImplementedError(
-            f"TLS is not served yet, so {address!r} can't be secured with {server_credentials!r}: terminate TLS in "
-            "front of the "
-            f"server and use add_insecure_port on loopback"
-        )
+        self._check_not_started("ports")
+        certificates = certificates_of(server_credentials)
+        try:
+            return self._core.add_port(address, certificates) or 1
+        except OSError as error:
+            raise BindError(str(error)) from None
 
     # ----------------------------------------------------------------------------------------------- starting, stopping
 
