@@ -28,6 +28,7 @@ class GrpcServicerContext(ServicerContext):
     __slots__ = ()
     _abort_error: ClassVar[type[AbortError]] = GrpcAbortError
     _usage_error: ClassVar[type[RuntimeError]] = GrpcUsageError
+    _end_of_requests: ClassVar[object] = grpc.aio.EOF
 
 
 class GrpcSyncServicerContext(SyncServicerContext):
@@ -56,6 +57,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         options: Sequence[tuple[str, Any]],
         migration_thread_pool: Executor | None,
         auth: Authentication | None,
+        compression: int | None,
     ) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(
@@ -65,6 +67,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
             options=options,
             migration_thread_pool=migration_thread_pool,
             auth=auth,
+            compression=compression,
         )
 
     def on(self, io_context: IoContext) -> GrpcBinding:
