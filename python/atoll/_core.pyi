@@ -16,7 +16,9 @@ from atoll.rpc._method import Method
 from atoll.rpc._options import ServerOptions
 
 __all__ = [
+    "AuthenticationCore",
     "BoundHandler",
+    "CertificatesCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -453,6 +455,7 @@ class ServerCall:
         self, deserializer: Callable[[bytes], Any] | None, serializer: Callable[[Any], bytes] | None
     ) -> None: ...
 
+@disjoint_base
 class AuthenticationCore:
     """What network threads check before a call reaches Python; see `atoll.rpc.Authentication`."""
 
@@ -467,6 +470,7 @@ class AuthenticationCore:
     def _replace_tokens(self, tokens: Sequence[str]) -> bool: ...
     def _refused(self) -> tuple[int, int, int, int]: ...
 
+@disjoint_base
 class CertificatesCore:
     """Certificates that network threads read and any thread may replace; see `atoll.rpc.ServerCertificates`."""
 
