@@ -251,7 +251,7 @@ class Server:
                 response_streaming=True,
                 compression=self._compression,
             )
-        self._core.start(methods, fallback)
+        self._core.start(methods, fallback, None)
         self._started = True
         self._loops = {home, *(method.io_context for method in methods)}
         places: dict[str, set[str]] = {}
