@@ -4,6 +4,7 @@ from atoll.rpc._context import Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
+from atoll.rpc._spread import by_connection, by_metadata
 from atoll.rpc._status import StatusCode
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
+    "by_connection",
+    "by_metadata",
     "serve",
     "server",
 ]

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import PlacementError
-from atoll.rpc._server import Placement
+from atoll.rpc._registry import Placement
 
 if TYPE_CHECKING:
     from atoll.rpc._grpcio import GrpcServer

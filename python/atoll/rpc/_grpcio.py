@@ -9,8 +9,10 @@ import grpc.aio
 
 from atoll.errors import AbortError
 from atoll.loop import IoContext
+from atoll.rpc._binding import Binding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
-from atoll.rpc._server import Binding, Placement, Server
+from atoll.rpc._registry import Placement, Registry
+from atoll.rpc._server import Server
 
 
 class GrpcAbortError(AbortError, grpc.aio.AbortError):
@@ -64,6 +66,5 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
             migration_thread_pool=migration_thread_pool,
         )
 
-    def on(self, io_context: IoContext) -> GrpcBinding:
-        """See `Server.on`."""
-        return GrpcBinding(self, io_context)
+    def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
+        return GrpcBinding(self, io_context, registry)

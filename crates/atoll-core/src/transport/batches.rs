@@ -23,7 +23,7 @@ impl Batches {
     }
 
     pub(super) fn push(&mut self, call: Arc<Call>) {
-        let index = call.route().target_index();
+        let index = call.target_index();
         let batch = &mut self.calls[index];
         if batch.is_empty() {
             self.targets.push(index);
@@ -36,7 +36,7 @@ impl Batches {
         for index in self.targets.drain(..) {
             let calls = &mut self.calls[index];
             let Some(first) = calls.first() else { continue };
-            let target = Arc::clone(first.route().target());
+            let target = Arc::clone(first.target());
             target.dispatch(calls);
             for call in calls.drain(..) {
                 let text = "The loop of this method did not take the call";

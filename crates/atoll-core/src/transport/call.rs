@@ -10,6 +10,7 @@
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use http::{HeaderMap, Uri};
 use super::counters::count;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
-use super::routes::Route;
+use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
 
@@ -87,6 +88,8 @@ impl State {
 /// One unary call: its request, and the way to answer it. Any thread may use it; no method blocks.
 pub struct Call {
     route: Arc<Route>,
+    /// Which of the route's destinations it goes to.
+    destination: usize,
     uri: Uri,
     headers: HeaderMap,
     arrived: Instant,
@@ -110,6 +113,7 @@ pub(super) struct CallHead {
 impl Call {
     pub(super) fn new(head: CallHead, message: Bytes, key: StreamKey, outbox: Arc<Outbox>) -> Self {
         Self {
+            destination: head.route.choose(outbox.number, &head.headers),
             route: head.route,
             uri: head.uri,
             headers: head.headers,
@@ -127,6 +131,26 @@ impl Call {
     #[must_use]
     pub fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// What the target that takes the call was given with the route.
+    #[must_use]
+    pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.route.destination(self.destination).data
+    }
+
+    pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
+        &self.route.destination(self.destination).target
+    }
+
+    pub(super) fn target_index(&self) -> usize {
+        self.route.destination(self.destination).target_index
+    }
+
+    /// The number of the connection that it came on: 0 for the transport's first one.
+    #[must_use]
+    pub fn connection_number(&self) -> u64 {
+        self.outbox.number
     }
 
     /// The path that the client called, such as `"/package.Service/Method"`.

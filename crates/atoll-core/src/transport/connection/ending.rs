@@ -58,7 +58,7 @@ where
             CancelReason::Shutdown => &counters.cancelled_by_shutdown,
         });
         if let Some(call) = call {
-            call.route().target().cancelled(&call);
+            call.target().cancelled(&call);
         }
     }
 
