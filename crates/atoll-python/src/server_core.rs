@@ -45,7 +45,9 @@ impl Targets {
 
     fn route(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Route> {
         let (path, target) = (spec.path.clone(), self.of(&spec));
-        Ok(Route::new(path, target, Arc::new(Method::new(py, spec)?)))
+        let (requests, replies) = (spec.request_streaming, spec.response_streaming);
+        let method = Arc::new(Method::new(py, spec)?);
+        Ok(Route::new(path, target, method).with_streaming(requests, replies))
     }
 
     fn spread_route(&mut self, py: Python<'_>, spec: SpreadMethodSpec) -> PyResult<Route> {

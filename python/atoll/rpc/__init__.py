@@ -1,6 +1,6 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
-from atoll.rpc._context import Metadatum, ServicerContext, SyncServicerContext
+from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
@@ -8,6 +8,7 @@ from atoll.rpc._spread import by_connection, by_metadata
 from atoll.rpc._status import StatusCode
 
 __all__ = [
+    "EOF",
     "Metadatum",
     "Server",
     "ServicerContext",

@@ -21,6 +21,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The transport has answered or given up a call after it was dispatched (see
     /// [`Call::cancelled_by`]): its handler should be cancelled.
     fn cancelled(&self, call: &Arc<Call>);
+
+    /// What the handlers of these streaming calls wait for has happened (see [`Call::receive`] and [`Call::room`]), or the
+    /// call is over. Takes every call out of `calls`.
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        calls.clear();
+    }
 }
 
 /// Where calls of a route may go, and what goes with them.
@@ -51,6 +57,8 @@ pub struct Route {
     path: Box<str>,
     first: Destination,
     others: Option<Box<Others>>,
+    pub(super) streams_requests: bool,
+    pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
 }
@@ -67,6 +75,8 @@ impl Route {
             path: path.into(),
             first: Destination::new(target, data),
             others: None,
+            streams_requests: false,
+            streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
         }
@@ -88,6 +98,15 @@ impl Route {
             destinations,
             chooser,
         }));
+        self
+    }
+
+    /// Makes it a route of calls with any number of request messages, of reply messages, or of both. A call with several
+    /// request messages is dispatched as soon as its headers are here.
+    #[must_use]
+    pub fn with_streaming(mut self, requests: bool, replies: bool) -> Self {
+        self.streams_requests = requests;
+        self.streams_replies = replies;
         self
     }
 
