@@ -111,7 +111,6 @@ def test_an_option_without_meaning_here_is_warned_about_once(log: Log, monkeypat
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"interceptors": [object()]}, "interceptors"),
         ({"maximum_concurrent_rpcs": 5}, "maximum_concurrent_rpcs"),
         ({"compression": grpc.Compression.Gzip}, "compression"),
     ],

@@ -2,6 +2,7 @@
 
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
+from atoll.rpc._generic import HandlerCallDetails
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
@@ -9,6 +10,7 @@ from atoll.rpc._status import StatusCode
 
 __all__ = [
     "EOF",
+    "HandlerCallDetails",
     "Metadatum",
     "Server",
     "ServicerContext",

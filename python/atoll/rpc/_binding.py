@@ -38,17 +38,14 @@ class Binding:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
         """Adds handlers that run on this loop."""
-        self._bound_server._check_not_started("services")  # noqa: SLF001 - its other half
         self._registry.add_generic(generic_rpc_handlers, self._io_context)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         """Adds methods that run on this loop."""
-        self._bound_server._check_not_started("services")  # noqa: SLF001 - its other half
         self._registry.add_methods(service_name, method_handlers, self._io_context)
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
         """Adds a servicer that runs on this loop. See `Server.add_service`."""
-        self._bound_server._check_not_started("services")  # noqa: SLF001 - its other half
         self._registry.add_service(check_descriptor(descriptor), servicer, self._io_context)
 
     def add_insecure_port(self, address: str) -> int:
@@ -125,7 +122,6 @@ class PoolBinding:
         self._add(factory, add)
 
     def _add(self, factory: Callable[[], Any], add: Callable[[Any, IoContext, Registry], None]) -> None:
-        self._bound_server._check_not_started("services")  # noqa: SLF001 - its other half
         self._bound_server._registry.add_spread(SpreadServicer(factory, add, self._spread))  # noqa: SLF001
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> NoReturn:

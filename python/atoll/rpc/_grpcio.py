@@ -11,6 +11,7 @@ from atoll.errors import AbortError
 from atoll.loop import IoContext
 from atoll.rpc._binding import Binding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
+from atoll.rpc._instrumentation import replacement
 from atoll.rpc._registry import Placement, Registry
 from atoll.rpc._server import Server
 
@@ -50,22 +51,45 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
     _context_type: ClassVar[type[ServicerContext]] = GrpcServicerContext
     _sync_context_type: ClassVar[type[SyncServicerContext]] = GrpcSyncServicerContext
 
-    def __init__(
-        self,
-        *,
-        placement: Placement | None,
-        network_threads: int | None,
-        options: Sequence[tuple[str, Any]],
-        migration_thread_pool: Executor | None,
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of `Server`
         """Made by `rpc.server()`."""
-        Server.__init__(
-            self,
-            placement=placement,
-            network_threads=network_threads,
-            options=options,
-            migration_thread_pool=migration_thread_pool,
-        )
+        Server.__init__(self, **settings)
+        self._honoured = replacement()
 
     def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
         return GrpcBinding(self, io_context, registry)
+
+
+def make_server(
+    *,
+    migration_thread_pool: Executor | None,
+    handlers: Sequence[Any] | None,
+    interceptors: Sequence[Any] | None,
+    options: Sequence[tuple[str, Any]] | None,
+    maximum_concurrent_rpcs: int | None,
+    compression: object | None,
+    placement: Placement | None,
+    network_threads: int | None,
+) -> GrpcServer:
+    """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
+    unserved = {"maximum_concurrent_rpcs": maximum_concurrent_rpcs, "compression": compression}
+    for name, value in unserved.items():
+        # NoCompression asks for nothing; a limit of zero does.
+        if value or (value is not None and name == "maximum_concurrent_rpcs"):
+            raise NotImplementedError(f"{name}={value!r} is not served yet: leave it out")
+    for interceptor in interceptors or ():
+        if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
+            raise ValueError(
+                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with an "
+                "async def intercept_service"
+            )
+    made = GrpcServer(
+        placement=placement,
+        network_threads=network_threads,
+        options=tuple(options or ()),
+        migration_thread_pool=migration_thread_pool,
+        interceptors=tuple(interceptors or ()),
+    )
+    if handlers:
+        made.add_generic_rpc_handlers(handlers)
+    return made

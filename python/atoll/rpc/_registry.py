@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from atoll.errors import PlacementError, RegistrationError
+from atoll.errors import PlacementError, RegistrationError, ServerStateError
 from atoll.loop import IoContext
 from atoll.rpc._descriptor import method_handlers
 from atoll.rpc._generic import GenericRpcHandler, known_methods
@@ -64,6 +64,8 @@ class SpreadServicer:
 class Registry:
     """Handlers by path, and where they run. On the thread that sets up and starts the server.
 
+    Whatever adds something raises `ServerStateError` when the server has been started.
+
     Args:
         placement: Who places servicers by their class.
     """
@@ -75,9 +77,12 @@ class Registry:
         # Whose file may be in a pool of its own.
         self.descriptors: list[ServiceDescriptor] = []
         self._spread_servicers: list[SpreadServicer] = []
+        # Set when the server starts: nothing is added any more.
+        self.closed = False
 
     def add_generic(self, handlers: Sequence[Any], io_context: IoContext | None) -> None:
         """Adds handlers as `add_generic_rpc_handlers` gets them; those that are registered already count."""
+        self._check_open()
         for handler in handlers:
             methods = known_methods(handler)
             if methods is not None:
@@ -94,6 +99,7 @@ class Registry:
 
     def add_methods(self, service: str, methods: Mapping[str, Any], io_context: IoContext | None) -> None:
         """Adds handlers as `add_registered_method_handlers` gets them."""
+        self._check_open()
         for name, method in methods.items():
             path = f"/{service}/{name}"
             place = self._check_placement(path, _servicer_type(method), io_context)
@@ -102,6 +108,7 @@ class Registry:
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, io_context: IoContext | None) -> None:
         """Adds the methods of a servicer by its service's descriptor."""
+        self._check_open()
         handlers = method_handlers(descriptor, servicer)
         place = self._check_placement(f"/{descriptor.full_name}", type(servicer), io_context)
         self.add_methods(descriptor.full_name, handlers, place)
@@ -109,6 +116,7 @@ class Registry:
 
     def add_spread(self, servicer: SpreadServicer) -> None:
         """Adds a servicer that is made once per loop, when the server starts."""
+        self._check_open()
         factory, pool = servicer.factory, servicer.spread.pool
         if not callable(factory):
             raise RegistrationError(
@@ -156,6 +164,10 @@ class Registry:
         """The full names of all services whose methods are known, in order."""
         return sorted({path.split("/")[1] for path in self.methods})
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise started_already("services")
+
     def _check_placement(self, path: str, servicer: type | None, bound: IoContext | None) -> IoContext | None:
         if self._placement is None or servicer is None:
             return bound
@@ -166,6 +178,11 @@ class Registry:
                 f"loop {bound.name!r}: add it to the server itself, or take it out of the policy"
             )
         return placed or bound
+
+
+def started_already(what: str) -> ServerStateError:
+    """Why a server takes no more of something."""
+    return ServerStateError(f"the server has been started, and takes no more {what}: add everything before start()")
 
 
 def _servicer_type(method: RpcMethodHandler) -> type | None:

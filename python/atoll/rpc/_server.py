@@ -5,8 +5,9 @@ handler.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, ClassVar, NoReturn, overload
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -18,11 +19,13 @@ from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._descriptor import check_descriptor
 from atoll.rpc._generic import ask_each
+from atoll.rpc._instrumentation import warn_of_replacement
+from atoll.rpc._interceptors import Interception, check_interceptors
 from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._life import Life
 from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
-from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered
+from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 
 _logger = logging.getLogger("atoll.rpc")
@@ -36,9 +39,11 @@ class Server:
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
+        interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
+            that the called path has.
 
     Raises:
-        ValueError: When an option can't work; the message names it.
+        ValueError: When an option can't work, or an interceptor is none; the message names it.
     """
 
     _context_type: ClassVar[type[ServicerContext]] = ServicerContext
@@ -51,14 +56,18 @@ class Server:
         network_threads: int | None = None,
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
+        interceptors: Sequence[Any] = (),
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._placement = placement
         self._thread_pool = migration_thread_pool
+        self._interceptors = check_interceptors(interceptors)
         self._core = ServerCore(server_options(network_threads, options))
         self._registry = Registry(placement)
         self._life = Life(self._core)
         self._started = False
+        # What had replaced `grpc.aio.server` when this server was made through it.
+        self._honoured: Callable[..., Any] | None = None
 
     # ------------------------------------------------------------------------------------------------------- services
 
@@ -104,7 +113,6 @@ class Server:
         Raises:
             ServerStateError: When the server has been started.
         """
-        self._check_not_started("services")
         self._registry.add_generic(generic_rpc_handlers, None)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
@@ -113,7 +121,6 @@ class Server:
         Raises:
             ServerStateError: When the server has been started.
         """
-        self._check_not_started("services")
         self._registry.add_methods(service_name, method_handlers, None)
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
@@ -131,7 +138,6 @@ class Server:
             RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a class.
             ServerStateError: When the server has been started.
         """
-        self._check_not_started("services")
         self._registry.add_service(check_descriptor(descriptor), servicer, None)
 
     # ---------------------------------------------------------------------------------------------------------- ports
@@ -181,25 +187,26 @@ class Server:
         self._check_not_started("start() calls")
         if self._life.stopping:
             raise ServerStateError("the server has been stopped: construct a new one")
-        home = IoContext.current()
+        self._started = True
+        try:
+            await self._start(IoContext.current())
+        except BaseException:
+            self._started = False
+            raise
+
+    async def _start(self, home: IoContext) -> None:
+        if not self._interceptors:
+            warn_of_replacement(self._honoured)
         await self._registry.make_spread_servicers()
+        self._registry.closed = True
         methods, spread_methods = self._methods(home)
         fallback = None
-        if self._registry.generic:
-            fallback = Method(
-                path="*",
-                name="(generic)",
-                io_context=home,
-                handler=ask_each(tuple(self._registry.generic), self._invoke),
-                deserializer=None,
-                serializer=None,
-                context_type=self._context_type,
-                is_coroutine=True,
-                request_streaming=True,
-                response_streaming=True,
-            )
+        if self._interceptors:
+            fallback = self._asking_method("*", "(generic)", home, self._intercept(home, home, on_loop=False))
+        elif self._registry.generic:
+            asking = ask_each(tuple(self._registry.generic), partial(self._invoke, on_loop=False))
+            fallback = self._asking_method("*", "(generic)", home, asking)
         self._core.start(methods, spread_methods, fallback)
-        self._started = True
         everything = [*methods, *(method for spread in spread_methods for method in spread.methods)]
         self._life.loops = {home, *(method.io_context for method in everything)}
         _log_places(everything)
@@ -223,6 +230,9 @@ class Server:
         self, path: str, name: str, handler: RpcMethodHandler, placed: IoContext | None, home: IoContext
     ) -> Method:
         made = runner(path, handler, on_loop=placed is not None, pool=self._thread_pool)
+        if self._interceptors:
+            where = placed or home
+            return self._asking_method(path, name, where, self._intercept(home, where, on_loop=placed is not None))
         return Method(
             path=path,
             name=name,
@@ -236,9 +246,27 @@ class Server:
             response_streaming=handler.response_streaming,
         )
 
-    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext) -> None:
-        """Answers a call whose handler was found only now, on the home loop."""
-        made = runner(context._path, handler, on_loop=False, pool=self._thread_pool)  # noqa: SLF001 - the native half's
+    def _asking_method(self, path: str, name: str, where: IoContext, asking: Callable[..., Any]) -> Method:
+        """A method whose handler is found when a call has come, so nothing is known of its kind."""
+        return Method(
+            path=path,
+            name=name,
+            io_context=where,
+            handler=asking,
+            deserializer=None,
+            serializer=None,
+            context_type=self._context_type,
+            is_coroutine=True,
+            request_streaming=True,
+            response_streaming=True,
+        )
+
+    def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:
+        return Interception(self._interceptors, self._registry, home, where, on_loop, self._invoke).run
+
+    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext, on_loop: bool) -> None:  # noqa: FBT001 - as it is called
+        """Answers a call whose handler was found only now."""
+        made = runner(context._path, handler, on_loop=on_loop, pool=self._thread_pool)  # noqa: SLF001 - the native half's
         if made.takes_sync_context:
             # The context was made before it was known what kind of function would get it.
             context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
@@ -268,9 +296,7 @@ class Server:
 
     def _check_not_started(self, what: str) -> None:
         if self._started:
-            raise ServerStateError(
-                f"the server has been started, and takes no more {what}: add everything before start()"
-            )
+            raise started_already(what)
 
 
 def _log_places(methods: Iterable[Method]) -> None:
