@@ -128,3 +128,11 @@ def test_what_asks_for_nothing_is_refused() -> None:
 
 def test_what_is_shown_of_it_has_no_tokens() -> None:
     assert "secret" not in repr(rpc.Authentication(["secret"]))
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+async def test_the_transports_own_health_service_is_no_exception(exempt: bool, client: ClientProcess) -> None:  # noqa: FBT001
+    server = rpc.server(health=True, auth=rpc.Authentication(["token"], exempt_health=exempt))
+    async with running(server) as target:
+        assert (await client.call(target, path("Check", HEALTH))).code == ("OK" if exempt else "UNAUTHENTICATED")
+        assert (await client.call(target, path("Check", HEALTH), metadata=bearer("token"))).code == "OK"

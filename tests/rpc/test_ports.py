@@ -150,3 +150,34 @@ async def test_connections_made_before_the_start_are_served_after_it(client: Cli
     early = client.start(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", path("Answer"))
     async with running(server):
         assert (await early.outcome()).code == "OK"
+
+
+async def test_a_port_is_shared_only_when_both_servers_say_so(client: ClientProcess) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return b"here"
+
+    shared = (("grpc.so_reuseport", 1),)
+    first, second = rpc.server(options=shared), rpc.server(options=shared)
+    port = first.add_insecure_port("127.0.0.1:0")
+    assert second.add_insecure_port(f"127.0.0.1:{port}") == port
+    for options in ((), (("grpc.so_reuseport", 0),)):
+        with pytest.raises(BindError, match="another server listens there"):
+            rpc.server(options=options).add_insecure_port(f"127.0.0.1:{port}")
+    for server in (first, second):
+        add_methods(server, Answer=answer)
+        await server.start()
+    # Whichever of them the system chooses.
+    replies = [
+        (await client.call(f"127.0.0.1:{port}", path("Answer"), channel=str(number))).reply for number in range(8)
+    ]
+    assert replies == [b"here"] * 8
+    for server in (first, second):
+        await server.stop(None)
+
+
+async def test_a_port_is_not_shared_unless_asked_for() -> None:
+    server = rpc.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    with pytest.raises(BindError, match="another server listens there"):
+        rpc.server(options=(("grpc.so_reuseport", 1),)).add_insecure_port(f"127.0.0.1:{port}")
+    await server.stop(None)

@@ -1,11 +1,15 @@
 //! `ServerCore`: a transport whose calls run on loops. `atoll.rpc.Server` owns one.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::mailbox::Lane;
-use atoll_core::transport::{Dispatch, Listener, Route, Routes, Transport, TransportConfig};
+use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
+use atoll_core::transport::{
+    Chooser, Dispatch, Listener, Route, Routes, Transport, TransportConfig,
+};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -14,7 +18,7 @@ use crate::certificates::CertificatesCore;
 use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
-use crate::method::{LoopDispatch, Method, MethodSpec};
+use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
 use crate::shared::Shared;
 
 /// The settings of a server: `atoll.rpc._options.ServerOptions`.
@@ -25,11 +29,83 @@ struct ServerOptions {
     max_send_message_size: Option<usize>,
     max_concurrent_streams: u32,
     max_header_list_size: u32,
+    share_ports: bool,
+}
+
+/// One dispatch target per loop.
+#[derive(Default)]
+struct Targets(HashMap<*const Shared, Arc<dyn Dispatch>>);
+
+impl Targets {
+    fn of(&mut self, spec: &MethodSpec) -> Arc<dyn Dispatch> {
+        let shared = &spec.io_context.get().shared;
+        let target = self
+            .0
+            .entry(Arc::as_ptr(shared))
+            .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
+        Arc::clone(target)
+    }
+
+    fn route(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Route> {
+        let (path, target) = (spec.path.clone(), self.of(&spec));
+        let (requests, replies) = (spec.request_streaming, spec.response_streaming);
+        let method = Arc::new(Method::new(py, spec)?);
+        Ok(Route::new(path, target, method).with_streaming(requests, replies))
+    }
+
+    fn spread_route(&mut self, py: Python<'_>, spec: SpreadMethodSpec) -> PyResult<Route> {
+        let chooser = match &spec.metadata_key {
+            Some(key) => Chooser::by_metadata(key)
+                .map_err(|problem| PyValueError::new_err(problem.to_string()))?,
+            None => Chooser::ByConnection,
+        };
+        let mut methods = spec.methods.into_iter();
+        let first = methods.next().ok_or_else(|| {
+            PyValueError::new_err("a method that is spread over loops needs at least one loop")
+        })?;
+        let route = self.route(py, first)?;
+        let others = methods
+            .map(|spec| {
+                let target = self.of(&spec);
+                let data: Arc<dyn Any + Send + Sync> = Arc::new(Method::new(py, spec)?);
+                Ok((target, data))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok(route.with_others(others, chooser))
+    }
+}
+
+/// How health is told: `atoll.rpc._health.Health`; durations in seconds.
+#[derive(FromPyObject)]
+struct HealthSpec {
+    threshold: f64,
+    liveness_threshold: Option<f64>,
+    interval: f64,
+    recover_after: u32,
+    /// The loops of each service.
+    services: Vec<(String, Vec<Py<LoopCore>>)>,
+}
+
+impl HealthSpec {
+    fn health(self) -> Arc<Health> {
+        let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let settings = HealthSettings {
+            threshold: duration(self.threshold),
+            liveness_threshold: self.liveness_threshold.map(duration),
+            interval: duration(self.interval),
+            recover_after: self.recover_after,
+        };
+        let observed = |io_context: Py<LoopCore>| Arc::clone(&io_context.get().shared) as _;
+        let loops = |loops: Vec<Py<LoopCore>>| loops.into_iter().map(observed).collect();
+        let services = self.services.into_iter();
+        let services = services.map(|(name, members)| (name, loops(members)));
+        Health::new(settings, services.collect())
+    }
 }
 
 enum Stage {
     Open(Vec<Listener>),
-    Started(Arc<Transport>),
+    Started(Arc<Transport>, Option<Arc<Health>>),
     /// Nothing is kept: the routes refer to servicers, which may refer to the server.
     Stopped,
 }
@@ -38,6 +114,7 @@ enum Stage {
 #[pyclass(frozen, module = "atoll._core")]
 pub(crate) struct ServerCore {
     config: TransportConfig,
+    share_ports: bool,
     stage: Mutex<Stage>,
     /// Kept while the server runs: what renews certificates ends with them.
     credentials: Mutex<Vec<Py<CertificatesCore>>>,
@@ -47,7 +124,7 @@ impl ServerCore {
     fn transport(&self) -> Option<Arc<Transport>> {
         match &*lock(&self.stage) {
             Stage::Open(_) | Stage::Stopped => None,
-            Stage::Started(transport) => Some(Arc::clone(transport)),
+            Stage::Started(transport, _) => Some(Arc::clone(transport)),
         }
     }
 }
@@ -75,6 +152,7 @@ impl ServerCore {
             .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
         Ok(Self {
             config,
+            share_ports: options.share_ports,
             stage: Mutex::new(Stage::Open(Vec::new())),
             credentials: Mutex::default(),
         })
@@ -89,8 +167,9 @@ impl ServerCore {
         address: &str,
         certificates: Option<Py<CertificatesCore>>,
     ) -> PyResult<u16> {
+        let share = self.share_ports;
         let mut listener = py
-            .detach(|| Listener::bind(address))
+            .detach(|| Listener::bind_with(address, share))
             .map_err(|problem| PyOSError::new_err(problem.to_string()))?;
         if let Some(certificates) = &certificates {
             listener = listener.with_tls(Arc::clone(&certificates.get().certificates));
@@ -98,44 +177,62 @@ impl ServerCore {
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
             Stage::Open(listeners) => listeners.push(listener),
-            Stage::Started(_) | Stage::Stopped => return Err(error::server_started()),
+            Stage::Started(..) | Stage::Stopped => return Err(error::server_started()),
         }
         lock(&self.credentials).extend(certificates);
         Ok(port)
     }
 
-    /// Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED.
-    #[pyo3(signature = (methods, fallback))]
+    /// Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
+    /// `fallback`, or is answered UNIMPLEMENTED.
+    #[pyo3(signature = (methods, spread_methods, fallback, health))]
     fn start(
         &self,
         py: Python<'_>,
         methods: Vec<MethodSpec>,
+        spread_methods: Vec<SpreadMethodSpec>,
         fallback: Option<MethodSpec>,
+        health: Option<HealthSpec>,
     ) -> PyResult<()> {
-        let mut targets: HashMap<*const Shared, Arc<dyn Dispatch>> = HashMap::new();
-        let mut route = |spec: MethodSpec| -> PyResult<Route> {
-            let shared = &spec.io_context.get().shared;
-            let target = targets
-                .entry(Arc::as_ptr(shared))
-                .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
-            let (path, target) = (spec.path.clone(), Arc::clone(target));
-            let (requests, replies) = (spec.request_streaming, spec.response_streaming);
-            let method = Arc::new(Method::new(py, spec)?);
-            Ok(Route::new(path, target, method).with_streaming(requests, replies))
-        };
-        let routes = methods
+        let mut targets = Targets::default();
+        let mut routes = methods
             .into_iter()
-            .map(&mut route)
+            .map(|spec| targets.route(py, spec))
             .collect::<PyResult<Vec<_>>>()?;
-        let fallback = fallback.map(&mut route).transpose()?;
+        for spec in spread_methods {
+            routes.push(targets.spread_route(py, spec)?);
+        }
+        let fallback = fallback.map(|spec| targets.route(py, spec)).transpose()?;
         let mut stage = lock(&self.stage);
         let Stage::Open(listeners) = &mut *stage else {
             return Err(error::server_started());
         };
-        let routes = Arc::new(Routes::new(routes, fallback));
-        let transport = Transport::start(self.config.clone(), routes, std::mem::take(listeners))?;
-        *stage = Stage::Started(Arc::new(transport));
+        let health = health.map(HealthSpec::health);
+        let mut routes = Routes::new(routes, fallback);
+        if let Some(health) = &health {
+            routes = routes.with_health(Arc::clone(health));
+        }
+        let listeners = std::mem::take(listeners);
+        let transport = Transport::start(self.config.clone(), Arc::new(routes), listeners)?;
+        *stage = Stage::Started(Arc::new(transport), health);
         Ok(())
+    }
+
+    /// Says of a service what no loop can tell; None takes it back. False without health, or before the start.
+    #[pyo3(signature = (service, serving))]
+    fn say_health(&self, service: &str, serving: Option<bool>) -> bool {
+        let Stage::Started(_, Some(health)) = &*lock(&self.stage) else {
+            return false;
+        };
+        let status = |serving| {
+            if serving {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            }
+        };
+        health.say(service, serving.map(status));
+        true
     }
 
     /// Stops accepting, lets calls in flight finish for `grace` seconds, then cancels them; `done` is posted to `io_context`
@@ -161,7 +258,7 @@ impl ServerCore {
                 *stage = Stage::Stopped;
             }
             match &*stage {
-                Stage::Started(transport) => Some(Arc::clone(transport)),
+                Stage::Started(transport, _) => Some(Arc::clone(transport)),
                 Stage::Open(_) | Stage::Stopped => None,
             }
         };

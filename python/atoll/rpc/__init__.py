@@ -12,23 +12,31 @@ from atoll.rpc._credentials import (
     ssl_server_credentials_from_files,
 )
 from atoll.rpc._factory import server
+from atoll.rpc._generic import HandlerCallDetails
+from atoll.rpc._health import HealthOptions, ServerHealth
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
+from atoll.rpc._spread import by_connection, by_metadata
 from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
     "Authentication",
     "Compression",
+    "HandlerCallDetails",
+    "HealthOptions",
     "Metadatum",
     "Server",
     "ServerCertificateConfiguration",
     "ServerCertificates",
     "ServerCredentials",
+    "ServerHealth",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
     "Unauthenticated",
+    "by_connection",
+    "by_metadata",
     "dynamic_ssl_server_credentials",
     "serve",
     "server",

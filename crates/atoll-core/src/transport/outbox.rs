@@ -39,6 +39,8 @@ pub(super) struct Outbox {
     pub(super) peer: Box<str>,
     /// Set when a TLS handshake is done, before there are calls.
     pub(super) tls: OnceLock<TlsPeer>,
+    /// Counts the connections of the transport, from 0 on.
+    pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -62,8 +64,14 @@ impl Outbox {
             inner: Mutex::default(),
             peer,
             tls: OnceLock::new(),
+            number: 0,
             counters,
         }
+    }
+
+    pub(super) fn with_number(mut self, number: u64) -> Self {
+        self.number = number;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -7,7 +7,7 @@
 //! | any other       | [`Transport::start`], [`Transport::shutdown`], [`Transport::join`]             |
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,15 +16,17 @@ use slab::Slab;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::acceptor;
 use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
+use super::health::Health;
 use super::listener::Listener;
 use super::outbox::Outbox;
 use super::routes::Routes;
-use crate::native_thread;
+use crate::{clock, native_thread};
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -37,6 +39,7 @@ type Done = Box<dyn FnOnce() + Send>;
 pub struct Transport {
     shared: Arc<Shared>,
     acceptors: Vec<AbortHandle>,
+    health: Option<(Arc<Health>, AbortHandle)>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -46,6 +49,7 @@ pub(super) struct Shared {
     pub(super) workers: Vec<Worker>,
     state: Mutex<State>,
     finished: watch::Sender<bool>,
+    connections_made: AtomicU64,
 }
 
 /// One network thread, from outside.
@@ -97,6 +101,7 @@ impl Transport {
             service: Arc::new(Service { config, routes }),
             state: Mutex::default(),
             finished: watch::Sender::new(false),
+            connections_made: AtomicU64::new(0),
         });
         let acceptors = {
             let _entered = runtimes[0].enter();
@@ -109,9 +114,15 @@ impl Transport {
                 .map(|(socket, certificates)| acceptor::spawn(&shared, socket, certificates))
                 .collect::<io::Result<_>>()?
         };
+        let health = shared.service.routes.health().cloned();
+        let health = health.map(|health| {
+            let task = runtimes[0].spawn(look_at_health(Arc::clone(&health)));
+            (health, task.abort_handle())
+        });
         let mut transport = Self {
             shared,
             acceptors,
+            health,
             threads: Mutex::default(),
         };
         let mut threads = Vec::new();
@@ -146,6 +157,10 @@ impl Transport {
         drop(state);
         for acceptor in &self.acceptors {
             acceptor.abort();
+        }
+        if let Some((health, task)) = &self.health {
+            task.abort();
+            health.stop();
         }
         // Without connections and listeners nobody else would notice that all is done.
         let last = self.shared.register_task();
@@ -199,6 +214,15 @@ impl Transport {
     }
 }
 
+async fn look_at_health(health: Arc<Health>) {
+    let mut ticks = tokio::time::interval(health.interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.look(clock::now());
+    }
+}
+
 impl std::fmt::Debug for Transport {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -245,6 +269,11 @@ impl Shared {
             outbox.stop(at);
         }
         registration
+    }
+
+    /// The number of a connection that has just been accepted.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.connections_made.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The thread with the fewest connections.
