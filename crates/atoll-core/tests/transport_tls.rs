@@ -99,7 +99,7 @@ fn garbage_after_a_hello_ends_the_connection_and_nothing_else() {
     ] {
         let mut client = FrameClient::connect_silently(port);
         client.send_bytes(garbage);
-        client.send_bytes(&[0; 40_000]);
+        client.send_bytes(&vec![0; 40_000]);
         client.read_to_end();
     }
     until(&transport, |stats| stats.tls_handshakes_failed == 3);

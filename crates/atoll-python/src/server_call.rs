@@ -24,6 +24,9 @@ use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
 use crate::{current, error};
 
+/// A property of the client, with its values.
+type Property<'py> = (&'static str, Vec<Bound<'py, PyBytes>>);
+
 /// What the handler has said about the reply so far.
 #[derive(Default)]
 struct Answer {
@@ -254,10 +257,7 @@ impl ServerCall {
     }
 
     /// The client's properties, each with its values.
-    fn _auth_context<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Vec<(&'static str, Vec<Bound<'py, PyBytes>>)>> {
+    fn _auth_context<'py>(&self, py: Python<'py>) -> PyResult<Vec<Property<'py>>> {
         let properties = self.auth()?.properties().iter();
         Ok(properties
             .map(|(name, values)| (*name, all_bytes(py, values)))
