@@ -20,6 +20,7 @@ from atoll.rpc._options import ServerOptions
 __all__ = [
     "AuthenticationCore",
     "BoundHandler",
+    "BroadcastCore",
     "CertificatesCore",
     "CheckedFunction",
     "EndpointCore",
@@ -439,7 +440,7 @@ class ServerCall:
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request"] | None: ...
+    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -483,6 +484,23 @@ class CertificatesCore:
     @property
     def require_client_auth(self) -> bool:
         """Whether a client must show a certificate of the roots."""
+
+@final
+class BroadcastCore:
+    """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
+
+    def __new__(cls, max_waiting: int, ends_slow_subscribers: bool) -> Self: ...
+    def subscribe(self, context: ServerCall) -> int:
+        """Sends later messages to a call, too. The number that takes it out again."""
+
+    def unsubscribe(self, number: int, context: ServerCall) -> None:
+        """Sends no later message to a subscriber."""
+
+    def send(self, message: bytes) -> bool:
+        """Sends a serialised message to all subscribers. Returns at once; false when it was not sent: too much waits."""
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Subscribers, messages sent, messages missed, subscribers ended."""
 
 @final
 class ServerCore:

@@ -16,7 +16,7 @@ const PAIR: PemPair<'_> = PemPair {
     certificate_chain: include_bytes!("transport_support/localhost.pem"),
 };
 
-/// The first bytes of a ClientHello of 512 bytes.
+/// The first bytes of a `ClientHello` of 512 bytes.
 const HALF_A_HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
 
 fn start(handshake_timeout: Duration) -> (Transport, u16) {

@@ -11,6 +11,7 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
+//! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`vectorcall`]: calls of our classes without a tuple.
 //! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
@@ -24,6 +25,7 @@
 mod affinity;
 mod authentication;
 mod bound_handler;
+mod broadcast;
 mod call;
 mod certificates;
 mod chaos;
@@ -63,6 +65,8 @@ mod _core {
     use crate::authentication::AuthenticationCore;
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
+    #[pymodule_export]
+    use crate::broadcast::BroadcastCore;
     #[pymodule_export]
     use crate::certificates::CertificatesCore;
     #[pymodule_export]

@@ -1,6 +1,7 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
 from atoll.rpc._authentication import Authentication, Unauthenticated
+from atoll.rpc._broadcast import Broadcast, BroadcastStats
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._credentials import (
     ServerCertificateConfiguration,
@@ -22,6 +23,8 @@ from atoll.rpc._status import Compression, StatusCode
 __all__ = [
     "EOF",
     "Authentication",
+    "Broadcast",
+    "BroadcastStats",
     "Compression",
     "HandlerCallDetails",
     "HealthOptions",

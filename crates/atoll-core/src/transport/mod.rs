@@ -26,6 +26,7 @@ mod authentication;
 mod base64;
 mod batches;
 mod body;
+pub mod broadcast;
 mod call;
 mod compression;
 mod config;
