@@ -336,3 +336,11 @@ def test_a_signal_that_can_not_be_had_is_refused_and_never_sent() -> None:
 def test_a_setting_that_can_not_work_is_an_error_that_names_it(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
         MonitorOptions(**{option: value})  # type: ignore[arg-type]
+
+
+def test_a_monitor_ends_at_once_though_its_threads_wait_for_something_to_do() -> None:
+    began = time.monotonic()
+    for _ in range(40):
+        with LoopMonitor():
+            time.sleep(0.001)
+    assert time.monotonic() - began < 10, "each would take half a second"
