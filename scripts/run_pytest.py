@@ -1,8 +1,12 @@
 """Runs pytest in this environment, and notes for the end of `scripts/test` how many tests passed.
 
-The arguments go to pytest. In the folder build are its report, pytest-3.13.xml say, which is JUnit's, and a record of
+The arguments go to pytest. In the folder build are its reports, pytest-3.13.xml say, which are JUnit's, and records of
 what it ran. On a free-threaded build, where grpcio's clients run in a second interpreter, that one then runs the tests
 whose clients are in pytest's own process, with their servers on this one (`tests/interpreters.py`).
+
+Without arguments, two processes share the suite, for most tests wait most of the time: for other processes, for what
+takes its time. Then a third runs the tests marked `alone`, beside nothing. ATOLL_TEST_PROCESSES says how many share it.
+With arguments there is one process, a pytest as any other.
 
 Of thousands of tests one that fails now and then must not hide what the others say. So a few failed tests are run once
 more, in a process of their own; if they pass then, so does the run, and its summary names them. What is no test's
@@ -12,9 +16,11 @@ failure is never forgiven: a module that can't be imported, an interpreter that 
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +28,10 @@ from xml.etree import ElementTree as ET
 
 BUILD = Path("build")
 RECORDED_PYTEST = Path(__file__).with_name("recorded_pytest.py")
+PROCESSES = 2
+MOST_RUN_AGAIN = 5
 TESTS_FAILED = 1
 NO_TESTS_COLLECTED = 5
-MOST_RUN_AGAIN = 5
 
 
 @dataclass
@@ -33,8 +40,12 @@ class Record:
 
     code: int
     """Its exit code; negative when a signal ended it."""
+    report: Path
+    """What JUnit's format says of it; the file need not exist."""
     finished: bool = False
     forgivable: bool = True
+    left: bool = False
+    """There are tests for another process, those that are marked `alone`."""
     failed: list[str] = field(default_factory=list)
     passed: set[str] = field(default_factory=set)
     last: str = ""
@@ -42,32 +53,37 @@ class Record:
     running: bool = False
     """That one did not end."""
 
-    @classmethod
-    def read(cls, path: Path, code: int) -> "Record":
-        """Returns what the file says, which recorded_pytest.py wrote."""
-        record = cls(code)
+    def read(self, path: Path) -> "Record":
+        """Adds what the file says, which recorded_pytest.py wrote."""
         for line in path.read_text().splitlines() if path.exists() else ():
             event, test = json.loads(line)
             match event:
                 case "begun":
-                    record.last, record.running = test, True
+                    self.last, self.running = test, True
                 case "ended":
-                    record.running = False
+                    self.running = False
                 case "passed":
-                    record.passed.add(test)
+                    self.passed.add(test)
                 case "failed":
-                    record.failed += [test] if test not in record.failed else []
+                    self.failed += [test] if test not in self.failed else []
                 case "not collected" | "stopped early":
-                    record.forgivable = False
+                    self.forgivable = False
+                case "left":
+                    self.left = True
                 case _:
-                    record.finished = event == "finished"
-        record.passed.difference_update(record.failed)
-        return record
+                    self.finished = event == "finished"
+        self.passed.difference_update(self.failed)
+        return self
 
-    def may_be_run_again(self) -> bool:
-        """Whether it was only a few tests that failed, of all that were to be run."""
-        whole = self.finished and self.forgivable and self.code == TESTS_FAILED
-        return whole and 0 < len(self.failed) <= MOST_RUN_AGAIN
+    @property
+    def died(self) -> bool:
+        """Whether something ended it before its end, even if with exit code 0."""
+        return self.code < 0 or not self.finished
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code as a shell would give it; not 0 when it died."""
+        return 128 - self.code if self.code < 0 else self.code or int(self.died)
 
     def how_it_died(self) -> str:
         """Says what ended pytest before its end, and in which test."""
@@ -80,53 +96,120 @@ class Record:
         return f"{cause} {'in' if self.running else 'after'} {self.last}"
 
 
-def counts(report: Path, failed: Sequence[str]) -> str:
-    """Returns a line on what pytest's report counts."""
-    # Written just now by pytest.
-    suite = next(ET.parse(report).iter("testsuite"))  # noqa: S314
-    number = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+class Process:
+    """A process of pytest."""
+
+    def __init__(
+        self,
+        name: str,
+        options: Sequence[str | Path],
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        quiet: bool,
+    ) -> None:
+        """Starts it, its report and record being build/`name`.xml and .record; quiet until its end, if need be."""
+        self._report, self._record = BUILD / f"{name}.xml", BUILD / f"{name}.record"
+        self._log = BUILD / f"{name}.log"
+        for path in (self._report, self._record, self._log):
+            path.unlink(missing_ok=True)
+        python, *arguments = command
+        whole = [python, RECORDED_PYTEST, "--record", self._record, *options, "--", f"--junitxml={self._report}"]
+        self._quiet = quiet
+        if quiet:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [*whole, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+        else:
+            self._process = subprocess.Popen([*whole, *arguments], env=environment)
+
+    def wait(self) -> Record:
+        """Waits for its end, and prints its output if it was quiet; returns what it did."""
+        code = self._process.wait()
+        if self._quiet:
+            print("==> what was run beside it", file=sys.stderr, flush=True)
+            sys.stdout.write(self._log.read_text(errors="replace"))
+            sys.stdout.flush()
+        return Record(code, self._report).read(self._record)
+
+    def end(self) -> None:
+        """Ends it if it still runs."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def run_shared(name: str, command: Sequence[str], environment: dict[str, str], processes: int) -> list[Record]:
+    """Runs a suite in processes that share it, and then what is to be run alone."""
+    claims = BUILD / f"{name}-claims"
+    shutil.rmtree(claims, ignore_errors=True)
+    claims.mkdir()
+    options: list[str | Path] = ["--alone", "never", "--claims", claims]
+    # Each would write the others' failures over.
+    command = [*command, "-p", "no:cacheprovider"]
+    running = [
+        Process(f"{name}-{number}", options, command, environment, quiet=number > 1)
+        for number in range(1, processes + 1)
+    ]
+    try:
+        records = [process.wait() for process in running]
+        if any(record.left for record in records):
+            running.append(Process(f"{name}-alone", ["--alone", "only"], command, environment, quiet=False))
+            records.append(running[-1].wait())
+    finally:
+        for process in running:
+            process.end()
+    return records
+
+
+def run_again(name: str, command: Sequence[str], environment: dict[str, str], tests: Sequence[str]) -> Record:
+    """Runs a few tests in a process of their own."""
+    print(f"==> {len(tests)} failed; once more, alone:", *tests, sep="\n    ", file=sys.stderr)
+    only = [f"--only={test}" for test in tests]
+    return Process(f"{name}-again", only, command, environment, quiet=False).wait()
+
+
+def counts(records: Sequence[Record], seconds: float) -> str:
+    """Returns a line on what pytest's reports count."""
+    number = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    for record in records:
+        if record.report.exists():
+            # Written just now by pytest.
+            suite = next(ET.parse(record.report).iter("testsuite"))  # noqa: S314
+            number = {key: count + int(suite.get(key, "0")) for key, count in number.items()}
     passed = number["tests"] - number["failures"] - number["errors"] - number["skipped"]
-    failures = len(failed) or number["failures"] + number["errors"]
-    line = f"{passed} passed, {number['skipped']} skipped"
-    return f"{line}{f', {failures} FAILED' if failures else ''} in {float(suite.get('time', '0')):.0f} s"
+    failed = len([test for record in records for test in record.failed]) or number["failures"] + number["errors"]
+    return f"{passed} passed, {number['skipped']} skipped{f', {failed} FAILED' if failed else ''} in {seconds:.0f} s"
 
 
-def run_once(name: str, command: Sequence[str], environment: dict[str, str]) -> Record:
-    """Runs pytest, its report and record being build/`name`.xml and .record."""
-    report, record = BUILD / f"{name}.xml", BUILD / f"{name}.record"
-    for path in (report, record):
-        path.unlink(missing_ok=True)
-    python, *arguments = command
-    code = subprocess.call(
-        [python, str(RECORDED_PYTEST), str(record), f"--junitxml={report}", *arguments], env=environment
-    )
-    return Record.read(record, code)
-
-
-def run(title: str, name: str, python: str, *arguments: str, **variables: str) -> int:
+def run(title: str, name: str, python: str, *arguments: str, processes: int, **variables: str) -> int:
     """Runs pytest on the interpreter `python`, a few failed tests twice, and notes the result; returns an exit code."""
     environment = {key: value for key, value in os.environ.items() if key != "ATOLL_CLIENT_PYTHON"} | variables
-    first = run_once(name, [python, *arguments], environment)
-    code, lines = first.code, []
-    report = BUILD / f"{name}.xml"
-    if not first.finished or code < 0:
-        # Also when a test ends the process with exit code 0.
-        code = 128 - code if code < 0 else code or 1
-        lines.append(f"pytest {first.how_it_died()}; {len(first.passed)} tests had passed")
-    elif report.exists():
-        lines.append(counts(report, first.failed))
-    if first.may_be_run_again():
-        print(f"==> {len(first.failed)} failed; once more, alone:", *first.failed, sep="\n    ", file=sys.stderr)
-        only = {"ATOLL_ONLY_TESTS": json.dumps(first.failed)}
-        again = run_once(f"{name}-again", [python, *arguments], environment | only)
-        flaky = [test for test in first.failed if test in again.passed]
-        twice = [test for test in first.failed if test not in again.passed]
-        if again.finished and again.code == 0 and not twice:
+    command = [python, *arguments]
+    began = time.monotonic()
+    if processes > 1:
+        records = run_shared(name, command, environment, processes)
+    else:
+        records = [Process(name, [], command, environment, quiet=False).wait()]
+    lines = [counts(records, time.monotonic() - began)]
+    lines += [f"pytest {record.how_it_died()}" for record in records if record.died]
+    # A process may find no test that is its to run.
+    codes = {record.exit_code for record in records} - {0}
+    if len(records) > 1 and any(record.code == 0 for record in records):
+        codes.discard(NO_TESTS_COLLECTED)
+    code = max(codes, default=0)
+    failed = [test for record in records for test in record.failed]
+    whole = codes == {TESTS_FAILED} and all(record.forgivable and not record.died for record in records)
+    if whole and 0 < len(failed) <= MOST_RUN_AGAIN:
+        again = run_again(name, command, environment, failed)
+        flaky = [test for test in failed if test in again.passed]
+        twice = [test for test in failed if test not in again.passed]
+        if again.exit_code == 0 and not twice:
             code = 0
         lines += [f"{len(flaky)} FAILED FIRST AND PASSED WHEN RUN AGAIN: {', '.join(flaky)}"] if flaky else []
         lines += [f"{len(twice)} FAILED TWICE: {', '.join(twice)}"] if twice else []
-        if not again.finished or again.code < 0:
-            lines.append(f"when they were run again, pytest {again.how_it_died()}")
+        lines += [f"when they were run again, pytest {again.how_it_died()}"] if again.died else []
     with (BUILD / "test-summary").open("a") as summary:
         summary.writelines(f"{title}: {line}\n" for line in lines)
     return code
@@ -138,13 +221,16 @@ def main() -> int:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}{sys.abiflags}"
     title = f"pytest on CPython {platform.python_version()}{sys.abiflags}"
     name = f"pytest-{version}"
+    arguments = sys.argv[1:]
+    processes = 1 if arguments else int(os.environ.get("ATOLL_TEST_PROCESSES", PROCESSES))
     client = os.environ.get("ATOLL_CLIENT_PYTHON")
     if client is None:
-        return run(title, name, sys.executable, *sys.argv[1:])
-    code = run(title, name, sys.executable, *sys.argv[1:], ATOLL_CLIENT_PYTHON=client)
+        return run(title, name, sys.executable, *arguments, processes=processes)
+    code = run(title, name, sys.executable, *arguments, processes=processes, ATOLL_CLIENT_PYTHON=client)
     title += ", clients in pytest's own process"
     name += "-servers"
-    second = run(title, name, client, "-m", "server_process", *sys.argv[1:], ATOLL_SERVER_PYTHON=sys.executable)
+    variables = {"ATOLL_SERVER_PYTHON": sys.executable}
+    second = run(title, name, client, "-m", "server_process", *arguments, processes=1, **variables)
     return code or (0 if second == NO_TESTS_COLLECTED else second)
 
 

@@ -15,6 +15,7 @@ if importlib.util.find_spec("grpc") is None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers."""
+    config.addinivalue_line("markers", "alone: measures time, so that a run of the whole suite has nothing beside it")
     config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
     config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")
 

@@ -38,17 +38,17 @@ class Suite:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+        (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\nmarkers = alone\n")
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
             (self.folder / f"{name}.py").write_text(text)
 
-    def run(self, *arguments: str) -> int:
+    def run(self, *arguments: str, processes: int = 1) -> int:
         """Runs the script as `scripts/test` does; returns its exit code."""
         others = {name: value for name, value in os.environ.items() if not name.startswith(("ATOLL_", "PYTEST_"))}
         # No plugin has anything to do here, and their import takes a second.
-        others["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        others |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "ATOLL_TEST_PROCESSES": str(processes)}
         command = [sys.executable, str(RUN_PYTEST), *arguments]
         ran = subprocess.run(
             command, cwd=self.folder, env=others, capture_output=True, text=True, check=False, timeout=100
@@ -147,20 +147,20 @@ def test_a_signal_is_named_with_the_test_that_it_hit(suite: Suite, second: bool)
         assert f"when they were run again, pytest DIED BY SIGABRT in test_crash.py::{name}\n" in suite.summary
     else:
         assert code == 128 + 6, suite.report()
-        assert f"pytest DIED BY SIGABRT in test_crash.py::{name}; 1 tests had passed\n" in suite.summary
+        assert f"pytest DIED BY SIGABRT in test_crash.py::{name}\n" in suite.summary
 
 
 def test_a_crash_between_two_tests_is_named_with_the_last_one(suite: Suite) -> None:
     end = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGSEGV)\ndef test_good(): pass\n"
     suite.write(test_end=end)
     assert suite.run() == 128 + 11, suite.report()
-    assert "pytest DIED BY SIGSEGV after test_end.py::test_good; 1 tests had passed\n" in suite.summary
+    assert "pytest DIED BY SIGSEGV after test_end.py::test_good\n" in suite.summary
 
 
 def test_a_test_that_ends_the_process_as_if_all_were_well_fails_the_run(suite: Suite) -> None:
     suite.write(test_exit="import os\ndef test_exit(): os._exit(0)\n")
     assert suite.run() == 1, suite.report()
-    assert "pytest ENDED TOO EARLY, WITH EXIT CODE 0, in test_exit.py::test_exit; 0 tests had passed\n" in suite.summary
+    assert "pytest ENDED TOO EARLY, WITH EXIT CODE 0, in test_exit.py::test_exit\n" in suite.summary
 
 
 def test_what_pytest_raises_at_its_end_is_not_forgiven_with_a_flaky_test(suite: Suite) -> None:
@@ -177,3 +177,73 @@ def test_arguments_that_pytest_does_not_know_fail_the_run(suite: Suite) -> None:
 def test_a_choice_of_no_test_fails_the_run(suite: Suite) -> None:
     suite.write(test_good="def test_good(): pass\n")
     assert suite.run("-k", "nothing_of_that_name") == 5, suite.report()
+
+
+# ---------------------------------------------------------------------------------------------- processes side by side
+
+# Says where it ran, and waits until both processes run tests. There must be three such files at least: a process claims
+# the next one before it begins the last test of one.
+SHARED = """
+import os, pathlib, time
+
+def test_{name}():
+    with open("runs", "a") as runs:
+        runs.write(f"{name} {{os.getpid()}}\\n")
+    pathlib.Path(f"process-{{os.getpid()}}").touch()
+    end = time.monotonic() + 60
+    while len(list(pathlib.Path().glob("process-*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+"""
+
+
+def test_two_processes_share_a_suite_and_run_each_file_once(suite: Suite) -> None:
+    names = list("abcdef")
+    suite.write(**{f"test_{name}": SHARED.format(name=name) for name in names})
+    assert suite.run(processes=2) == 0, suite.report()
+    runs = [line.split() for line in (suite.folder / "runs").read_text().splitlines()]
+    assert sorted(name for name, _ in runs) == names
+    assert len({process for _, process in runs}) == 2
+    assert "6 passed, 0 skipped in" in suite.summary
+
+
+def test_arguments_are_for_one_process(suite: Suite) -> None:
+    suite.write(test_a=SHARED.format(name="a").replace("60", "0"), test_b=SHARED.format(name="b").replace("60", "0"))
+    assert suite.run("-k", "a or b", processes=2) == 0, suite.report()
+    assert len(list(suite.folder.glob("process-*"))) == 1
+
+
+def test_what_is_marked_alone_runs_after_all_others(suite: Suite) -> None:
+    alone = SHARED.format(name="aa").replace("def test", "import pytest\n@pytest.mark.alone\ndef test")
+    suite.write(test_aa=alone, **{f"test_{name}": SHARED.format(name=name) for name in "bcd"})
+    assert suite.run(processes=2) == 0, suite.report()
+    runs = [line.split()[0] for line in (suite.folder / "runs").read_text().splitlines()]
+    assert sorted(runs[:3]) == ["b", "c", "d"]
+    assert runs[3:] == ["aa"]
+    assert "4 passed, 0 skipped in" in suite.summary
+
+
+@pytest.mark.parametrize("mark", ["", "@pytest.mark.alone"], ids=["side by side", "alone"])
+def test_what_fails_in_any_of_the_processes_is_run_again(suite: Suite, mark: str) -> None:
+    flaky = FLAKY.format(names=["a"]).replace("@pytest", f"{mark}\n@pytest")
+    suite.write(test_flaky=flaky, test_good="def test_good(): pass\n")
+    assert suite.run(processes=2) == 0, suite.report()
+    assert "1 passed, 0 skipped, 1 FAILED in" in suite.summary
+    assert "1 FAILED FIRST AND PASSED WHEN RUN AGAIN: test_flaky.py::test_fails_at_first[a]\n" in suite.summary
+
+
+def test_a_process_that_dies_fails_the_run_and_shows_what_it_printed(suite: Suite) -> None:
+    crash = SHARED.format(name="crash") + "    print('last words', flush=True)\n    os.abort()\n"
+    suite.write(test_a=SHARED.format(name="a"), test_b=SHARED.format(name="b"), test_crash=crash)
+    assert suite.run(processes=2) == 128 + 6, suite.report()
+    assert "pytest DIED BY SIGABRT in test_crash.py::test_crash\n" in suite.summary
+    assert "test session starts" in suite.output
+
+
+def test_a_suite_of_one_file_leaves_the_other_process_nothing_to_do(suite: Suite) -> None:
+    suite.write(test_good="def test_good(): pass\n")
+    assert suite.run(processes=2) == 0, suite.report()
+    assert "1 passed, 0 skipped in" in suite.summary
+
+
+def test_a_suite_without_tests_fails_the_run_however_many_look_for_them(suite: Suite) -> None:
+    assert suite.run(processes=2) == 5, suite.report()
