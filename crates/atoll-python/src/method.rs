@@ -6,10 +6,11 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::mailbox::Lane;
 use atoll_core::stats::SlotIndex;
-use atoll_core::transport::{Call, Code, Dispatch, Status};
+use atoll_core::transport::{Call, Code, Dispatch, Encoding, Status};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::error;
 use crate::item::Item;
 use crate::loop_core::LoopCore;
 use crate::shared::Shared;
@@ -25,6 +26,9 @@ pub(crate) struct MethodSpec {
     serializer: Option<Py<PyAny>>,
     context_type: Py<PyType>,
     is_coroutine: bool,
+    pub(crate) request_streaming: bool,
+    pub(crate) response_streaming: bool,
+    compression: u8,
 }
 
 /// What the loop needs to run a call of the method; it travels with the route.
@@ -35,6 +39,10 @@ pub(crate) struct Method {
     pub(crate) serializer: Option<Py<PyAny>>,
     pub(crate) context_type: Py<PyType>,
     pub(crate) is_coroutine: bool,
+    pub(crate) request_streaming: bool,
+    pub(crate) response_streaming: bool,
+    /// How replies are compressed where the handler says nothing else.
+    pub(crate) compression: Encoding,
 }
 
 impl Method {
@@ -47,6 +55,9 @@ impl Method {
             serializer: spec.serializer,
             context_type: spec.context_type,
             is_coroutine: spec.is_coroutine,
+            request_streaming: spec.request_streaming,
+            response_streaming: spec.response_streaming,
+            compression: error::encoding(spec.compression)?,
         })
     }
 
@@ -93,6 +104,16 @@ impl Dispatch for LoopDispatch {
             .0
             .mailbox
             .push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
+    }
+
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        for call in calls.drain(..) {
+            // As above. Handlers that wait already are let on before more begin.
+            let _ = self
+                .0
+                .mailbox
+                .push_admitted(Lane::Control, Item::Progress(call));
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 Any thread may use a context, also after the call has ended; what comes too late for the client is ignored.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from atoll._core import ServerCall
 from atoll.errors import AbortError
@@ -12,6 +13,22 @@ from atoll.rpc._status import Code, code_number
 
 MetadataValue = str | bytes
 Metadata = Iterable[tuple[str, MetadataValue]]
+
+
+class _EndOfFile:
+    """The class of `EOF`."""
+
+    def __bool__(self) -> bool:
+        """False, as in grpc.aio."""
+        return False
+
+    def __repr__(self) -> str:
+        """`EOF`."""
+        return "EOF"
+
+
+EOF: Final = _EndOfFile()
+"""What `ServicerContext.read` returns after the last message."""
 
 
 class Metadatum(NamedTuple):
@@ -30,6 +47,17 @@ class _CallContext(ServerCall):
     _usage_error: ClassVar[type[RuntimeError]] = RuntimeError
     _code_given: Code
     _trailing: Metadata
+
+    async def _wait_for_progress(self) -> None:
+        """Waits until a message may have come, or room for one. On the call's loop."""
+        future = asyncio.get_running_loop().create_future()
+        self._wait(future)
+        await future
+
+    async def _wait_for_room(self) -> None:
+        """Waits until there is room for another reply message. On the call's loop."""
+        while not self._has_room():
+            await self._wait_for_progress()
 
     def invocation_metadata(self) -> Sequence[Metadatum]:
         """The client's metadata, without what belongs to the protocol."""
@@ -59,11 +87,18 @@ class _CallContext(ServerCall):
         """The status set so far, as it was given; None when there is none."""
         return getattr(self, "_code_given", None)
 
-    def set_compression(self, compression: object) -> None:
-        """Accepted and without effect: replies are not compressed yet, which every client takes."""
+    def set_compression(self, compression: int) -> None:
+        """Has the reply's messages compressed, where the client understands that. Before anything is sent.
 
-    def disable_next_message_compression(self) -> None:
-        """Without effect: replies are not compressed."""
+        Args:
+            compression: A member of `Compression`, or of `grpc.Compression`.
+
+        Raises:
+            RuntimeError: When the initial metadata has been sent, which says how messages are compressed.
+            ValueError: When it is no compression.
+        """
+        if not self._compress(int(compression)) and not self.done():
+            raise self._usage_error("set_compression() comes before the initial metadata and the first message")
 
     def peer_identities(self) -> None:
         """None: the client is not authenticated."""
@@ -90,6 +125,33 @@ class ServicerContext(_CallContext):
     """What an `async def` handler sees of its call: `grpc.aio.ServicerContext`."""
 
     __slots__ = ()
+
+    _end_of_requests: ClassVar[object] = EOF
+
+    async def read(self) -> Any:  # noqa: ANN401 - the request's class
+        """The next message of a streaming request; `EOF` after the last one (grpcio's own, where grpcio is used).
+
+        Raises:
+            asyncio.CancelledError: When the call has been cancelled.
+            NotOnLoopError: On another loop than the call's.
+            RuntimeError: When the call has been answered.
+        """
+        message = self._receive()
+        while message is None:
+            await self._wait_for_progress()
+            message = self._receive()
+        return self._end_of_requests if message is False else message
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - the reply's class
+        """Sends a message of a streaming reply; waits while the client has no room for more.
+
+        Raises:
+            asyncio.CancelledError: When the call has been cancelled.
+            NotOnLoopError: On another loop than the call's.
+            RuntimeError: When the call has been answered, or answers with one message.
+        """
+        if not self._send(message):
+            await self._wait_for_room()
 
     async def abort(self, code: Code, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """Ends the call at once with an error, and the handler by raising.

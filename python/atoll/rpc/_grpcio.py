@@ -27,6 +27,7 @@ class GrpcServicerContext(ServicerContext):
     __slots__ = ()
     _abort_error: ClassVar[type[AbortError]] = GrpcAbortError
     _usage_error: ClassVar[type[RuntimeError]] = GrpcUsageError
+    _end_of_requests: ClassVar[object] = grpc.aio.EOF
 
 
 class GrpcSyncServicerContext(SyncServicerContext):
@@ -54,6 +55,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         network_threads: int | None,
         options: Sequence[tuple[str, Any]],
         migration_thread_pool: Executor | None,
+        compression: int | None,
     ) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(
@@ -62,6 +64,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
             network_threads=network_threads,
             options=options,
             migration_thread_pool=migration_thread_pool,
+            compression=compression,
         )
 
     def on(self, io_context: IoContext) -> GrpcBinding:

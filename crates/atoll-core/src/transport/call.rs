@@ -7,7 +7,9 @@
 //! |-----------------|---------------------------------------------|-------------|---------------------------|
 //! | `state`         | whoever begins, answers or cancels the call | everyone    | atomically, see `State`   |
 //! | `message`       | the connection; taken once by the handler   | the handler | its lock, never contended |
+//! | `reply_encoding`| the handler                                 | the handler | atomically                |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
+//! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
 use std::fmt;
@@ -16,14 +18,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 
+use super::body::Message;
+use super::compression::Encoding;
 use super::counters::count;
+use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::routes::Route;
 use super::status::Status;
 use super::streams::StreamKey;
+use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
 
 /// Why the transport answered or gave up a call itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub enum CancelReason {
     ConnectionLost,
     /// The server stopped and the grace ran out; the client got UNAVAILABLE.
     Shutdown,
+    /// A later message of the request broke the protocol or a limit; the client got the status that says so.
+    BadRequest,
 }
 
 /// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
@@ -52,11 +60,12 @@ impl State {
     /// This and above: cancelled, one value per reason.
     const CANCELLED: u8 = 3;
 
-    const REASONS: [CancelReason; 4] = [
+    const REASONS: [CancelReason; 5] = [
         CancelReason::Deadline,
         CancelReason::Client,
         CancelReason::ConnectionLost,
         CancelReason::Shutdown,
+        CancelReason::BadRequest,
     ];
 
     fn transition_to_running(&self) -> bool {
@@ -84,15 +93,20 @@ impl State {
     }
 }
 
-/// One unary call: its request, and the way to answer it. Any thread may use it; no method blocks.
+/// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
     route: Arc<Route>,
     uri: Uri,
     headers: HeaderMap,
     arrived: Instant,
     deadline: Option<Instant>,
-    message: Mutex<Bytes>,
+    message: Mutex<Message>,
+    /// Of a call that has several messages in either direction.
+    flow: Option<Box<Flow>>,
     state: State,
+    encoding: Encoding,
+    reply_encoding: AtomicU8,
+    max_receive_message_size: usize,
     sent_metadata: AtomicBool,
     key: StreamKey,
     outbox: Arc<Outbox>,
@@ -105,11 +119,24 @@ pub(super) struct CallHead {
     pub(super) headers: HeaderMap,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
+    /// Of the request's messages that are marked as compressed.
+    pub(super) encoding: Encoding,
 }
 
 impl Call {
-    pub(super) fn new(head: CallHead, message: Bytes, key: StreamKey, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(
+        head: CallHead,
+        message: Message,
+        flow: Option<Box<Flow>>,
+        key: StreamKey,
+        outbox: Arc<Outbox>,
+        max_receive_message_size: usize,
+    ) -> Self {
         Self {
+            flow,
+            encoding: head.encoding,
+            reply_encoding: AtomicU8::new(Encoding::Identity as u8),
+            max_receive_message_size,
             route: head.route,
             uri: head.uri,
             headers: head.headers,
@@ -181,9 +208,9 @@ impl Call {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes the request message, without its prefix; empty when taken already.
+    /// Takes the message of a unary request; empty when taken already.
     #[must_use]
-    pub fn take_message(&self) -> Bytes {
+    pub fn take_message(&self) -> Message {
         std::mem::take(&mut *self.message.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -205,30 +232,164 @@ impl Call {
         State::reason(self.state.load())
     }
 
+    /// A request message as it was before its client compressed it. This may take milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// The status with which to [`reject`](Self::reject) a message that is none, or would be larger than is allowed.
+    pub fn decompress(&self, message: Message) -> Result<Bytes, Status> {
+        if !message.is_compressed {
+            return Ok(message.bytes);
+        }
+        self.encoding
+            .decompress(&message.bytes, self.max_receive_message_size)
+    }
+
+    /// Has replies compressed from now on, if the client understands that. `false` when the headers have been sent, which
+    /// say so.
+    pub fn compress(&self, encoding: Encoding) -> bool {
+        if self.sent_metadata.load(Ordering::Acquire) {
+            return false;
+        }
+        let is_accepted = encoding == Encoding::Identity || self.client_accepts(encoding);
+        let encoding = if is_accepted {
+            encoding
+        } else {
+            Encoding::Identity
+        };
+        self.reply_encoding.store(encoding as u8, Ordering::Release);
+        true
+    }
+
+    /// How the messages of the reply are compressed.
+    #[must_use]
+    pub fn reply_encoding(&self) -> Encoding {
+        Encoding::from_u8(self.reply_encoding.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    fn client_accepts(&self, encoding: Encoding) -> bool {
+        let lists = self.headers.get_all(GRPC_ACCEPT_ENCODING);
+        let names = lists
+            .iter()
+            .flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+        names
+            .into_iter()
+            .any(|name| name.trim_ascii() == encoding.name().as_bytes())
+    }
+
+    /// The next message of a streaming request. After [`Received::Nothing`] the target is told of progress.
+    #[must_use]
+    pub fn receive(&self) -> Received {
+        self.received(Flow::receive)
+    }
+
+    /// Blocks the thread for the next message of a streaming request; never [`Received::Nothing`].
+    #[must_use]
+    pub fn receive_blocking(&self) -> Received {
+        self.received(Flow::receive_blocking)
+    }
+
+    fn received(&self, receive: impl FnOnce(&Flow) -> (Received, bool)) -> Received {
+        // A unary request has been read before the handler began.
+        let Some(flow) = &self.flow else {
+            return Received::End;
+        };
+        let (received, reads_on) = receive(flow);
+        if reads_on {
+            self.outbox.look_at(self.key.index);
+        }
+        received
+    }
+
+    /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
+    /// sent in order.
+    pub fn send_message(&self, framed: Bytes) -> Sent {
+        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
+            return Sent::Over;
+        };
+        if self.reply_encoding() != Encoding::Identity {
+            // Unless they have been sent, the headers say how it is compressed.
+            self.send_initial_metadata(HeaderMap::new());
+        }
+        let sent = flow.send(framed.len());
+        if sent == Sent::Over || !self.outbox.push(Outgoing::Message(self.key, framed)) {
+            return Sent::Over;
+        }
+        sent
+    }
+
+    /// Whether another message may be sent. After [`Sent::Full`] the target is told of progress.
+    #[must_use]
+    pub fn room(&self) -> Sent {
+        self.flow.as_ref().map_or(Sent::Over, |flow| flow.room())
+    }
+
+    /// Blocks the thread until another message may be sent; never [`Sent::Full`].
+    #[must_use]
+    pub fn room_blocking(&self) -> Sent {
+        self.flow
+            .as_ref()
+            .map_or(Sent::Over, |flow| flow.room_blocking())
+    }
+
+    /// Whether there may be several messages in either direction.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.flow.is_some()
+    }
+
+    /// The messages of a streaming call.
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        self.flow.as_deref()
+    }
+
     /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or
     /// the call has been answered.
-    pub fn send_initial_metadata(&self, metadata: HeaderMap) -> bool {
+    pub fn send_initial_metadata(&self, mut metadata: HeaderMap) -> bool {
         if self.is_answered() || self.sent_metadata.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.name_encoding(&mut metadata);
         self.outbox
             .push(Outgoing::InitialMetadata(self.key, Box::new(metadata)))
     }
 
+    fn name_encoding(&self, metadata: &mut HeaderMap) {
+        let encoding = self.reply_encoding();
+        if encoding != Encoding::Identity {
+            metadata.insert(GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
+        }
+    }
+
     /// Answers the call; the first answer wins. `false` when there is one already, or nobody left to
     /// receive it.
-    pub fn reply(&self, reply: Reply) -> bool {
+    pub fn reply(&self, mut reply: Reply) -> bool {
         if self.state.transition_to_end(State::ANSWERED).is_none() {
             if self.cancelled_by().is_some() {
                 count(&self.outbox.counters.late_replies);
             }
             return false;
         }
+        self.end_flow();
+        if reply.message.is_some() && self.reply_encoding() != Encoding::Identity {
+            // Ignored where headers have been sent before.
+            self.name_encoding(reply.initial_metadata.get_or_insert_default());
+        }
         let sent = self.outbox.push(Outgoing::Reply(self.key, reply));
         if !sent {
             count(&self.outbox.counters.late_replies);
         }
         sent
+    }
+
+    /// Ends the call because its request is bad; `false` when it has ended already.
+    pub fn reject(&self, status: Status) -> bool {
+        if !self.cancel(CancelReason::BadRequest) {
+            return false;
+        }
+        count(&self.outbox.counters.bad_requests);
+        self.outbox
+            .push(Outgoing::Reply(self.key, Reply::error(status)))
     }
 
     /// Answers the call with a status and nothing else; as [`reply`](Self::reply).
@@ -249,7 +410,14 @@ impl Call {
             // about to take it.
             drop(self.take_message());
         }
+        self.end_flow();
         true
+    }
+
+    fn end_flow(&self) {
+        if let Some(flow) = &self.flow {
+            flow.end();
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Counters {
     pub(super) cancelled_by_client: AtomicU64,
     pub(super) lost_with_connection: AtomicU64,
     pub(super) cancelled_by_shutdown: AtomicU64,
+    pub(super) bad_requests: AtomicU64,
+    pub(super) stalled_replies: AtomicU64,
 }
 
 /// What the transport has counted since its start, over all network threads.
@@ -41,6 +43,10 @@ pub struct TransportStats {
     pub lost_with_connection: u64,
     /// Calls answered by the transport because the server stopped.
     pub cancelled_by_shutdown: u64,
+    /// Streaming calls answered by the transport because a later message broke the protocol or a limit.
+    pub bad_requests: u64,
+    /// Replies given up because the client took no byte of them for `send_timeout`.
+    pub stalled_replies: u64,
 }
 
 impl Counters {
@@ -55,6 +61,8 @@ impl Counters {
         stats.cancelled_by_client += self.cancelled_by_client.load(Ordering::Relaxed);
         stats.lost_with_connection += self.lost_with_connection.load(Ordering::Relaxed);
         stats.cancelled_by_shutdown += self.cancelled_by_shutdown.load(Ordering::Relaxed);
+        stats.bad_requests += self.bad_requests.load(Ordering::Relaxed);
+        stats.stalled_replies += self.stalled_replies.load(Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! gRPC over HTTP/2 on native threads, without Python.
 //!
-//! The transport owns sockets, connections and streams. It decodes unary calls, hands them in batches to
+//! The transport owns sockets, connections and streams. It decodes calls, hands them in batches to
 //! the [`Dispatch`] targets of their [`Route`]s, and sends what is answered through [`Call::reply`].
 //! Deadlines, clients that cancel, lost connections, unknown methods, limits and shutdown are answered
 //! here, also while no target runs.
@@ -26,10 +26,13 @@ mod base64;
 mod batches;
 mod body;
 mod call;
+mod compression;
 mod config;
 mod connection;
 mod counters;
 mod deadlines;
+mod flow;
+pub mod health;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
@@ -44,9 +47,12 @@ mod timeout;
 mod wire;
 
 pub use address::BindError;
+pub use body::Message;
 pub use call::{Call, CancelReason};
+pub use compression::Encoding;
 pub use config::{ConfigError, TransportConfig};
 pub use counters::TransportStats;
+pub use flow::{Received, Sent};
 pub use listener::Listener;
 pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::call::Call;
+use super::health::Health;
 
 /// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
 /// threads, so they must neither block nor wait for anything that a handler may hold.
@@ -18,6 +19,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The transport has answered or given up a call after it was dispatched (see
     /// [`Call::cancelled_by`]): its handler should be cancelled.
     fn cancelled(&self, call: &Arc<Call>);
+
+    /// What the handlers of these streaming calls wait for has happened (see [`Call::receive`] and [`Call::room`]), or the
+    /// call is over. Takes every call out of `calls`.
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        calls.clear();
+    }
 }
 
 /// One method: its path, its target, and what the target wants to know about it.
@@ -26,6 +33,8 @@ pub struct Route {
     target: Arc<dyn Dispatch>,
     target_index: usize,
     data: Arc<dyn Any + Send + Sync>,
+    pub(super) streams_requests: bool,
+    pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
 }
@@ -43,9 +52,20 @@ impl Route {
             target,
             target_index: 0,
             data,
+            streams_requests: false,
+            streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
         }
+    }
+
+    /// Makes it a route of calls with any number of request messages, of reply messages, or of both. A call with several
+    /// request messages is dispatched as soon as its headers are here.
+    #[must_use]
+    pub fn with_streaming(mut self, requests: bool, replies: bool) -> Self {
+        self.streams_requests = requests;
+        self.streams_replies = replies;
+        self
     }
 
     /// Overrides [`TransportConfig::max_receive_message_size`](super::TransportConfig) for this route.
@@ -107,6 +127,7 @@ pub struct Routes {
     by_path: HashMap<Box<str>, Arc<Route>>,
     fallback: Option<Arc<Route>>,
     targets: Targets,
+    health: Option<Arc<Health>>,
 }
 
 #[derive(Default)]
@@ -133,6 +154,23 @@ impl Routes {
             Arc::new(route)
         });
         all
+    }
+
+    /// Adds the health service, except where methods of it are served already.
+    #[must_use]
+    pub fn with_health(mut self, health: Arc<Health>) -> Self {
+        for mut route in health.routes() {
+            route.target_index = self.targets.index_of(&route.target);
+            self.by_path
+                .entry(route.path.clone())
+                .or_insert_with(|| Arc::new(route));
+        }
+        self.health = Some(health);
+        self
+    }
+
+    pub(super) fn health(&self) -> Option<&Arc<Health>> {
+        self.health.as_ref()
     }
 
     /// The route of a path: its own, else the fallback, else none.
