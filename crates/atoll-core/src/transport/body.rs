@@ -72,6 +72,16 @@ impl Assembler {
         Ok(())
     }
 
+    /// How much of the message and its prefix is here, in bytes.
+    pub(super) fn received(&self) -> usize {
+        let message = match &self.message {
+            Message::Unknown => 0,
+            Message::Partial { bytes, .. } => bytes.len(),
+            Message::Whole(message) => message.len(),
+        };
+        self.prefix_filled + message
+    }
+
     /// The body is complete: so must be the message.
     pub(super) fn finish(self) -> Result<Bytes, Status> {
         match self.message {

@@ -8,6 +8,7 @@
 //! reset it; a body that is not complete says so through the same waker. Nothing polls all streams.
 
 mod ending;
+mod upkeep;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,18 +24,20 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::ending::{Stopping, deadline_exceeded, shutting_down};
+use self::upkeep::Upkeep;
 use super::batches::Batches;
 use super::body::Assembler;
 use super::call::{Call, CallHead, CancelReason};
 use super::config::TransportConfig;
 use super::counters::count;
 use super::deadlines::{Alarm, Deadlines};
+use super::offence::OffenceNotes;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
 use super::status::Status;
-use super::streams::{Reading, Stage, Stream, StreamKey, Streams};
+use super::streams::{BodyProgress, Reading, Stage, Stream, StreamKey, Streams};
 use super::wire::Responder;
 
 /// Rounds of the loop before other connections of the thread get their turn.
@@ -44,6 +47,7 @@ const MOST_ROUNDS: usize = 16;
 pub(super) struct Service {
     pub(super) config: TransportConfig,
     pub(super) routes: Arc<Routes>,
+    pub(super) notes: OffenceNotes,
 }
 
 /// An established connection; a future that ends with it.
@@ -63,6 +67,7 @@ where
     /// Calls of the last batches, which do not have their slot's waker yet.
     unwatched: Vec<StreamKey>,
     stopping: Stopping,
+    upkeep: Upkeep,
     replies: Vec<Outgoing>,
     ready: Vec<u32>,
 }
@@ -132,6 +137,7 @@ where
             batches: Batches::new(&service.routes),
             unwatched: Vec::new(),
             stopping: Stopping::No,
+            upkeep: Upkeep::new(&service.config),
             replies: Vec::new(),
             ready: Vec::new(),
             service,
@@ -196,6 +202,10 @@ where
                 let reading = Reading {
                     head,
                     body,
+                    progress: BodyProgress {
+                        at: now,
+                        received: assembler.received(),
+                    },
                     assembler,
                 };
                 self.streams
@@ -203,6 +213,7 @@ where
                 if let Some(at) = deadline {
                     self.deadlines.insert(at, key);
                 }
+                self.watch_body(now);
             }
             Progress::Lost => {}
             Progress::Refused(status) => responder.refuse(Refusal::Status(status)),

@@ -41,6 +41,13 @@ pub(super) struct Reading {
     pub(super) head: CallHead,
     pub(super) body: RecvStream,
     pub(super) assembler: Assembler,
+    pub(super) progress: BodyProgress,
+}
+
+/// How far a request had come when it was last looked at.
+pub(super) struct BodyProgress {
+    pub(super) at: Instant,
+    pub(super) received: usize,
 }
 
 /// The table of streams.
@@ -108,6 +115,19 @@ impl Streams {
 
     pub(super) fn is_empty(&self) -> bool {
         self.slab.is_empty()
+    }
+
+    /// The streams whose request is not complete.
+    pub(super) fn reading(&mut self) -> impl Iterator<Item = (StreamKey, &mut Reading)> {
+        self.slab
+            .iter_mut()
+            .filter_map(|(index, stream)| match &mut stream.stage {
+                Stage::Reading(reading) => {
+                    let (index, generation) = (index as u32, stream.generation);
+                    Some((StreamKey { index, generation }, &mut **reading))
+                }
+                Stage::Dispatched(_) => None,
+            })
     }
 
     pub(super) fn keys(&self) -> Vec<StreamKey> {

@@ -113,7 +113,8 @@ where
                 }
             };
             let deadline = self.deadlines.earliest();
-            let Some(next) = [stopping, deadline].into_iter().flatten().min() else {
+            let upkeep = self.next_upkeep();
+            let Some(next) = [stopping, deadline, upkeep].into_iter().flatten().min() else {
                 return Round::Done;
             };
             if !self.alarm.has_rung(next, cx) {
@@ -122,6 +123,12 @@ where
             let now = Instant::now();
             while let Some(key) = self.deadlines.pop_due(now) {
                 self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
+            }
+            if upkeep.is_some_and(|at| at <= now) {
+                match self.keep_up(now) {
+                    Round::Done => {}
+                    round => return round,
+                }
             }
             if stopping.is_some_and(|at| at <= now) {
                 match self.stopping {
