@@ -63,7 +63,7 @@ impl Mailbox {
                     while start.elapsed() < cost {
                         std::hint::spin_loop();
                     }
-                    call.reply(Reply::ok(frame(&message)));
+                    call.reply(Reply::ok(frame(&message.bytes)));
                 }
             }
         }

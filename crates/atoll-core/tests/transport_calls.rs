@@ -109,8 +109,8 @@ async fn a_handler_sees_path_peer_metadata_authority_and_times() {
         "trailers",
         "the transport's own headers are there as well"
     );
-    assert_eq!(call.take_message(), "message");
-    assert_eq!(call.take_message(), "", "a message is taken once");
+    assert_eq!(call.take_message().bytes, "message");
+    assert_eq!(call.take_message().bytes, "", "a message is taken once");
 
     assert!(!call.is_answered());
     assert!(call.begin());
@@ -384,7 +384,10 @@ async fn calls_of_one_read_arrive_in_order_as_one_batch_per_target() {
     client.recv_any_frame().expect("the server's settings");
     client.send_bytes(&bytes);
     let batch = server.batch().await;
-    let messages: Vec<_> = batch.iter().map(|call| call.take_message()[0]).collect();
+    let messages: Vec<_> = batch
+        .iter()
+        .map(|call| call.take_message().bytes[0])
+        .collect();
     assert_eq!(messages, (0..20).step_by(2).collect::<Vec<_>>());
     server
         .until("the echoes are answered", |stats| {
@@ -454,7 +457,7 @@ async fn replies_may_come_from_many_threads_at_once() {
             for call in batch {
                 std::thread::spawn(move || {
                     assert!(call.begin());
-                    call.reply(Reply::ok(frame(&call.take_message())))
+                    call.reply(Reply::ok(frame(&call.take_message().bytes)))
                 });
             }
         }

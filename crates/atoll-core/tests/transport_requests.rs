@@ -56,7 +56,7 @@ async fn message_formats_are_the_applications_business() {
         .await
         .open(request, Some(frame(b"{}")))
         .await;
-    assert_eq!(server.call().await.take_message(), "{}");
+    assert_eq!(server.call().await.take_message().bytes, "{}");
     drop(pending);
 }
 
@@ -188,7 +188,7 @@ async fn a_message_may_come_in_many_frames_with_an_empty_end() {
     }
     pending.stream.send_data(Bytes::new(), true).unwrap();
     let call = server.call().await;
-    assert_eq!(call.take_message(), "message");
+    assert_eq!(call.take_message().bytes, "message");
     call.reply(atoll_core::transport::Reply::ok(frame(b"")));
     assert_eq!(pending.answer().await.status(), 0);
 }
@@ -202,7 +202,7 @@ async fn trailers_end_a_request_as_well() {
         .stream
         .send_trailers(http::HeaderMap::new())
         .unwrap();
-    assert_eq!(server.call().await.take_message(), "message");
+    assert_eq!(server.call().await.take_message().bytes, "message");
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use atoll_core::mailbox::Lane;
-use atoll_core::transport::{Call, Code, Reply, Status, frame};
+use atoll_core::transport::{Call, Code, Message, Reply, Status, frame};
+use bytes::Bytes;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -48,14 +49,17 @@ impl LoopCore {
         }
         core.executed
             .store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let request = match deserialize(py, method, &call) {
+        let request = if method.request_streaming {
+            // Its handler reads the messages one by one.
+            Ok(py.None().into_bound(py))
+        } else {
+            deserialize(py, method.deserializer.as_ref(), call.take_message())
+        };
+        let request = match request {
             Ok(request) => request,
             Err(raised) => {
                 core.handler_ended(slot, start);
-                call.refuse(Status::new(
-                    Code::Internal,
-                    "Exception deserializing request!",
-                ));
+                call.refuse(undeserializable());
                 slot.failed();
                 return Self::raised(slf, &slot.name, raised);
             }
@@ -66,6 +70,10 @@ impl LoopCore {
             .call0()?
             .cast_into::<ServerCall>()?;
         context.get().attach(Arc::clone(&call));
+        if call.is_streaming() {
+            context.get().live_on(slf);
+            lock(&core.streaming).insert(key(&call), context.clone().unbind());
+        }
         let variables = deadline_variables(slf, &call)?;
         let handle = || call_two(py, &method.handler, &request, context.as_any());
         let result = match (&variables, method.is_coroutine) {
@@ -110,6 +118,7 @@ impl LoopCore {
         let Some(call) = context.attached() else {
             return Ok(());
         };
+        slf.get().forget_streaming(context);
         let method = Method::of(call);
         let raised = match outcome {
             Ok(result) => match reply(py, method, context, &result) {
@@ -118,10 +127,7 @@ impl LoopCore {
                     None
                 }
                 Err(raised) => {
-                    context.send(Reply::error(Status::new(
-                        Code::Internal,
-                        "Failed to serialize response!",
-                    )));
+                    context.send(Reply::error(unserializable()));
                     Some(raised)
                 }
             },
@@ -159,6 +165,27 @@ impl LoopCore {
             .attached()
             .and_then(|call| lock(&self.tasks).remove(&key(call)));
         drop(task);
+    }
+
+    pub(crate) fn forget_streaming(&self, context: &ServerCall) {
+        let call = context.attached().filter(|call| call.is_streaming());
+        let context = call.and_then(|call| lock(&self.streaming).remove(&key(call)));
+        drop(context);
+    }
+
+    /// What the handler of a streaming call waits for has happened: lets it look again.
+    pub(crate) fn call_progressed(slf: &Bound<'_, Self>, call: &Arc<Call>) -> PyResult<()> {
+        let py = slf.py();
+        let context = lock(&slf.get().streaming)
+            .get(&key(call))
+            .map(|context| context.clone_ref(py));
+        let Some(context) = context else {
+            return Ok(());
+        };
+        for waiter in context.get().take_waiters() {
+            let_go_on(py, &waiter)?;
+        }
+        Ok(())
     }
 
     /// The transport has ended a call: cancels its handler, if that has begun and not ended.
@@ -213,11 +240,36 @@ fn deadline_variables<'py>(
     Ok(Some(variables))
 }
 
-fn deserialize<'py>(py: Python<'py>, method: &Method, call: &Call) -> PyResult<Bound<'py, PyAny>> {
-    let message = call.take_message();
-    let bytes = PyBytes::new(py, &message).into_any();
+/// Lets whoever awaits a future go on, unless it has been cancelled.
+fn let_go_on(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
+    if future
+        .call_method0(py, intern!(py, "done"))?
+        .is_truthy(py)?
+    {
+        return Ok(());
+    }
+    future
+        .call_method1(py, intern!(py, "set_result"), (py.None(),))
+        .map(drop)
+}
+
+pub(crate) fn undeserializable() -> Status {
+    Status::new(Code::Internal, "Exception deserializing request!")
+}
+
+pub(crate) fn unserializable() -> Status {
+    Status::new(Code::Internal, "Failed to serialize response!")
+}
+
+/// A request message as the handler gets it.
+pub(crate) fn deserialize<'py>(
+    py: Python<'py>,
+    deserializer: Option<&Py<PyAny>>,
+    message: Message,
+) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = PyBytes::new(py, &message.bytes).into_any();
     drop(message);
-    match &method.deserializer {
+    match deserializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(deserializer) => unsafe {
             Bound::from_owned_ptr_or_err(
@@ -239,20 +291,32 @@ fn reply(
     if let Some(status) = context.status_set() {
         return Ok(Reply::error(status));
     }
-    let serialized = match &method.serializer {
+    if method.response_streaming {
+        return Ok(Reply::end());
+    }
+    serialize(py, method.serializer.as_ref(), result).map(Reply::ok)
+}
+
+/// A reply message as it is sent, with its prefix.
+pub(crate) fn serialize(
+    py: Python<'_>,
+    serializer: Option<&Py<PyAny>>,
+    message: &Bound<'_, PyAny>,
+) -> PyResult<Bytes> {
+    let serialized = match serializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(serializer) => unsafe {
             Bound::from_owned_ptr_or_err(
                 py,
-                ffi::PyObject_CallOneArg(serializer.as_ptr(), result.as_ptr()),
+                ffi::PyObject_CallOneArg(serializer.as_ptr(), message.as_ptr()),
             )?
         },
-        None => result.clone(),
+        None => message.clone(),
     };
     let message = serialized
         .cast::<PyBytes>()
-        .map_err(|_| error::reply_is_not_bytes(&serialized, method.serializer.is_some()))?;
-    Ok(Reply::ok(frame(message.as_bytes())))
+        .map_err(|_| error::reply_is_not_bytes(&serialized, serializer.is_some()))?;
+    Ok(frame(message.as_bytes()))
 }
 
 fn call_two<'py>(

@@ -157,6 +157,11 @@ impl LoopCore {
                     Self::cancel_call(slf, &call)?;
                     core.stamp();
                 }
+                Item::Progress(call) => {
+                    activity.no_handler();
+                    Self::call_progressed(slf, &call)?;
+                    core.stamp();
+                }
                 Item::Probe { probe, queued_at } => {
                     activity.no_handler();
                     core.stamp();

@@ -1,7 +1,7 @@
 //! Where Rust errors become Python exceptions.
 
 use atoll_core::transport::BindError;
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 mod classes {
@@ -141,4 +141,26 @@ impl std::fmt::Debug for Quoted<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "'{}'", self.0)
     }
+}
+
+/// A call was read or written after its end.
+pub(crate) fn call_answered() -> PyErr {
+    PyRuntimeError::new_err(
+        "the call has been answered already: read and write before abort() and before the handler returns",
+    )
+}
+
+/// A message was written to a call that has one reply.
+pub(crate) fn one_reply() -> PyErr {
+    PyRuntimeError::new_err(
+        "this method answers with one message: return it from the handler instead of writing it",
+    )
+}
+
+/// A streaming call was awaited on a loop that is not its own.
+pub(crate) fn call_of_another_loop(home: &str) -> PyErr {
+    not_on_loop(format!(
+        "the call's messages are read and written on its own loop {home:?}: post the work there, or pass the messages on",
+        home = Quoted(home),
+    ))
 }

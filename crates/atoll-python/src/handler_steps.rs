@@ -178,6 +178,7 @@ impl HandlerSteps {
                     Completion::Call(context) => {
                         let context = context.get();
                         core.forget_task(context);
+                        core.forget_streaming(context);
                         context.send(Reply::error(Status::new(
                             Code::Cancelled,
                             "The handler was cancelled",

@@ -40,6 +40,8 @@ pub(crate) enum Item {
     },
     /// The transport has ended a call: its handler is to be cancelled.
     Cancel(Arc<Call>),
+    /// What the handler of a streaming call waits for has happened.
+    Progress(Arc<Call>),
     /// An observer waits for its turn; outside the statistics, and no work.
     Probe {
         probe: Arc<dyn Probe>,
@@ -54,7 +56,7 @@ impl Item {
         match self {
             Self::Job(job) => job.queued_at = now,
             Self::Call { queued_at, .. } | Self::Probe { queued_at, .. } => *queued_at = now,
-            Self::Internal(_) | Self::Cancel(_) => {}
+            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => {}
         }
     }
 }
@@ -67,7 +69,7 @@ impl Post for Item {
         match self {
             Self::Job(job) => record.events.slot(job.slot).accepted(),
             Self::Call { call, .. } => record.events.slot(Method::of(call).slot).accepted(),
-            Self::Internal(_) | Self::Cancel(_) | Self::Probe { .. } => {}
+            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Probe { .. } => {}
         }
     }
 
@@ -87,7 +89,7 @@ impl Post for Item {
             Self::Job(job) => job.queued_at,
             Self::Call { queued_at, .. } => *queued_at,
             // An observer that waits says nothing of handlers.
-            Self::Probe { .. } | Self::Internal(_) | Self::Cancel(_) => 0,
+            Self::Probe { .. } | Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => 0,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::manual_timers::ManualTimers;
 use crate::method::Method;
 use crate::module_home::Residents;
 use crate::posting::{handler_name, parse_lane};
+use crate::server_call::ServerCall;
 use crate::shared::Shared;
 use crate::snapshot::{self, HandlerTuple};
 use crate::work_guard::WorkGuard;
@@ -78,6 +79,8 @@ pub(crate) struct LoopCore {
     pub(crate) closed: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
     pub(crate) tasks: Mutex<HashMap<usize, Py<PyAny>>>,
+    /// The streaming calls whose handlers run, by call; the loop's thread only.
+    pub(crate) streaming: Mutex<HashMap<usize, Py<ServerCall>>>,
     /// The last stamp taken on the loop's thread, so that one read of the clock serves an end and the next start.
     pub(crate) last_stamp: AtomicU64,
     /// How many handlers have been run.
@@ -183,6 +186,7 @@ impl LoopCore {
             stop_after: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
             tasks: Mutex::default(),
+            streaming: Mutex::default(),
             last_stamp: AtomicU64::new(0),
             executed: AtomicU64::new(0),
             lane: AtomicU8::new(Lane::Normal as u8),
@@ -464,7 +468,7 @@ impl LoopCore {
                     let text = format!("Loop {} is closed", self.shared.name);
                     call.refuse(Status::new(Code::Unavailable, text));
                 }
-                Item::Internal(_) | Item::Cancel(_) | Item::Probe { .. } => {}
+                Item::Internal(_) | Item::Cancel(_) | Item::Progress(_) | Item::Probe { .. } => {}
             }
         }
         futures

@@ -25,6 +25,8 @@ pub(crate) struct MethodSpec {
     serializer: Option<Py<PyAny>>,
     context_type: Py<PyType>,
     is_coroutine: bool,
+    pub(crate) request_streaming: bool,
+    pub(crate) response_streaming: bool,
 }
 
 /// What the loop needs to run a call of the method; it travels with the route.
@@ -35,6 +37,8 @@ pub(crate) struct Method {
     pub(crate) serializer: Option<Py<PyAny>>,
     pub(crate) context_type: Py<PyType>,
     pub(crate) is_coroutine: bool,
+    pub(crate) request_streaming: bool,
+    pub(crate) response_streaming: bool,
 }
 
 impl Method {
@@ -47,6 +51,8 @@ impl Method {
             serializer: spec.serializer,
             context_type: spec.context_type,
             is_coroutine: spec.is_coroutine,
+            request_streaming: spec.request_streaming,
+            response_streaming: spec.response_streaming,
         })
     }
 
@@ -93,6 +99,16 @@ impl Dispatch for LoopDispatch {
             .0
             .mailbox
             .push_admitted(Lane::Control, Item::Cancel(Arc::clone(call)));
+    }
+
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        for call in calls.drain(..) {
+            // As above. Handlers that wait already are let on before more begin.
+            let _ = self
+                .0
+                .mailbox
+                .push_admitted(Lane::Control, Item::Progress(call));
+        }
     }
 }
 

@@ -3,18 +3,23 @@
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | `call` | the loop, before the handler sees the object | any thread | – (set once) |
+//! | `streaming` | the loop, before the handler sees the object | any thread; its waiters the loop's | a mutex |
 //! | `reply` | the handler, and whatever it hands the context to | the same, and the loop at the end | a mutex |
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_core::transport::{Call, CancelReason, Code, Reply, Status, metadata};
+use atoll_core::transport::{Call, CancelReason, Code, Received, Reply, Sent, Status, metadata};
 use http::HeaderMap;
+use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
-use crate::loop_core::lock;
+use crate::call::{deserialize, serialize, undeserializable, unserializable};
+use crate::loop_core::{LoopCore, lock};
+use crate::method::Method;
+use crate::{current, error};
 
 /// What the handler has said about the reply so far.
 #[derive(Default)]
@@ -31,12 +36,95 @@ struct Answer {
 pub(crate) struct ServerCall {
     call: OnceLock<Arc<Call>>,
     answer: Mutex<Answer>,
+    streaming: OnceLock<Box<Streaming>>,
 }
+
+/// What a streaming call has besides.
+struct Streaming {
+    home: Py<LoopCore>,
+    /// Futures of the handler's tasks that wait for messages or room.
+    waiters: Mutex<Vec<Py<PyAny>>>,
+    /// Deserializer and serializer, where those of the method are not known before the call.
+    converters: OnceLock<Converters>,
+}
+
+type Converters = (Option<Py<PyAny>>, Option<Py<PyAny>>);
 
 impl ServerCall {
     /// Ties the object to its call, before anybody sees it.
     pub(crate) fn attach(&self, call: Arc<Call>) {
         let _ = self.call.set(call);
+    }
+
+    /// The loop on which the handler of a streaming call waits.
+    pub(crate) fn live_on(&self, home: &Bound<'_, LoopCore>) {
+        let _ = self.streaming.set(Box::new(Streaming {
+            home: home.clone().unbind(),
+            waiters: Mutex::default(),
+            converters: OnceLock::new(),
+        }));
+    }
+
+    /// Takes the futures of those who wait for messages or room.
+    pub(crate) fn take_waiters(&self) -> Vec<Py<PyAny>> {
+        self.streaming
+            .get()
+            .map_or_else(Vec::new, |it| std::mem::take(&mut *lock(&it.waiters)))
+    }
+
+    fn deserializer(&self) -> PyResult<Option<&Py<PyAny>>> {
+        let own = self.streaming.get().and_then(|it| it.converters.get());
+        let methods = || PyResult::Ok(Method::of(self.call()?).deserializer.as_ref());
+        own.map_or_else(methods, |(deserializer, _)| Ok(deserializer.as_ref()))
+    }
+
+    fn serializer(&self) -> PyResult<Option<&Py<PyAny>>> {
+        let own = self.streaming.get().and_then(|it| it.converters.get());
+        let methods = || PyResult::Ok(Method::of(self.call()?).serializer.as_ref());
+        own.map_or_else(methods, |(_, serializer)| Ok(serializer.as_ref()))
+    }
+
+    /// What the handler gets for `received`: a message, None for nothing yet, False for the end.
+    fn handed(&self, py: Python<'_>, received: Received) -> PyResult<Py<PyAny>> {
+        match received {
+            Received::Nothing => Ok(py.None()),
+            Received::End => Ok(PyBool::new(py, false).to_owned().into_any().unbind()),
+            Received::Over => Err(self.over()?),
+            Received::Message(message) => {
+                let message = deserialize(py, self.deserializer()?, message);
+                if message.is_err() {
+                    self.call()?.refuse(undeserializable());
+                }
+                message.map(Bound::unbind)
+            }
+        }
+    }
+
+    /// Sends a reply message; whether there is room for another.
+    fn send_message(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let call = self.call()?;
+        let framed = match serialize(py, self.serializer()?, message) {
+            Ok(framed) => framed,
+            Err(raised) => {
+                call.refuse(unserializable());
+                return Err(raised);
+            }
+        };
+        match call.send_message(framed) {
+            Sent::Room => Ok(true),
+            Sent::Full => Ok(false),
+            Sent::Over => Err(self.over()?),
+        }
+    }
+
+    /// Why nothing can be received or sent.
+    fn over(&self) -> PyResult<PyErr> {
+        let call = self.call()?;
+        Ok(match call.cancelled_by() {
+            Some(_) => CancelledError::new_err("the call has been cancelled"),
+            None if call.is_answered() => error::call_answered(),
+            None => error::one_reply(),
+        })
     }
 
     fn call(&self) -> PyResult<&Arc<Call>> {
@@ -114,6 +202,7 @@ impl ServerCall {
         Self {
             call: OnceLock::new(),
             answer: Mutex::default(),
+            streaming: OnceLock::new(),
         }
     }
 
@@ -169,6 +258,7 @@ impl ServerCall {
             CancelReason::Client => "client",
             CancelReason::ConnectionLost => "connection lost",
             CancelReason::Shutdown => "shutdown",
+            CancelReason::BadRequest => "bad request",
         }))
     }
 
@@ -212,6 +302,65 @@ impl ServerCall {
             answer.details.clone_from(&details);
         }
         Ok(self.send(Reply::error(Status::new(code, details))))
+    }
+
+    /// The next request message; None when none has come yet, False after the last one.
+    fn _receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.handed(py, self.call()?.receive())
+    }
+
+    /// Blocks the thread for the next request message; False after the last one. Not on the call's loop.
+    fn _receive_blocking(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let call = self.call()?;
+        let received = py.detach(|| call.receive_blocking());
+        self.handed(py, received)
+    }
+
+    /// Sends a reply message; whether there is room for another.
+    fn _send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.send_message(py, message)
+    }
+
+    /// Sends a reply message and blocks the thread until there is room for another. Not on the call's loop.
+    fn _send_blocking(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.send_message(py, message)? {
+            return Ok(());
+        }
+        let call = self.call()?;
+        match py.detach(|| call.room_blocking()) {
+            Sent::Over => Err(self.over()?),
+            Sent::Room | Sent::Full => Ok(()),
+        }
+    }
+
+    /// Whether there is room for a reply message.
+    fn _has_room(&self) -> PyResult<bool> {
+        match self.call()?.room() {
+            Sent::Room => Ok(true),
+            Sent::Full => Ok(false),
+            Sent::Over => Err(self.over()?),
+        }
+    }
+
+    /// Has `future` get its result when a message may have come, or room. On the call's loop.
+    fn _wait(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+        let Some(streaming) = self.streaming.get() else {
+            return Err(self.over()?);
+        };
+        let home = streaming.home.bind(py);
+        if !current::check(home)? {
+            return Err(error::call_of_another_loop(&home.get().shared.name));
+        }
+        lock(&streaming.waiters).push(future);
+        Ok(())
+    }
+
+    /// The call's messages are converted by these, not by what the method was registered with.
+    #[pyo3(signature = (deserializer, serializer))]
+    fn _convert_with(&self, deserializer: Option<Py<PyAny>>, serializer: Option<Py<PyAny>>) {
+        if let Some(streaming) = self.streaming.get() {
+            let _ = streaming.converters.set((deserializer, serializer));
+        }
     }
 
     /// Runs `callback` when the call has ended; false when it has already.

@@ -99,7 +99,9 @@ impl ServerCore {
                 .entry(Arc::as_ptr(shared))
                 .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
             let (path, target) = (spec.path.clone(), Arc::clone(target));
-            Ok(Route::new(path, target, Arc::new(Method::new(py, spec)?)))
+            let (requests, replies) = (spec.request_streaming, spec.response_streaming);
+            let method = Arc::new(Method::new(py, spec)?);
+            Ok(Route::new(path, target, method).with_streaming(requests, replies))
         };
         let routes = methods
             .into_iter()

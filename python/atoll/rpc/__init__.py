@@ -1,12 +1,13 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
-from atoll.rpc._context import Metadatum, ServicerContext, SyncServicerContext
+from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._status import StatusCode
 
 __all__ = [
+    "EOF",
     "Metadatum",
     "Server",
     "ServicerContext",

@@ -3,8 +3,9 @@
 Any thread may use a context, also after the call has ended; what comes too late for the client is ignored.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from atoll._core import ServerCall
 from atoll.errors import AbortError
@@ -12,6 +13,22 @@ from atoll.rpc._status import Code, code_number
 
 MetadataValue = str | bytes
 Metadata = Iterable[tuple[str, MetadataValue]]
+
+
+class _EndOfFile:
+    """The class of `EOF`."""
+
+    def __bool__(self) -> bool:
+        """False, as in grpc.aio."""
+        return False
+
+    def __repr__(self) -> str:
+        """`EOF`."""
+        return "EOF"
+
+
+EOF: Final = _EndOfFile()
+"""What `ServicerContext.read` returns after the last message."""
 
 
 class Metadatum(NamedTuple):
@@ -30,6 +47,17 @@ class _CallContext(ServerCall):
     _usage_error: ClassVar[type[RuntimeError]] = RuntimeError
     _code_given: Code
     _trailing: Metadata
+
+    async def _wait_for_progress(self) -> None:
+        """Waits until a message may have come, or room for one. On the call's loop."""
+        future = asyncio.get_running_loop().create_future()
+        self._wait(future)
+        await future
+
+    async def _wait_for_room(self) -> None:
+        """Waits until there is room for another reply message. On the call's loop."""
+        while not self._has_room():
+            await self._wait_for_progress()
 
     def invocation_metadata(self) -> Sequence[Metadatum]:
         """The client's metadata, without what belongs to the protocol."""
@@ -90,6 +118,33 @@ class ServicerContext(_CallContext):
     """What an `async def` handler sees of its call: `grpc.aio.ServicerContext`."""
 
     __slots__ = ()
+
+    _end_of_requests: ClassVar[object] = EOF
+
+    async def read(self) -> Any:  # noqa: ANN401 - the request's class
+        """The next message of a streaming request; `EOF` after the last one (grpcio's own, where grpcio is used).
+
+        Raises:
+            asyncio.CancelledError: When the call has been cancelled.
+            NotOnLoopError: On another loop than the call's.
+            RuntimeError: When the call has been answered.
+        """
+        message = self._receive()
+        while message is None:
+            await self._wait_for_progress()
+            message = self._receive()
+        return self._end_of_requests if message is False else message
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - the reply's class
+        """Sends a message of a streaming reply; waits while the client has no room for more.
+
+        Raises:
+            asyncio.CancelledError: When the call has been cancelled.
+            NotOnLoopError: On another loop than the call's.
+            RuntimeError: When the call has been answered, or answers with one message.
+        """
+        if not self._send(message):
+            await self._wait_for_room()
 
     async def abort(self, code: Code, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """Ends the call at once with an error, and the handler by raising.

@@ -34,16 +34,16 @@ def known_methods(generic: object) -> dict[str, RpcMethodHandler] | None:
 
 def ask_each(
     handlers: Sequence[GenericRpcHandler],
-    invoke: Callable[[RpcMethodHandler, bytes, ServicerContext], Any],
-) -> Callable[[bytes, ServicerContext], Any]:
+    invoke: Callable[[RpcMethodHandler, ServicerContext], Any],
+) -> Callable[[None, ServicerContext], Any]:
     """A coroutine function that finds the first handler to serve a call and has it answered by `invoke`."""
 
-    async def run(request: bytes, context: ServicerContext) -> object:
+    async def run(_request: None, context: ServicerContext) -> object:
         details = HandlerCallDetails(context._path, context.invocation_metadata())  # noqa: SLF001 - the native half's
         for generic in handlers:
             handler = generic.service(details)
             if handler is not None:
-                return await invoke(handler, request, context)
+                return await invoke(handler, context)
         return await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
 
     return run

@@ -27,6 +27,7 @@ class GrpcServicerContext(ServicerContext):
     __slots__ = ()
     _abort_error: ClassVar[type[AbortError]] = GrpcAbortError
     _usage_error: ClassVar[type[RuntimeError]] = GrpcUsageError
+    _end_of_requests: ClassVar[object] = grpc.aio.EOF
 
 
 class GrpcSyncServicerContext(SyncServicerContext):

@@ -7,7 +7,7 @@ handler.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, ClassVar, Final, NoReturn, Protocol
 
@@ -16,16 +16,9 @@ from atoll.errors import BindError, LoopClosedError, MailboxFull, PlacementError
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
-from atoll.rpc._method import (
-    Method,
-    RpcMethodHandler,
-    behaviour,
-    in_thread_pool,
-    is_coroutine_function,
-    refuse_streaming,
-)
+from atoll.rpc._kinds import run_found, runner
+from atoll.rpc._method import Method, RpcMethodHandler, behaviour
 from atoll.rpc._options import server_options
-from atoll.rpc._status import StatusCode
 
 _logger = logging.getLogger("atoll.rpc")
 
@@ -250,6 +243,8 @@ class Server:
                 serializer=None,
                 context_type=self._context_type,
                 is_coroutine=True,
+                request_streaming=True,
+                response_streaming=True,
             )
         self._core.start(methods, fallback)
         self._started = True
@@ -274,48 +269,27 @@ class Server:
     def _method(
         self, path: str, name: str, handler: RpcMethodHandler, placed: IoContext | None, home: IoContext
     ) -> Method:
-        function = handler.unary_unary
-        if function is None:
-            _logger.warning("%s is a streaming method, which is not served yet: its calls get UNIMPLEMENTED", path)
-            return Method(
-                path=path,
-                name=name,
-                io_context=placed or home,
-                handler=refuse_streaming,
-                deserializer=None,
-                serializer=None,
-                context_type=self._context_type,
-                is_coroutine=True,
-            )
-        is_coroutine = is_coroutine_function(function)
-        context_type: type[ServicerContext | SyncServicerContext] = self._context_type
-        if not is_coroutine:
-            context_type = self._sync_context_type
-            if placed is None:
-                function, is_coroutine = in_thread_pool(function, self._thread_pool), True
+        made = runner(path, handler, on_loop=placed is not None, pool=self._thread_pool)
         return Method(
             path=path,
             name=name,
             io_context=placed or home,
-            handler=function,
+            handler=made.run,
             deserializer=handler.request_deserializer,
             serializer=handler.response_serializer,
-            context_type=context_type,
-            is_coroutine=is_coroutine,
+            context_type=self._sync_context_type if made.takes_sync_context else self._context_type,
+            is_coroutine=made.is_coroutine,
+            request_streaming=handler.request_streaming,
+            response_streaming=handler.response_streaming,
         )
 
-    async def _invoke(self, handler: RpcMethodHandler, request: bytes, context: ServicerContext) -> object:
+    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext) -> None:
         """Answers a call whose handler was found only now, on the home loop."""
-        function = handler.unary_unary or refuse_streaming
-        if not is_coroutine_function(function):
-            function = in_thread_pool(function, self._thread_pool)
+        made = runner(context._path, handler, on_loop=False, pool=self._thread_pool)  # noqa: SLF001 - the native half's
+        if made.takes_sync_context:
             # The context was made before it was known what kind of function would get it.
             context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
-        message = _convert(handler.request_deserializer, request, context, "Exception deserializing request!")
-        reply = await function(message, context)
-        if context._code:  # noqa: SLF001 - the native half's
-            return reply
-        return _convert(handler.response_serializer, reply, context, "Failed to serialize response!")
+        await run_found(handler, made, context)
 
     async def stop(self, grace: float | None) -> None:
         """Stops serving: no new calls, and those in flight may finish.
@@ -396,15 +370,6 @@ class Server:
             raise ServerStateError(
                 f"the server has been started, and takes no more {what}: add everything before start()"
             )
-
-
-def _convert(converter: Callable[[Any], Any] | None, value: object, context: ServicerContext, failure: str) -> object:
-    """Converts a request or a reply; a failure is answered as for methods that are known beforehand."""
-    try:
-        return converter(value) if converter else value
-    except Exception:
-        context._abort(StatusCode.INTERNAL, failure)  # noqa: SLF001 - the native half's
-        raise
 
 
 async def _handlers_have_ended(io_context: IoContext) -> None:

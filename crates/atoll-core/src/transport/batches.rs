@@ -12,13 +12,19 @@ pub(super) struct Batches {
     calls: Vec<Vec<Arc<Call>>>,
     /// The targets whose batch is not empty, in the order of their first call.
     targets: Vec<usize>,
+    /// Streaming calls whose handlers wait no longer, by the target's index.
+    progress: Vec<Vec<Arc<Call>>>,
+    progressed: Vec<usize>,
 }
 
 impl Batches {
     pub(super) fn new(routes: &Routes) -> Self {
+        let empty = || (0..routes.target_count()).map(|_| Vec::new()).collect();
         Self {
-            calls: (0..routes.target_count()).map(|_| Vec::new()).collect(),
+            calls: empty(),
             targets: Vec::new(),
+            progress: empty(),
+            progressed: Vec::new(),
         }
     }
 
@@ -31,7 +37,17 @@ impl Batches {
         batch.push(call);
     }
 
-    /// Hands each target its batch.
+    /// The handler of a streaming call waits no longer.
+    pub(super) fn push_progress(&mut self, call: &Arc<Call>) {
+        let index = call.route().target_index();
+        let batch = &mut self.progress[index];
+        if batch.is_empty() {
+            self.progressed.push(index);
+        }
+        batch.push(Arc::clone(call));
+    }
+
+    /// Hands each target its batch, and tells it of progress.
     pub(super) fn dispatch(&mut self) {
         for index in self.targets.drain(..) {
             let calls = &mut self.calls[index];
@@ -41,6 +57,14 @@ impl Batches {
             for call in calls.drain(..) {
                 let text = "The loop of this method did not take the call";
                 call.refuse(Status::new(Code::Unavailable, text));
+            }
+        }
+        for index in self.progressed.drain(..) {
+            let calls = &mut self.progress[index];
+            if let Some(first) = calls.first() {
+                let target = Arc::clone(first.route().target());
+                target.progress(calls);
+                calls.clear();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Puts the one message of a unary request together from the DATA frames that carry it.
+//! Takes gRPC messages out of the DATA frames that carry them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -8,92 +8,101 @@ use super::status::{Code, Status};
 /// What is set aside at first for a message that is announced as long but has not come yet.
 const FIRST_ALLOCATION: usize = 16 << 10;
 
-/// A message on its way in. Never holds more than the message: what is too long is refused by its prefix.
-pub(super) struct Assembler {
+/// A request message without its prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The bytes, as they were sent.
+    pub bytes: Bytes,
+    /// Whether they are compressed, with the request's `grpc-encoding`.
+    pub is_compressed: bool,
+}
+
+/// Cuts a body into messages, wherever its frames were cut. Never holds more than one message: what is too long is refused by
+/// its prefix.
+pub(super) struct Decoder {
     limit: usize,
+    /// Whether the request names an encoding other than identity.
+    may_be_compressed: bool,
     prefix: [u8; MESSAGE_PREFIX],
     prefix_filled: usize,
-    message: Message,
+    /// The message whose prefix is complete: what has come, and how long it will be.
+    partial: Option<(BytesMut, usize)>,
 }
 
-enum Message {
-    /// The prefix is not complete.
-    Unknown,
-    /// `length` bytes are announced; those in `bytes` are here.
-    Partial {
-        bytes: BytesMut,
-        length: usize,
-    },
-    Whole(Bytes),
-}
-
-impl Assembler {
-    pub(super) fn new(limit: usize) -> Self {
+impl Decoder {
+    pub(super) fn new(limit: usize, may_be_compressed: bool) -> Self {
         Self {
             limit,
+            may_be_compressed,
             prefix: [0; MESSAGE_PREFIX],
             prefix_filled: 0,
-            message: Message::Unknown,
+            partial: None,
         }
     }
 
-    /// Adds the next bytes of the body.
-    pub(super) fn push(&mut self, mut chunk: Bytes) -> Result<(), Status> {
-        if let Message::Unknown = self.message {
-            let missing = (MESSAGE_PREFIX - self.prefix_filled).min(chunk.len());
-            let head = chunk.split_to(missing);
-            self.prefix[self.prefix_filled..self.prefix_filled + missing].copy_from_slice(&head);
-            self.prefix_filled += missing;
-            if self.prefix_filled < MESSAGE_PREFIX {
-                return Ok(());
+    /// Adds the next bytes of the body; `whole` gets each message that they complete, until it refuses one.
+    pub(super) fn push(
+        &mut self,
+        mut chunk: Bytes,
+        mut whole: impl FnMut(Message) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        while !chunk.is_empty() {
+            let Some((bytes, length)) = &mut self.partial else {
+                if let Some(bytes) = self.begin(&mut chunk)? {
+                    whole(self.complete(bytes))?;
+                }
+                continue;
+            };
+            let missing = *length - bytes.len();
+            bytes.put_slice(&chunk.split_to(missing.min(chunk.len())));
+            if bytes.len() == *length {
+                let bytes = std::mem::take(bytes).freeze();
+                self.partial = None;
+                whole(self.complete(bytes))?;
             }
-            let length = self.announced_length()?;
-            // The common case: the frame holds the message and nothing else, so the message is a slice of it.
-            if chunk.len() == length {
-                self.message = Message::Whole(chunk);
-                return Ok(());
-            }
-            let bytes = BytesMut::with_capacity(length.min(FIRST_ALLOCATION.max(chunk.len())));
-            self.message = Message::Partial { bytes, length };
-        }
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let Message::Partial { bytes, length } = &mut self.message else {
-            return Err(too_many_messages());
-        };
-        if chunk.len() > *length - bytes.len() {
-            return Err(too_many_messages());
-        }
-        bytes.put_slice(&chunk);
-        if bytes.len() == *length {
-            self.message = Message::Whole(std::mem::take(bytes).freeze());
         }
         Ok(())
     }
 
-    /// How much of the message and its prefix is here, in bytes.
+    /// How much of a message and its prefix is here, in bytes.
     pub(super) fn received(&self) -> usize {
-        let message = match &self.message {
-            Message::Unknown => 0,
-            Message::Partial { bytes, .. } => bytes.len(),
-            Message::Whole(message) => message.len(),
-        };
+        let message = self.partial.as_ref().map_or(0, |(bytes, _)| bytes.len());
         self.prefix_filled + message
     }
 
-    /// The body is complete: so must be the message.
-    pub(super) fn finish(self) -> Result<Bytes, Status> {
-        match self.message {
-            Message::Whole(message) => Ok(message),
-            Message::Unknown if self.prefix_filled == 0 => Err(Status::new(
-                Code::Unimplemented,
-                "A unary request has one message, and this one has none",
-            )),
-            Message::Unknown | Message::Partial { .. } => Err(Status::new(
-                Code::Internal,
-                "The request ended in the middle of its message",
-            )),
+    /// Reads on in the prefix; once that is complete, gives the message if all of it is here, else makes it the partial one.
+    fn begin(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, Status> {
+        let missing = (MESSAGE_PREFIX - self.prefix_filled).min(chunk.len());
+        let head = chunk.split_to(missing);
+        self.prefix[self.prefix_filled..self.prefix_filled + missing].copy_from_slice(&head);
+        self.prefix_filled += missing;
+        if self.prefix_filled < MESSAGE_PREFIX {
+            return Ok(None);
+        }
+        let length = self.announced_length()?;
+        // The common case: the frame holds the whole message, which so is a slice of it.
+        if chunk.len() >= length {
+            return Ok(Some(chunk.split_to(length)));
+        }
+        let room = length.min(FIRST_ALLOCATION.max(chunk.len()));
+        self.partial = Some((BytesMut::with_capacity(room), length));
+        Ok(None)
+    }
+
+    /// The body is complete: so must be its last message.
+    pub(super) fn finish(&self) -> Result<(), Status> {
+        if self.prefix_filled == 0 {
+            return Ok(());
+        }
+        let text = "The request ended in the middle of its message";
+        Err(Status::new(Code::Internal, text))
+    }
+
+    fn complete(&mut self, bytes: Bytes) -> Message {
+        self.prefix_filled = 0;
+        Message {
+            bytes,
+            is_compressed: self.prefix[0] == 1,
         }
     }
 
@@ -101,6 +110,7 @@ impl Assembler {
         let [flag, length @ ..] = self.prefix;
         match flag {
             0 => {}
+            1 if self.may_be_compressed => {}
             1 => {
                 let text =
                     "The message is marked as compressed, but the request names no grpc-encoding";
@@ -123,6 +133,54 @@ impl Assembler {
     }
 }
 
+/// Puts the one message of a unary request together.
+pub(super) struct Assembler {
+    decoder: Decoder,
+    message: Option<Message>,
+}
+
+impl Assembler {
+    pub(super) fn new(limit: usize, may_be_compressed: bool) -> Self {
+        Self {
+            decoder: Decoder::new(limit, may_be_compressed),
+            message: None,
+        }
+    }
+
+    /// How much of a message that is not complete is here, in bytes.
+    pub(super) fn received(&self) -> usize {
+        self.decoder.received()
+    }
+
+    /// Adds the next bytes of the body.
+    pub(super) fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+        if self.message.is_some() && !chunk.is_empty() {
+            return Err(too_many_messages());
+        }
+        let message = &mut self.message;
+        self.decoder.push(chunk, |whole| match message {
+            None => {
+                *message = Some(whole);
+                Ok(())
+            }
+            Some(_) => Err(too_many_messages()),
+        })
+    }
+
+    /// The body is complete: so must be the message.
+    pub(super) fn finish(self) -> Result<Message, Status> {
+        match (self.message, self.decoder.finish()) {
+            (Some(message), Ok(())) => Ok(message),
+            (Some(_), Err(_)) => Err(too_many_messages()),
+            (None, Err(status)) => Err(status),
+            (None, Ok(())) => Err(Status::new(
+                Code::Unimplemented,
+                "A unary request has one message, and this one has none",
+            )),
+        }
+    }
+}
+
 fn too_many_messages() -> Status {
     Status::new(
         Code::Unimplemented,
@@ -133,21 +191,22 @@ fn too_many_messages() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::reply::frame;
 
     fn assemble(limit: usize, chunks: &[&[u8]]) -> Result<Bytes, Status> {
-        let mut assembler = Assembler::new(limit);
+        let mut assembler = Assembler::new(limit, false);
         for chunk in chunks {
             assembler.push(Bytes::copy_from_slice(chunk))?;
         }
-        assembler.finish()
+        assembler.finish().map(|message| message.bytes)
     }
 
     #[test]
     fn a_message_in_one_frame_is_not_copied() {
         let frame = Bytes::from_static(b"\0\0\0\0\x03abc");
-        let mut assembler = Assembler::new(10);
+        let mut assembler = Assembler::new(10, false);
         assembler.push(frame.clone()).unwrap();
-        let message = assembler.finish().unwrap();
+        let message = assembler.finish().unwrap().bytes;
         assert_eq!(message, "abc");
         assert_eq!(message.as_ptr(), frame[5..].as_ptr());
     }
@@ -189,13 +248,41 @@ mod tests {
 
     #[test]
     fn an_announced_length_allocates_little_before_the_bytes_come() {
-        let mut assembler = Assembler::new(usize::MAX);
-        assembler
-            .push(Bytes::from_static(b"\0\x7f\xff\xff\xffa"))
+        let mut decoder = Decoder::new(usize::MAX, false);
+        decoder
+            .push(Bytes::from_static(b"\0\x7f\xff\xff\xffa"), |_| Ok(()))
             .unwrap();
-        let Message::Partial { bytes, .. } = &assembler.message else {
-            panic!("a partial message")
-        };
+        let (bytes, _) = decoder.partial.as_ref().expect("a partial message");
         assert!(bytes.capacity() <= FIRST_ALLOCATION);
+    }
+
+    #[test]
+    fn messages_of_a_stream_come_out_whole_wherever_it_is_cut() {
+        let body = [frame(b"one"), frame(b""), frame(b"three")].concat();
+        for first in 0..=body.len() {
+            for second in first..=body.len() {
+                let mut decoder = Decoder::new(10, false);
+                let mut messages = Vec::new();
+                for part in [&body[..first], &body[first..second], &body[second..]] {
+                    let chunk = Bytes::copy_from_slice(part);
+                    let whole = |message: Message| {
+                        messages.push(message.bytes);
+                        Ok(())
+                    };
+                    decoder.push(chunk, whole).unwrap();
+                }
+                assert_eq!(messages, ["one", "", "three"]);
+                decoder.finish().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_is_marked_where_the_request_names_an_encoding() {
+        let mut assembler = Assembler::new(10, true);
+        assembler
+            .push(Bytes::from_static(b"\x01\0\0\0\x01a"))
+            .unwrap();
+        assert!(assembler.finish().unwrap().is_compressed);
     }
 }

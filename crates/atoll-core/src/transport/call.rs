@@ -8,6 +8,7 @@
 //! | `state`         | whoever begins, answers or cancels the call | everyone    | atomically, see `State`   |
 //! | `message`       | the connection; taken once by the handler   | the handler | its lock, never contended |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
+//! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
 use std::fmt;
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 
+use super::body::Message;
 use super::counters::count;
+use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::routes::Route;
@@ -36,6 +39,8 @@ pub enum CancelReason {
     ConnectionLost,
     /// The server stopped and the grace ran out; the client got UNAVAILABLE.
     Shutdown,
+    /// A later message of the request broke the protocol or a limit; the client got the status that says so.
+    BadRequest,
 }
 
 /// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
@@ -52,11 +57,12 @@ impl State {
     /// This and above: cancelled, one value per reason.
     const CANCELLED: u8 = 3;
 
-    const REASONS: [CancelReason; 4] = [
+    const REASONS: [CancelReason; 5] = [
         CancelReason::Deadline,
         CancelReason::Client,
         CancelReason::ConnectionLost,
         CancelReason::Shutdown,
+        CancelReason::BadRequest,
     ];
 
     fn transition_to_running(&self) -> bool {
@@ -84,14 +90,16 @@ impl State {
     }
 }
 
-/// One unary call: its request, and the way to answer it. Any thread may use it; no method blocks.
+/// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
     route: Arc<Route>,
     uri: Uri,
     headers: HeaderMap,
     arrived: Instant,
     deadline: Option<Instant>,
-    message: Mutex<Bytes>,
+    message: Mutex<Message>,
+    /// Of a call that has several messages in either direction.
+    flow: Option<Box<Flow>>,
     state: State,
     sent_metadata: AtomicBool,
     key: StreamKey,
@@ -108,8 +116,15 @@ pub(super) struct CallHead {
 }
 
 impl Call {
-    pub(super) fn new(head: CallHead, message: Bytes, key: StreamKey, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(
+        head: CallHead,
+        message: Message,
+        flow: Option<Box<Flow>>,
+        key: StreamKey,
+        outbox: Arc<Outbox>,
+    ) -> Self {
         Self {
+            flow,
             route: head.route,
             uri: head.uri,
             headers: head.headers,
@@ -181,9 +196,9 @@ impl Call {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes the request message, without its prefix; empty when taken already.
+    /// Takes the message of a unary request; empty when taken already.
     #[must_use]
-    pub fn take_message(&self) -> Bytes {
+    pub fn take_message(&self) -> Message {
         std::mem::take(&mut *self.message.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -205,6 +220,68 @@ impl Call {
         State::reason(self.state.load())
     }
 
+    /// The next message of a streaming request. After [`Received::Nothing`] the target is told of progress.
+    #[must_use]
+    pub fn receive(&self) -> Received {
+        self.received(Flow::receive)
+    }
+
+    /// Blocks the thread for the next message of a streaming request; never [`Received::Nothing`].
+    #[must_use]
+    pub fn receive_blocking(&self) -> Received {
+        self.received(Flow::receive_blocking)
+    }
+
+    fn received(&self, receive: impl FnOnce(&Flow) -> (Received, bool)) -> Received {
+        // A unary request has been read before the handler began.
+        let Some(flow) = &self.flow else {
+            return Received::End;
+        };
+        let (received, reads_on) = receive(flow);
+        if reads_on {
+            self.outbox.look_at(self.key.index);
+        }
+        received
+    }
+
+    /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
+    /// sent in order.
+    pub fn send_message(&self, framed: Bytes) -> Sent {
+        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
+            return Sent::Over;
+        };
+        let sent = flow.send(framed.len());
+        if sent == Sent::Over || !self.outbox.push(Outgoing::Message(self.key, framed)) {
+            return Sent::Over;
+        }
+        sent
+    }
+
+    /// Whether another message may be sent. After [`Sent::Full`] the target is told of progress.
+    #[must_use]
+    pub fn room(&self) -> Sent {
+        self.flow.as_ref().map_or(Sent::Over, |flow| flow.room())
+    }
+
+    /// Blocks the thread until another message may be sent; never [`Sent::Full`].
+    #[must_use]
+    pub fn room_blocking(&self) -> Sent {
+        self.flow
+            .as_ref()
+            .map_or(Sent::Over, |flow| flow.room_blocking())
+    }
+
+    /// Whether there may be several messages in either direction.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.flow.is_some()
+    }
+
+    /// The messages of a streaming call.
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        self.flow.as_deref()
+    }
+
     /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or
     /// the call has been answered.
     pub fn send_initial_metadata(&self, metadata: HeaderMap) -> bool {
@@ -224,6 +301,7 @@ impl Call {
             }
             return false;
         }
+        self.end_flow();
         let sent = self.outbox.push(Outgoing::Reply(self.key, reply));
         if !sent {
             count(&self.outbox.counters.late_replies);
@@ -249,7 +327,14 @@ impl Call {
             // about to take it.
             drop(self.take_message());
         }
+        self.end_flow();
         true
+    }
+
+    fn end_flow(&self) {
+        if let Some(flow) = &self.flow {
+            flow.end();
+        }
     }
 }
 

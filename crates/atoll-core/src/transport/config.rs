@@ -44,8 +44,15 @@ pub struct TransportConfig {
     pub initial_connection_window: u32,
     /// The largest HTTP/2 frame a client may send, 16 KiB to 16 MiB.
     pub max_frame_size: u32,
-    /// Bytes that one stream reports as free to send at once; only streaming replies will ask for it.
+    /// Reply bytes of one stream that HTTP/2 may hold while the socket takes no more.
     pub max_send_buffer_size: usize,
+    /// Bytes of request messages that may wait for the handler of a streaming call before the connection stops reading
+    /// them.
+    pub request_buffer: usize,
+    /// Bytes of reply messages that a streaming call may have on the way before its handler waits.
+    pub reply_buffer: usize,
+    /// How long a client may take no byte of a reply that waits for it, before its stream is reset.
+    pub send_timeout: Duration,
     /// Streams that a client may open and reset before they have been accepted, which only a flood does in
     /// numbers; beyond that the connection is closed with `ENHANCE_YOUR_CALM`.
     pub max_pending_resets: usize,
@@ -103,7 +110,10 @@ impl Default for TransportConfig {
             initial_stream_window: 2 << 20,
             initial_connection_window: 8 << 20,
             max_frame_size: 64 << 10,
-            max_send_buffer_size: 1 << 20,
+            max_send_buffer_size: 256 << 10,
+            request_buffer: 64 << 10,
+            reply_buffer: 64 << 10,
+            send_timeout: Duration::from_secs(300),
             max_pending_resets: 100,
             max_stream_errors: 10_000,
             small_frame_overhead: 4 << 20,

@@ -26,19 +26,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use self::ending::{Stopping, deadline_exceeded, shutting_down};
 use self::upkeep::Upkeep;
 use super::batches::Batches;
-use super::body::Assembler;
+use super::body::{Assembler, Decoder, Message};
 use super::call::{Call, CallHead, CancelReason};
 use super::config::TransportConfig;
 use super::counters::count;
 use super::deadlines::{Alarm, Deadlines};
+use super::flow::Flow;
 use super::offence::OffenceNotes;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
 use super::status::Status;
-use super::streams::{BodyProgress, Reading, Stage, Stream, StreamKey, Streams};
-use super::wire::Responder;
+use super::streams::{BodyProgress, Incoming, Reading, Stage, Stream, StreamKey, Streams};
+use super::wire::{Progress, Responder};
 
 /// Rounds of the loop before other connections of the thread get their turn.
 const MOST_ROUNDS: usize = 16;
@@ -62,6 +63,8 @@ where
     waker: Waker,
     streams: Streams,
     deadlines: Deadlines,
+    /// When to look at streams whose client has no room.
+    stalls: Deadlines,
     alarm: Alarm,
     batches: Batches,
     /// Calls of the last batches, which do not have their slot's waker yet.
@@ -69,6 +72,8 @@ where
     stopping: Stopping,
     upkeep: Upkeep,
     replies: Vec<Outgoing>,
+    /// Streams with messages to be sent.
+    unsent: Vec<StreamKey>,
     ready: Vec<u32>,
 }
 
@@ -80,7 +85,7 @@ enum Round {
 }
 
 /// How far a request's body has come.
-enum Progress {
+enum Body {
     Incomplete,
     Complete,
     /// The client reset the stream.
@@ -133,12 +138,14 @@ where
             waker: Waker::from(Arc::clone(&outbox)),
             streams: Streams::new(Arc::clone(&outbox)),
             deadlines: Deadlines::default(),
+            stalls: Deadlines::default(),
             alarm: Alarm::default(),
             batches: Batches::new(&service.routes),
             unwatched: Vec::new(),
             stopping: Stopping::No,
             upkeep: Upkeep::new(&service.config),
             replies: Vec::new(),
+            unsent: Vec::new(),
             ready: Vec::new(),
             service,
             outbox,
@@ -186,18 +193,25 @@ where
         };
         let key = self.streams.next_key();
         let limit = head.route.max_receive_message_size();
-        let mut assembler =
-            Assembler::new(limit.unwrap_or(self.service.config.max_receive_message_size));
+        let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
+        let is_compressed = false;
+        if head.route.streams_requests {
+            let decoder = Decoder::new(limit, is_compressed);
+            let incoming = Box::new(Incoming { body, decoder });
+            self.start(key, head, Message::default(), Some(incoming), responder);
+            return self.read_requests(key);
+        }
+        let mut assembler = Assembler::new(limit, is_compressed);
         let mut cx = Context::from_waker(self.streams.waker(key.index));
         match read(&mut body, &mut assembler, &mut cx) {
-            Progress::Complete => {
+            Body::Complete => {
                 drop(body);
                 match assembler.finish() {
-                    Ok(message) => self.start(key, head, message, responder),
+                    Ok(message) => self.start(key, head, message, None, responder),
                     Err(status) => responder.refuse(Refusal::Status(status)),
                 }
             }
-            Progress::Incomplete => {
+            Body::Incomplete => {
                 let deadline = head.deadline;
                 let reading = Reading {
                     head,
@@ -215,22 +229,43 @@ where
                 }
                 self.watch_body(now);
             }
-            Progress::Lost => {}
-            Progress::Refused(status) => responder.refuse(Refusal::Status(status)),
+            Body::Lost => {}
+            Body::Refused(status) => responder.refuse(Refusal::Status(status)),
         }
     }
 
-    /// A call whose request came whole at once.
-    fn start(&mut self, key: StreamKey, head: CallHead, message: Bytes, responder: Responder) {
+    /// A call whose request came whole, or whose `incoming` messages its handler reads one by one.
+    fn start(
+        &mut self,
+        key: StreamKey,
+        head: CallHead,
+        message: Message,
+        incoming: Option<Box<Incoming>>,
+        mut responder: Responder,
+    ) {
         let deadline = head.deadline;
         if deadline.is_some_and(|at| at <= head.arrived) {
             count(&self.outbox.counters.deadlines_exceeded);
-            return responder.refuse(Refusal::Status(deadline_exceeded()));
+            return responder.send_error(deadline_exceeded());
         }
-        let call = Arc::new(Call::new(head, message, key, Arc::clone(&self.outbox)));
+        let is_streaming = incoming.is_some() || head.route.streams_replies;
+        let config = &self.service.config;
+        let flow =
+            is_streaming.then(|| Box::new(Flow::new(config.request_buffer, config.reply_buffer)));
+        let call = Arc::new(Call::new(
+            head,
+            message,
+            flow,
+            key,
+            Arc::clone(&self.outbox),
+        ));
         self.batches.push(Arc::clone(&call));
-        self.streams
-            .insert(deadline, responder, Stage::Dispatched(call));
+        let stage = if is_streaming {
+            Stage::Streaming(call, incoming)
+        } else {
+            Stage::Dispatched(call)
+        };
+        self.streams.insert(deadline, responder, stage);
         if let Some(at) = deadline {
             self.deadlines.insert(at, key);
         }
@@ -251,23 +286,26 @@ where
         let Some(key) = self.streams.key_at(index) else {
             return;
         };
-        let waker = self.streams.waker(index).clone();
-        let mut cx = Context::from_waker(&waker);
-        let Some(stream) = self.streams.get_mut(key) else {
+        let Some((stream, waker)) = self.streams.get_with_waker(key) else {
             return;
         };
+        let mut cx = Context::from_waker(waker);
         match &mut stream.stage {
-            Stage::Dispatched(_) => {
-                if stream.responder.is_reset(&mut cx) {
-                    self.cancel(key, CancelReason::Client, None);
+            Stage::Dispatched(_) | Stage::Streaming(..) if stream.responder.is_reset(&mut cx) => {
+                self.cancel(key, CancelReason::Client, None);
+            }
+            Stage::Dispatched(_) | Stage::Streaming(..) => {
+                if stream.responder.is_blocked() {
+                    self.flush(key);
                 }
+                self.read_requests(key);
             }
             Stage::Reading(reading) => {
                 match read(&mut reading.body, &mut reading.assembler, &mut cx) {
-                    Progress::Incomplete => {}
-                    Progress::Complete => self.finish_reading(key),
-                    Progress::Lost => drop(self.remove(key)),
-                    Progress::Refused(status) => self.refuse_reading(key, status),
+                    Body::Incomplete => {}
+                    Body::Complete => self.finish_reading(key),
+                    Body::Lost => drop(self.remove(key)),
+                    Body::Refused(status) => self.refuse_reading(key, status),
                 }
             }
         }
@@ -278,14 +316,74 @@ where
         let Some(stream) = self.remove(key) else {
             return;
         };
-        let (head, finished) = match stream.stage {
-            Stage::Reading(reading) => (reading.head, reading.assembler.finish()),
-            Stage::Dispatched(_) => return,
+        let Stage::Reading(reading) = stream.stage else {
+            return;
         };
-        match finished {
+        let head = reading.head;
+        match reading.assembler.finish() {
             // The slot that was just vacated is the next one, so the stream keeps its waker.
-            Ok(message) => self.start(self.streams.next_key(), head, message, stream.responder),
+            Ok(message) => {
+                let key = self.streams.next_key();
+                self.start(key, head, message, None, stream.responder);
+            }
             Err(status) => stream.responder.refuse(Refusal::Status(status)),
+        }
+    }
+
+    /// Reads messages of a streaming request, as long as its handler keeps up.
+    fn read_requests(&mut self, key: StreamKey) {
+        let Some((stream, waker)) = self.streams.get_with_waker(key) else {
+            return;
+        };
+        let mut cx = Context::from_waker(waker);
+        let Stage::Streaming(call, incoming) = &mut stream.stage else {
+            return;
+        };
+        let (Some(flow), Some(Incoming { body, decoder })) = (call.flow(), incoming.as_deref_mut())
+        else {
+            return;
+        };
+        let mut tell = false;
+        let mut whole = |message| {
+            tell |= flow.arrived(message);
+            Ok(())
+        };
+        let outcome = loop {
+            if flow.withholds() {
+                break Body::Incomplete;
+            }
+            match body.poll_data(&mut cx) {
+                Poll::Pending => break Body::Incomplete,
+                Poll::Ready(None) => break Body::Complete,
+                Poll::Ready(Some(Err(_))) => break Body::Lost,
+                Poll::Ready(Some(Ok(chunk))) => {
+                    // Fails only for more than was received.
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                    if let Err(status) = decoder.push(chunk, &mut whole) {
+                        break Body::Refused(status);
+                    }
+                    if body.is_end_stream() {
+                        break Body::Complete;
+                    }
+                }
+            }
+        };
+        let outcome = match (outcome, decoder.finish()) {
+            (Body::Complete, Err(status)) => Body::Refused(status),
+            (Body::Complete, Ok(())) => {
+                tell |= flow.complete();
+                *incoming = None;
+                Body::Incomplete
+            }
+            (outcome, _) => outcome,
+        };
+        if tell {
+            self.batches.push_progress(call);
+        }
+        match outcome {
+            Body::Incomplete | Body::Complete => {}
+            Body::Lost => self.cancel(key, CancelReason::Client, None),
+            Body::Refused(status) => self.cancel(key, CancelReason::BadRequest, Some(status)),
         }
     }
 
@@ -315,6 +413,13 @@ where
         for outgoing in replies.drain(..) {
             match outgoing {
                 Outgoing::Reply(key, reply) => self.send_reply(key, reply),
+                Outgoing::Message(key, message) => {
+                    if let Some(stream) = self.streams.get_mut(key) {
+                        if stream.responder.queue(message) {
+                            self.unsent.push(key);
+                        }
+                    }
+                }
                 Outgoing::InitialMetadata(key, metadata) => {
                     if let Some(stream) = self.streams.get_mut(key) {
                         stream.responder.send_initial_metadata(*metadata);
@@ -323,31 +428,86 @@ where
             }
         }
         self.replies = replies;
+        // Only now, so that messages which came together are sent together.
+        let mut unsent = std::mem::take(&mut self.unsent);
+        for key in unsent.drain(..) {
+            self.flush(key);
+        }
+        self.unsent = unsent;
         if let Some(at) = stop_at {
             self.stop(at);
         }
     }
 
-    fn send_reply(&mut self, key: StreamKey, reply: Reply) {
-        let Some(stream) = self.remove(key) else {
-            return count(&self.outbox.counters.late_replies);
-        };
-        let Stage::Dispatched(call) = &stream.stage else {
+    /// Sends what a stream has to send, as far as its client has room.
+    fn flush(&mut self, key: StreamKey) {
+        let Some((stream, waker)) = self.streams.get_with_waker(key) else {
             return;
         };
-        let limit = call.route().max_send_message_size();
-        let reply = reply.checked(limit.unwrap_or(self.service.config.max_send_message_size));
-        stream.responder.send_reply(reply);
+        let mut cx = Context::from_waker(waker);
+        let (progress, sent) = stream.responder.flush(&mut cx);
+        self.flushed(key, progress, sent);
+    }
+
+    /// Something of a stream has been sent.
+    fn flushed(&mut self, key: StreamKey, progress: Progress, sent: usize) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if let Some(call) = stream.stage.call() {
+            if call.flow().is_some_and(|flow| flow.taken(sent)) {
+                self.batches.push_progress(call);
+            }
+        }
+        match progress {
+            Progress::Idle => {}
+            Progress::Blocked => self.watch_blocked(key),
+            Progress::Ended => self.ended(key),
+        }
+    }
+
+    /// Nothing more can be sent on a stream.
+    fn ended(&mut self, key: StreamKey) {
+        let is_answered = |stream: &Stream| stream.stage.call().is_some_and(|it| it.is_answered());
+        if self.streams.get_mut(key).is_some_and(|it| is_answered(it)) {
+            drop(self.remove(key));
+        } else {
+            // It is the client that has ended it.
+            self.cancel(key, CancelReason::Client, None);
+        }
+    }
+
+    fn send_reply(&mut self, key: StreamKey, reply: Reply) {
+        let Some((stream, waker)) = self.streams.get_with_waker(key) else {
+            return count(&self.outbox.counters.late_replies);
+        };
+        let Some(call) = stream.stage.call() else {
+            return;
+        };
+        let route = call.route();
+        let limit = route.max_send_message_size();
+        let limit = limit.unwrap_or(self.service.config.max_send_message_size);
+        let reply = reply.checked(limit, route.streams_replies);
+        let mut cx = Context::from_waker(waker);
+        let (progress, sent) = stream.responder.send_reply(reply, &mut cx);
+        match progress {
+            Progress::Ended => drop(self.remove(key)),
+            Progress::Idle | Progress::Blocked => self.flushed(key, progress, sent),
+        }
     }
 
     /// Takes a stream out of the table and of the accounts.
     fn remove(&mut self, key: StreamKey) -> Option<Stream> {
-        let stream = self.streams.remove(key)?;
+        let mut stream = self.streams.remove(key)?;
         if stream.deadline.is_some() {
             let streams = &self.streams;
             self.deadlines.forget_one(|key| streams.contains(key));
         }
-        if matches!(stream.stage, Stage::Dispatched(_)) {
+        if let (true, _) = stream.responder.unwatch() {
+            let streams = &self.streams;
+            self.stalls.forget_one(|key| streams.contains(key));
+        }
+        if stream.stage.call().is_some() {
             self.outbox
                 .counters
                 .calls_in_flight
@@ -368,20 +528,20 @@ where
 }
 
 /// Reads as much of a body as there is, and lets the client send as much again.
-fn read(body: &mut RecvStream, assembler: &mut Assembler, cx: &mut Context<'_>) -> Progress {
+fn read(body: &mut RecvStream, assembler: &mut Assembler, cx: &mut Context<'_>) -> Body {
     loop {
         match body.poll_data(cx) {
-            Poll::Pending => return Progress::Incomplete,
-            Poll::Ready(None) => return Progress::Complete,
-            Poll::Ready(Some(Err(_))) => return Progress::Lost,
+            Poll::Pending => return Body::Incomplete,
+            Poll::Ready(None) => return Body::Complete,
+            Poll::Ready(Some(Err(_))) => return Body::Lost,
             Poll::Ready(Some(Ok(chunk))) => {
                 // Fails only for more than was received.
                 let _ = body.flow_control().release_capacity(chunk.len());
                 if let Err(status) = assembler.push(chunk) {
-                    return Progress::Refused(status);
+                    return Body::Refused(status);
                 }
                 if body.is_end_stream() {
-                    return Progress::Complete;
+                    return Body::Complete;
                 }
             }
         }

@@ -21,6 +21,8 @@ pub(super) struct Counters {
     pub(super) idle_connections_closed: AtomicU64,
     pub(super) aged_connections_closed: AtomicU64,
     pub(super) offences: OffenceCounters,
+    pub(super) bad_requests: AtomicU64,
+    pub(super) stalled_replies: AtomicU64,
 }
 
 /// What the transport has counted since its start, over all network threads.
@@ -53,6 +55,10 @@ pub struct TransportStats {
     /// What clients did that no well-behaved client does, by kind. A connection that was closed for it is one of
     /// `connection_errors`, too.
     pub offences: OffenceCounts,
+    /// Streaming calls answered by the transport because a later message broke the protocol or a limit.
+    pub bad_requests: u64,
+    /// Replies given up because the client took no byte of them for `send_timeout`.
+    pub stalled_replies: u64,
 }
 
 impl Counters {
@@ -70,6 +76,8 @@ impl Counters {
         stats.idle_connections_closed += self.idle_connections_closed.load(Ordering::Relaxed);
         stats.aged_connections_closed += self.aged_connections_closed.load(Ordering::Relaxed);
         self.offences.add_to(&mut stats.offences);
+        stats.bad_requests += self.bad_requests.load(Ordering::Relaxed);
+        stats.stalled_replies += self.stalled_replies.load(Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! gRPC over HTTP/2 on native threads, without Python.
 //!
-//! The transport owns sockets, connections and streams. It decodes unary calls, hands them in batches to
+//! The transport owns sockets, connections and streams. It decodes calls, hands them in batches to
 //! the [`Dispatch`] targets of their [`Route`]s, and sends what is answered through [`Call::reply`].
 //! Deadlines, clients that cancel, lost connections, unknown methods, limits and shutdown are answered
 //! here, also while no target runs.
@@ -31,6 +31,7 @@ mod config;
 mod connection;
 mod counters;
 mod deadlines;
+mod flow;
 mod frame_guard;
 mod frame_heads;
 mod frame_limit;
@@ -53,9 +54,11 @@ mod timeout;
 mod wire;
 
 pub use address::BindError;
+pub use body::Message;
 pub use call::{Call, CancelReason};
 pub use config::{ConfigError, TransportConfig};
 pub use counters::TransportStats;
+pub use flow::{Received, Sent};
 pub use frame_limit::FrameLimit;
 pub use listener::Listener;
 pub use offence::{Offence, OffenceCounts, OffenceNote};

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::HeaderMap;
 
 use super::counters::Counters;
@@ -27,6 +28,8 @@ use super::streams::StreamKey;
 /// What a call asks its connection to send.
 pub(super) enum Outgoing {
     InitialMetadata(StreamKey, Box<HeaderMap>),
+    /// A message of a streaming reply.
+    Message(StreamKey, Bytes),
     Reply(StreamKey, Reply),
 }
 
@@ -91,6 +94,13 @@ impl Outbox {
         inner.replies.push(outgoing);
         wake(inner);
         true
+    }
+
+    /// Asks the connection to look at the stream in a slot.
+    pub(super) fn look_at(&self, index: u32) {
+        let mut inner = self.lock();
+        inner.ready.push(index);
+        wake(inner);
     }
 
     /// Asks the connection to finish by `at`; the earliest of several instants counts.
@@ -191,9 +201,7 @@ impl Wake for StreamWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut inner = self.outbox.lock();
-        inner.ready.push(self.index);
-        wake(inner);
+        self.outbox.look_at(self.index);
     }
 }
 

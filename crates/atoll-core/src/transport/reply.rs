@@ -34,6 +34,12 @@ impl Reply {
         }
     }
 
+    /// Status OK without a message: the end of a reply whose messages have been sent one by one.
+    #[must_use]
+    pub fn end() -> Self {
+        Self::error(Status::OK)
+    }
+
     /// A status without a message.
     #[must_use]
     pub fn error(status: Status) -> Self {
@@ -59,13 +65,15 @@ impl Reply {
         self
     }
 
-    /// Turns an OK reply that a unary call cannot have into the error that the client must see instead.
-    pub(crate) fn checked(mut self, limit: usize) -> Self {
+    /// Turns an OK reply that the call cannot have into the error that the client must see instead. A call that streams its
+    /// replies may end without a message.
+    pub(crate) fn checked(mut self, limit: usize, streams: bool) -> Self {
         if self.status.code != Code::Ok {
             self.message = None;
             return self;
         }
         let problem = match &self.message {
+            None if streams => return self,
             None => Status::new(Code::Internal, "The handler answered OK without a message"),
             Some(message) if message.len().saturating_sub(MESSAGE_PREFIX) > limit => {
                 let size = message.len() - MESSAGE_PREFIX;
@@ -110,9 +118,12 @@ mod tests {
             message: None,
             ..Reply::ok(Bytes::new())
         };
-        assert_eq!(missing.checked(10).status.code, Code::Internal);
-        assert_eq!(Reply::ok(frame(&[0; 10])).checked(10).status.code, Code::Ok);
-        let large = Reply::ok(frame(&[0; 11])).checked(10);
+        assert_eq!(missing.checked(10, false).status.code, Code::Internal);
+        assert_eq!(
+            Reply::ok(frame(&[0; 10])).checked(10, false).status.code,
+            Code::Ok
+        );
+        let large = Reply::ok(frame(&[0; 11])).checked(10, false);
         assert_eq!(
             large.status.message,
             "SERVER: Sent message larger than max (11 vs. 10)"

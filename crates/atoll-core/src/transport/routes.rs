@@ -18,6 +18,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The transport has answered or given up a call after it was dispatched (see
     /// [`Call::cancelled_by`]): its handler should be cancelled.
     fn cancelled(&self, call: &Arc<Call>);
+
+    /// What the handlers of these streaming calls wait for has happened (see [`Call::receive`] and [`Call::room`]), or the
+    /// call is over. Takes every call out of `calls`.
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        calls.clear();
+    }
 }
 
 /// One method: its path, its target, and what the target wants to know about it.
@@ -26,6 +32,8 @@ pub struct Route {
     target: Arc<dyn Dispatch>,
     target_index: usize,
     data: Arc<dyn Any + Send + Sync>,
+    pub(super) streams_requests: bool,
+    pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
 }
@@ -43,9 +51,20 @@ impl Route {
             target,
             target_index: 0,
             data,
+            streams_requests: false,
+            streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
         }
+    }
+
+    /// Makes it a route of calls with any number of request messages, of reply messages, or of both. A call with several
+    /// request messages is dispatched as soon as its headers are here.
+    #[must_use]
+    pub fn with_streaming(mut self, requests: bool, replies: bool) -> Self {
+        self.streams_requests = requests;
+        self.streams_replies = replies;
+        self
     }
 
     /// Overrides [`TransportConfig::max_receive_message_size`](super::TransportConfig) for this route.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use h2::RecvStream;
 use slab::Slab;
 
-use super::body::Assembler;
+use super::body::{Assembler, Decoder};
 use super::call::{Call, CallHead};
 use super::outbox::{Outbox, StreamWaker};
 use super::wire::Responder;
@@ -35,6 +35,24 @@ pub(super) enum Stage {
     Reading(Box<Reading>),
     /// The call is out of the transport's hands, waiting for its reply.
     Dispatched(Arc<Call>),
+    /// As `Dispatched`, with messages that come or go meanwhile.
+    Streaming(Arc<Call>, Option<Box<Incoming>>),
+}
+
+impl Stage {
+    /// The call, once there is one.
+    pub(super) fn call(&self) -> Option<&Arc<Call>> {
+        match self {
+            Self::Reading(_) => None,
+            Self::Dispatched(call) | Self::Streaming(call, _) => Some(call),
+        }
+    }
+}
+
+/// The body of a streaming request that is not complete.
+pub(super) struct Incoming {
+    pub(super) body: RecvStream,
+    pub(super) decoder: Decoder,
 }
 
 pub(super) struct Reading {
@@ -82,6 +100,7 @@ impl Streams {
     pub(super) fn insert(&mut self, deadline: Option<Instant>, responder: Responder, stage: Stage) {
         let generation = self.generation;
         self.generation = generation.wrapping_add(1);
+        self.waker(self.slab.vacant_key() as u32);
         self.slab.insert(Stream {
             generation,
             deadline,
@@ -100,6 +119,13 @@ impl Streams {
         self.slab
             .get_mut(key.index as usize)
             .filter(|stream| stream.generation == key.generation)
+    }
+
+    /// A stream with the waker of its slot.
+    pub(super) fn get_with_waker(&mut self, key: StreamKey) -> Option<(&mut Stream, &Waker)> {
+        let waker = self.wakers.get(key.index as usize)?;
+        let stream = self.slab.get_mut(key.index as usize)?;
+        (stream.generation == key.generation).then_some((stream, waker))
     }
 
     pub(super) fn remove(&mut self, key: StreamKey) -> Option<Stream> {
@@ -126,7 +152,7 @@ impl Streams {
                     let (index, generation) = (index as u32, stream.generation);
                     Some((StreamKey { index, generation }, &mut **reading))
                 }
-                Stage::Dispatched(_) => None,
+                Stage::Dispatched(_) | Stage::Streaming(..) => None,
             })
     }
 

@@ -1,6 +1,10 @@
 //! Replies as HTTP/2 frames.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -8,7 +12,7 @@ use http::{Response, StatusCode};
 
 use super::reply::Reply;
 use super::request::Refusal;
-use super::status::Status;
+use super::status::{Code, Status};
 
 pub(super) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -20,11 +24,44 @@ const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const POST: HeaderValue = HeaderValue::from_static("POST");
 
+/// A message up to this size is handed to HTTP/2 without asking whether the client has room for it: no more than
+/// `max_concurrent_streams` of them can wait there.
+const SMALL: usize = 16 << 10;
+
+/// Messages of a stream up to this size share a DATA frame.
+const SHARED_FRAME: usize = 4 << 10;
+
 /// The sending half of one stream.
 pub(super) struct Responder {
     respond: SendResponse<Bytes>,
     /// Once the headers have been sent.
     stream: Option<SendStream<Bytes>>,
+    /// What waits for the client to have room.
+    unsent: Option<Box<Unsent>>,
+}
+
+/// Messages, and perhaps the end, that wait for the client to have room.
+struct Unsent {
+    messages: VecDeque<Bytes>,
+    bytes: usize,
+    /// A part of the first message has been sent.
+    is_cut: bool,
+    reply: Option<Reply>,
+    /// When something was last sent.
+    moved_at: Instant,
+    /// Whether somebody looks from time to time whether anything moves.
+    is_watched: bool,
+}
+
+/// How far a stream has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Everything that was to be sent has been.
+    Idle,
+    /// The client has no room.
+    Blocked,
+    /// The stream has ended.
+    Ended,
 }
 
 impl Responder {
@@ -32,11 +69,12 @@ impl Responder {
         Self {
             respond,
             stream: None,
+            unsent: None,
         }
     }
 
     /// Whether the client has reset the stream or the connection is gone; else `cx` is woken when it does.
-    pub(super) fn is_reset(&mut self, cx: &mut std::task::Context<'_>) -> bool {
+    pub(super) fn is_reset(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.stream {
             Some(stream) => stream.poll_reset(cx).is_ready(),
             None => self.respond.poll_reset(cx).is_ready(),
@@ -51,31 +89,135 @@ impl Responder {
         }
     }
 
-    /// Sends the reply and ends the stream. What h2 refuses, because the client has reset the stream or the
-    /// metadata holds a header that HTTP/2 forbids, ends in a reset.
-    pub(super) fn send_reply(mut self, reply: Reply) {
-        if self.try_send_reply(reply).is_err() {
+    /// Queues a message for [`Self::flush`]; whether it is the only one.
+    pub(super) fn queue(&mut self, message: Bytes) -> bool {
+        let unsent = self.unsent.get_or_insert_with(Unsent::boxed);
+        unsent.bytes += message.len();
+        unsent.messages.push_back(message);
+        unsent.messages.len() == 1
+    }
+
+    /// Whether something waits for the client to have room.
+    pub(super) fn is_blocked(&self) -> bool {
+        let unsent = self.unsent.as_ref();
+        unsent.is_some_and(|unsent| !unsent.messages.is_empty())
+    }
+
+    /// Since when nothing has moved although something waits, unless that is watched already; it is from now on.
+    pub(super) fn watch(&mut self) -> Option<Instant> {
+        let unsent = self.unsent.as_mut()?;
+        if unsent.messages.is_empty() || std::mem::replace(&mut unsent.is_watched, true) {
+            return None;
+        }
+        Some(unsent.moved_at)
+    }
+
+    /// Ends the watch. Whether there was one, and since when nothing has moved although something waits.
+    pub(super) fn unwatch(&mut self) -> (bool, Option<Instant>) {
+        let Some(unsent) = &mut self.unsent else {
+            return (false, None);
+        };
+        let moved_at = (!unsent.messages.is_empty()).then_some(unsent.moved_at);
+        (std::mem::take(&mut unsent.is_watched), moved_at)
+    }
+
+    /// Sends what is queued, as far as the client has room; `cx` is woken when it has more. Also how many bytes were sent.
+    /// What h2 refuses, because the client has reset the stream or the metadata holds a header that HTTP/2 forbids, ends in
+    /// a reset.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> (Progress, usize) {
+        let Some(unsent) = &mut self.unsent else {
+            return (Progress::Idle, 0);
+        };
+        if self.stream.is_none() {
+            let initial = unsent.reply.as_mut();
+            let initial = initial.and_then(|reply| reply.initial_metadata.take());
+            let headers = headers(fields(initial, 1));
+            self.stream = self.respond.send_response(headers, false).ok();
+        }
+        let sent = match &mut self.stream {
+            Some(stream) => unsent.send(stream, cx),
+            None => Err(()),
+        };
+        let Ok(sent) = sent else {
+            self.respond.send_reset(Reason::INTERNAL_ERROR);
+            return (Progress::Ended, 0);
+        };
+        if !unsent.messages.is_empty() {
+            return (Progress::Blocked, sent);
+        }
+        match unsent.reply.take() {
+            Some(reply) => {
+                self.end(reply);
+                (Progress::Ended, sent)
+            }
+            None => (Progress::Idle, sent),
+        }
+    }
+
+    /// Sends the reply, after what is queued, as [`Self::flush`] does.
+    pub(super) fn send_reply(
+        &mut self,
+        mut reply: Reply,
+        cx: &mut Context<'_>,
+    ) -> (Progress, usize) {
+        match &reply.message {
+            Some(message) if message.len() > SMALL => {
+                let message = reply.message.take();
+                self.queue(message.unwrap_or_default());
+            }
+            _ if self.is_blocked() => {
+                if let Some(message) = reply.message.take() {
+                    self.queue(message);
+                }
+            }
+            _ => {
+                self.end(reply);
+                return (Progress::Ended, 0);
+            }
+        }
+        self.unsent.get_or_insert_with(Unsent::boxed).reply = Some(reply);
+        self.flush(cx)
+    }
+
+    /// Ends the stream at once with an error. Messages that wait are dropped; where one has been sent in part, the stream is
+    /// reset.
+    pub(super) fn send_error(&mut self, status: Status) {
+        let unsent = self.unsent.take();
+        if unsent.is_some_and(|unsent| unsent.is_cut) {
+            return self.reset(Reason::CANCEL);
+        }
+        self.end(Reply::error(status));
+    }
+
+    /// Resets the stream.
+    pub(super) fn reset(&mut self, reason: Reason) {
+        self.respond.send_reset(reason);
+    }
+
+    /// Sends the reply and ends the stream.
+    fn end(&mut self, reply: Reply) {
+        if self.try_end(reply).is_err() {
             self.respond.send_reset(Reason::INTERNAL_ERROR);
         }
     }
 
-    fn try_send_reply(&mut self, reply: Reply) -> Result<(), h2::Error> {
-        let Some(message) = reply.message else {
-            return self.send_error(reply);
-        };
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self
-                .respond
-                .send_response(headers(fields(reply.initial_metadata, 1)), false)?,
-        };
-        stream.send_data(message, false)?;
-        stream.send_trailers(trailers(&reply.status, fields(reply.trailing_metadata, 1)))
-    }
-
-    fn send_error(&mut self, reply: Reply) -> Result<(), h2::Error> {
-        // `grpc-status`, `grpc-message`, and `content-type` where this is all there is.
-        let trailers = trailers(&reply.status, fields(reply.trailing_metadata, 3));
+    fn try_end(&mut self, reply: Reply) -> Result<(), h2::Error> {
+        // `grpc-status`, and for errors `grpc-message`, and `content-type` where this is all there is.
+        let is_ok = reply.status.code == Code::Ok;
+        let trailers = trailers(
+            &reply.status,
+            fields(reply.trailing_metadata, if is_ok { 1 } else { 3 }),
+        );
+        if let Some(message) = reply.message {
+            let mut stream = match self.stream.take() {
+                Some(stream) => stream,
+                None => self
+                    .respond
+                    .send_response(headers(fields(reply.initial_metadata, 1)), false)?,
+            };
+            stream.send_data(message, false)?;
+            return stream.send_trailers(trailers);
+        }
         if let Some(mut stream) = self.stream.take() {
             return stream.send_trailers(trailers);
         }
@@ -119,6 +261,69 @@ impl Responder {
         }
         // A client that has reset its request meanwhile does not wait for the answer.
         let _ = self.respond.send_response(response, true);
+    }
+}
+
+impl Unsent {
+    fn boxed() -> Box<Self> {
+        Box::new(Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            is_cut: false,
+            reply: None,
+            moved_at: Instant::now(),
+            is_watched: false,
+        })
+    }
+
+    /// Sends as much as there is room for; how much that was. An error when the stream is gone.
+    fn send(&mut self, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Result<usize, ()> {
+        let mut sent = 0;
+        while !self.messages.is_empty() {
+            stream.reserve_capacity(self.bytes);
+            let room = match stream.capacity() {
+                0 => match stream.poll_capacity(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Some(Ok(_))) => continue,
+                    Poll::Ready(None | Some(Err(_))) => return Err(()),
+                },
+                room => room,
+            };
+            let data = self.take(room);
+            sent += data.len();
+            stream.send_data(data, false).map_err(drop)?;
+        }
+        if sent > 0 {
+            self.moved_at = Instant::now();
+        }
+        Ok(sent)
+    }
+
+    /// The next DATA frame's worth, of at most `room` bytes: a part of a long message, or several short ones.
+    fn take(&mut self, room: usize) -> Bytes {
+        let Some(mut data) = self.messages.pop_front() else {
+            return Bytes::new();
+        };
+        self.is_cut = data.len() > room;
+        if self.is_cut {
+            let rest = data.split_off(room);
+            self.messages.push_front(rest);
+        } else if data.len() < SHARED_FRAME {
+            let together = data.len() + self.messages.front().map_or(usize::MAX / 2, Bytes::len);
+            if together <= SHARED_FRAME.min(room) {
+                let mut shared = BytesMut::with_capacity(SHARED_FRAME.min(room).min(self.bytes));
+                shared.put_slice(&data);
+                let mut room = shared.capacity() - shared.len();
+                while self.messages.front().is_some_and(|it| it.len() <= room) {
+                    let next = self.messages.pop_front().unwrap_or_default();
+                    room -= next.len();
+                    shared.put_slice(&next);
+                }
+                data = shared.freeze();
+            }
+        }
+        self.bytes -= data.len();
+        data
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Told {
     Dispatched(Vec<Arc<Call>>),
     /// One call that is to be cancelled.
     Cancelled(Arc<Call>),
+    /// Calls whose handlers wait no longer.
+    Progress(Vec<Arc<Call>>),
 }
 
 /// Passes on what it is told.
@@ -62,6 +64,10 @@ impl Dispatch for Messenger {
     fn cancelled(&self, call: &Arc<Call>) {
         let _ = self.0.send(Told::Cancelled(Arc::clone(call)));
     }
+
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        let _ = self.0.send(Told::Progress(std::mem::take(calls)));
+    }
 }
 
 /// Answers with what was asked.
@@ -72,7 +78,7 @@ impl Dispatch for Echo {
         for call in calls.drain(..) {
             assert!(call.begin());
             let message = call.take_message();
-            call.reply(Reply::ok(frame(&message)));
+            call.reply(Reply::ok(frame(&message.bytes)));
         }
     }
 
@@ -122,7 +128,7 @@ impl Server {
     pub async fn batch(&mut self) -> Vec<Arc<Call>> {
         match self.told().await {
             Told::Dispatched(calls) => calls,
-            Told::Cancelled(call) => panic!("{call:?} was cancelled"),
+            told => panic!("unexpected: {told:?}"),
         }
     }
 
@@ -137,7 +143,15 @@ impl Server {
     pub async fn cancelled(&mut self) -> Arc<Call> {
         match self.told().await {
             Told::Cancelled(call) => call,
-            Told::Dispatched(calls) => panic!("{calls:?} were dispatched"),
+            told => panic!("unexpected: {told:?}"),
+        }
+    }
+
+    /// The next progress, of `call` alone.
+    pub async fn progress_of(&mut self, call: &Arc<Call>) {
+        match self.told().await {
+            Told::Progress(calls) if calls.len() == 1 && Arc::ptr_eq(&calls[0], call) => {}
+            told => panic!("unexpected: {told:?}"),
         }
     }
 

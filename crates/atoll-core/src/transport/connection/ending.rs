@@ -10,9 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::call::CancelReason;
 use super::super::counters::count;
-use super::super::reply::Reply;
 use super::super::status::{Code, Status};
-use super::super::streams::{Stage, StreamKey};
+use super::super::streams::StreamKey;
 use super::{Connection, Round};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,14 +39,17 @@ where
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        let call = match &stream.stage {
-            Stage::Dispatched(call) if call.cancel(reason) => Some(Arc::clone(call)),
-            Stage::Dispatched(_) => return,
-            Stage::Reading(_) => None,
+        let call = match stream.stage.call() {
+            Some(call) if call.cancel(reason) => Some(Arc::clone(call)),
+            // Its reply is on the way: the client has the time that the connection has to take it.
+            Some(_) if reason == CancelReason::Shutdown || !stream.responder.is_blocked() => return,
+            Some(_) => return self.abandon(key),
+            None => None,
         };
-        if let Some(stream) = self.remove(key) {
-            if let Some(status) = status {
-                stream.responder.send_reply(Reply::error(status));
+        if let Some(mut stream) = self.remove(key) {
+            match status {
+                Some(status) => stream.responder.send_error(status),
+                None => stream.responder.reset(Reason::CANCEL),
             }
         }
         let counters = &self.outbox.counters;
@@ -56,10 +58,44 @@ where
             CancelReason::Client => &counters.cancelled_by_client,
             CancelReason::ConnectionLost => &counters.lost_with_connection,
             CancelReason::Shutdown => &counters.cancelled_by_shutdown,
+            CancelReason::BadRequest => &counters.bad_requests,
         });
         if let Some(call) = call {
             call.route().target().cancelled(&call);
         }
+    }
+
+    /// Gives up a reply that the client does not take.
+    fn abandon(&mut self, key: StreamKey) {
+        if let Some(mut stream) = self.remove(key) {
+            stream.responder.reset(Reason::CANCEL);
+        }
+    }
+
+    /// A stream that waits for the client to have room is looked at again when it has had none for `send_timeout`.
+    pub(super) fn watch_blocked(&mut self, key: StreamKey) {
+        let stream = self.streams.get_mut(key);
+        let moved_at = stream.and_then(|stream| stream.responder.watch());
+        let limit = self.service.config.send_timeout;
+        if let Some(at) = moved_at.and_then(|moved_at| moved_at.checked_add(limit)) {
+            self.stalls.insert(at, key);
+        }
+    }
+
+    /// The client may have had no room for too long.
+    fn look_at_blocked(&mut self, key: StreamKey, now: Instant) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        let (_, moved_at) = stream.responder.unwatch();
+        let streams = &self.streams;
+        self.stalls.forget_one(|key| streams.contains(key));
+        let Some(moved_at) = moved_at else { return };
+        if now.duration_since(moved_at) < self.service.config.send_timeout {
+            return self.watch_blocked(key);
+        }
+        count(&self.outbox.counters.stalled_replies);
+        self.cancel(key, CancelReason::Client, None);
     }
 
     /// The connection is gone: so is whatever waits for it.
@@ -113,8 +149,10 @@ where
                 }
             };
             let deadline = self.deadlines.earliest();
+            let stall = self.stalls.earliest();
             let upkeep = self.next_upkeep();
-            let Some(next) = [stopping, deadline, upkeep].into_iter().flatten().min() else {
+            let times = [stopping, deadline, stall, upkeep];
+            let Some(next) = times.into_iter().flatten().min() else {
                 return Round::Done;
             };
             if !self.alarm.has_rung(next, cx) {
@@ -123,6 +161,9 @@ where
             let now = Instant::now();
             while let Some(key) = self.deadlines.pop_due(now) {
                 self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
+            }
+            while let Some(key) = self.stalls.pop_due(now) {
+                self.look_at_blocked(key, now);
             }
             if upkeep.is_some_and(|at| at <= now) {
                 match self.keep_up(now) {

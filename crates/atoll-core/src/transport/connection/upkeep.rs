@@ -188,13 +188,14 @@ where
                     offence::report(&self.service, &self.outbox, Offence::DeadPeer);
                     return Round::Closed(Err(Reason::NO_ERROR.into()));
                 }
-                next = at + timeout;
+                next = (at + timeout).min(now + time);
             }
             _ if next > now => self.upkeep.pinged = None,
             _ if without_calls || !self.streams.is_empty() => {
                 self.ping();
                 self.upkeep.pinged = Some(now);
-                next = now + timeout;
+                // The answer moves the next ping, and may be there long before the time-out.
+                next = now + timeout.min(time);
             }
             _ => {
                 self.upkeep.pinged = None;

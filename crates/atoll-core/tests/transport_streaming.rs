@@ -1,0 +1,326 @@
+//! Calls with several messages: order, bounds both ways, and their ends.
+
+mod transport_support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::transport::{
+    Call, CancelReason, Code, Received, Reply, Route, Sent, Status, TransportConfig, frame,
+};
+use bytes::Bytes;
+use transport_support::frames::{
+    DATA, END_STREAM, FrameClient, HEADERS, RST_STREAM, WINDOW_UPDATE,
+};
+use transport_support::{HELD, Pending, Server, builder, request, soon};
+
+fn both_ways(route: Route) -> Route {
+    route.with_streaming(true, true)
+}
+
+fn server(config: TransportConfig) -> Server {
+    Server::with_routes(config, both_ways)
+}
+
+/// The next message, which has come or will.
+async fn next(server: &mut Server, call: &Arc<Call>) -> Option<Bytes> {
+    loop {
+        match call.receive() {
+            Received::Message(message) => return Some(message.bytes),
+            Received::End => return None,
+            Received::Nothing => server.progress_of(call).await,
+            Received::Over => panic!("the call is over"),
+        }
+    }
+}
+
+async fn data(pending: &mut Pending) -> (h2::RecvStream, Bytes) {
+    let response = soon("headers", &mut pending.response).await.unwrap();
+    let mut body = response.into_body();
+    let chunk = soon("data", body.data()).await.unwrap().unwrap();
+    (body, chunk)
+}
+
+#[tokio::test]
+async fn a_streaming_call_is_dispatched_before_its_first_message() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    assert!(call.begin());
+    assert_eq!(call.receive(), Received::Nothing);
+    pending.stream.send_data(frame(b"one"), false).unwrap();
+    server.progress_of(&call).await;
+    assert_eq!(next(&mut server, &call).await.unwrap(), "one");
+    pending.stream.send_data(frame(b"two"), true).unwrap();
+    assert_eq!(next(&mut server, &call).await.unwrap(), "two");
+    assert_eq!(next(&mut server, &call).await, None);
+    assert!(call.reply(Reply::end()));
+    let answer = pending.answer().await;
+    assert_eq!((answer.status(), answer.body.len()), (0, 0));
+    server
+        .until("no call", |stats| stats.calls_in_flight == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn replies_come_in_order_and_before_the_status() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let pending = client.open(request(HELD), Some(frame(b"go"))).await;
+    let call = server.call().await;
+    let mut expected = Vec::new();
+    for number in 0..1000_u32 {
+        let framed = frame(&number.to_be_bytes());
+        expected.extend_from_slice(&framed);
+        if call.send_message(framed) == Sent::Full {
+            while call.room() == Sent::Full {
+                server.progress_of(&call).await;
+            }
+        }
+    }
+    assert!(call.reply(Reply::end()));
+    let answer = pending.answer().await;
+    assert_eq!(answer.status(), 0);
+    assert_eq!(answer.body, expected);
+}
+
+#[test]
+fn messages_that_come_together_share_a_frame() {
+    let mut server = server(TransportConfig::default());
+    let mut client = FrameClient::connect(server.port, &[]);
+    client.send_request(1, HELD, END_STREAM, &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let call = runtime.block_on(server.call());
+    for text in [&b"a"[..], b"b", b"c"] {
+        call.send_message(frame(text));
+    }
+    call.reply(Reply::end());
+    let mut bytes = Vec::new();
+    let mut frames = 0;
+    loop {
+        let frame = client.recv_frame().unwrap();
+        if frame.kind == DATA {
+            frames += 1;
+            bytes.extend_from_slice(&frame.payload);
+        }
+        if frame.ends_stream() {
+            break;
+        }
+    }
+    assert_eq!(bytes, [frame(b"a"), frame(b"b"), frame(b"c")].concat());
+    assert!(frames <= 3);
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_read_stops_its_client() {
+    let config = TransportConfig {
+        initial_stream_window: 64 << 10,
+        request_buffer: 32 << 10,
+        ..TransportConfig::default()
+    };
+    let mut server = server(config);
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    let message = frame(&[7; 1000]);
+    let mut sent = 0;
+    // The client sends while its window lets it.
+    let blocked = async {
+        loop {
+            pending.stream.reserve_capacity(message.len());
+            while pending.stream.capacity() < message.len() {
+                let more = std::future::poll_fn(|cx| pending.stream.poll_capacity(cx));
+                if tokio::time::timeout(Duration::from_millis(300), more)
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            pending.stream.send_data(message.clone(), false).unwrap();
+            sent += message.len();
+            assert!(sent < 1 << 20, "nothing stops it");
+        }
+    };
+    blocked.await;
+    assert!(sent >= 63 << 10, "the window and what is queued: {sent}");
+    assert!(
+        sent <= (64 << 10) + (34 << 10) + 2 * message.len(),
+        "{sent}"
+    );
+    // A handler that reads lets it go on.
+    let mut read = 0;
+    while read + message.len() <= sent {
+        assert_eq!(next(&mut server, &call).await.unwrap().len(), 1000);
+        read += message.len();
+    }
+    pending.stream.send_data(message, true).unwrap();
+    while next(&mut server, &call).await.is_some() {}
+    assert!(call.reply(Reply::end()));
+    assert_eq!(pending.answer().await.status(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_its_handler() {
+    let mut server = server(TransportConfig::default());
+    // A window of 1000 bytes.
+    let mut client = FrameClient::connect(server.port, &[(4, 1000)]);
+    client.send_request(1, HELD, END_STREAM, &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let call = runtime.block_on(server.call());
+    let mut sent = 0;
+    while call.send_message(frame(&[1; 995])) == Sent::Room {
+        sent += 1000;
+        assert!(sent < 1 << 20, "nothing stops it");
+    }
+    assert!(call.room() == Sent::Full, "{sent}");
+    assert_eq!(client.recv_frame().unwrap().kind, HEADERS);
+    assert_eq!(client.recv_frame().unwrap().payload.len(), 1000);
+    // With room for everything it goes on.
+    client.send_frame(WINDOW_UPDATE, 0, 1, &(1_u32 << 20).to_be_bytes());
+    runtime.block_on(server.progress_of(&call));
+    assert_eq!(call.room(), Sent::Room);
+}
+
+#[test]
+fn a_deadline_resets_a_stream_whose_message_is_cut_and_answers_any_other() {
+    let mut server = server(TransportConfig::default());
+    let mut client = FrameClient::connect(server.port, &[(4, 1000)]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    for (stream, size, end) in [(1, 1500, RST_STREAM), (3, 995, HEADERS)] {
+        client.send_request(stream, HELD, END_STREAM, &[("grpc-timeout", "300m")]);
+        let call = runtime.block_on(server.call());
+        call.send_message(frame(&vec![1; size]));
+        call.send_message(frame(&vec![1; size]));
+        assert_eq!(client.recv_frame().unwrap().kind, HEADERS);
+        assert_eq!(client.recv_frame().unwrap().kind, DATA);
+        let last = client.recv_frame().unwrap();
+        assert_eq!((last.kind, last.stream), (end, stream));
+        assert_eq!(call.cancelled_by(), Some(CancelReason::Deadline));
+        let cancelled = runtime.block_on(server.cancelled());
+        assert!(Arc::ptr_eq(&cancelled, &call));
+        assert_eq!(call.receive(), Received::Over);
+        assert_eq!(call.send_message(frame(b"late")), Sent::Over);
+    }
+    assert_eq!(server.transport.calls_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_later_message_over_the_limit_ends_the_call_with_the_status_that_says_so() {
+    let config = TransportConfig {
+        max_receive_message_size: 10,
+        ..TransportConfig::default()
+    };
+    let mut server = server(config);
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    pending.stream.send_data(frame(b"small"), false).unwrap();
+    assert_eq!(next(&mut server, &call).await.unwrap(), "small");
+    pending.stream.send_data(frame(&[0; 11]), false).unwrap();
+    let answer = pending.answer().await;
+    assert_eq!(answer.status(), Code::ResourceExhausted.as_u8());
+    assert!(Arc::ptr_eq(&server.cancelled().await, &call));
+    assert_eq!(call.cancelled_by(), Some(CancelReason::BadRequest));
+    assert_eq!(server.transport.stats().bad_requests, 1);
+    assert_eq!(server.transport.calls_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_in_the_middle_of_a_message_is_internal() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    pending
+        .stream
+        .send_data(Bytes::from_static(b"\0\0\0\0\x09abc"), true)
+        .unwrap();
+    assert_eq!(pending.answer().await.status(), Code::Internal.as_u8());
+    assert!(Arc::ptr_eq(&server.cancelled().await, &call));
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_stream_cancels_the_call() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    pending.stream.send_reset(h2::Reason::CANCEL);
+    assert!(Arc::ptr_eq(&server.cancelled().await, &call));
+    assert_eq!(call.cancelled_by(), Some(CancelReason::Client));
+    assert_eq!(call.receive(), Received::Over);
+    server
+        .until("no call", |stats| stats.calls_in_flight == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_call_may_be_answered_before_its_client_has_sent_everything() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    call.send_message(frame(b"enough"));
+    let (body, chunk) = data(&mut pending).await;
+    assert_eq!(chunk, frame(b"enough"));
+    drop(body);
+    call.refuse(Status::new(Code::Aborted, "that will do"));
+    server
+        .until("no call", |stats| stats.calls_in_flight == 0)
+        .await;
+}
+
+#[test]
+fn a_reply_that_the_client_never_takes_is_given_up() {
+    let config = TransportConfig {
+        send_timeout: Duration::from_millis(100),
+        ..TransportConfig::default()
+    };
+    let mut server = server(config);
+    let mut client = FrameClient::connect(server.port, &[(4, 1000)]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    client.send_request(1, HELD, END_STREAM, &[]);
+    let streaming = runtime.block_on(server.call());
+    streaming.send_message(frame(&[1; 5000]));
+    client.send_request(3, HELD, END_STREAM, &[]);
+    let answered = runtime.block_on(server.call());
+    answered.send_message(frame(&[1; 5000]));
+    answered.reply(Reply::end());
+    let mut resets = 0;
+    while resets < 2 {
+        if client.recv_frame().unwrap().kind == RST_STREAM {
+            resets += 1;
+        }
+    }
+    assert_eq!(streaming.cancelled_by(), Some(CancelReason::Client));
+    assert_eq!(server.transport.stats().stalled_replies, 2);
+    assert_eq!(server.transport.calls_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_call_without_streaming_knows_no_messages() {
+    let mut server = Server::start();
+    let mut client = server.client().await;
+    let pending = client
+        .open(builder(HELD).body(()).unwrap(), Some(frame(b"x")))
+        .await;
+    let call = server.call().await;
+    assert_eq!(call.receive(), Received::End);
+    assert_eq!(call.send_message(frame(b"y")), Sent::Over);
+    call.reply(Reply::ok(frame(b"z")));
+    assert_eq!(pending.answer().await.body, frame(b"z"));
+}
