@@ -16,17 +16,19 @@ use slab::Slab;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::acceptor;
 use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
+use super::health::Health;
 use super::listener::Listener;
 use super::offence::{Offence, OffenceNote, OffenceNotes};
 use super::outbox::Outbox;
 use super::peers::{Peer, Peers};
 use super::routes::Routes;
-use crate::native_thread;
+use crate::{clock, native_thread};
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -39,6 +41,7 @@ type Done = Box<dyn FnOnce() + Send>;
 pub struct Transport {
     shared: Arc<Shared>,
     acceptors: Vec<AbortHandle>,
+    health: Option<(Arc<Health>, AbortHandle)>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -113,9 +116,15 @@ impl Transport {
                 .map(|socket| acceptor::spawn(&shared, socket))
                 .collect::<io::Result<_>>()?
         };
+        let health = shared.service.routes.health().cloned();
+        let health = health.map(|health| {
+            let task = runtimes[0].spawn(look_at_health(Arc::clone(&health)));
+            (health, task.abort_handle())
+        });
         let mut transport = Self {
             shared,
             acceptors,
+            health,
             threads: Mutex::default(),
         };
         let mut threads = Vec::new();
@@ -150,6 +159,10 @@ impl Transport {
         drop(state);
         for acceptor in &self.acceptors {
             acceptor.abort();
+        }
+        if let Some((health, task)) = &self.health {
+            task.abort();
+            health.stop();
         }
         // Without connections and listeners nobody else would notice that all is done.
         let last = self.shared.register_task();
@@ -203,6 +216,15 @@ impl Transport {
     #[must_use]
     pub fn offences(&self) -> Vec<OffenceNote> {
         self.shared.service.notes.latest()
+    }
+}
+
+async fn look_at_health(health: Arc<Health>) {
+    let mut ticks = tokio::time::interval(health.interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.look(clock::now());
     }
 }
 
