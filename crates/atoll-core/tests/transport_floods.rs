@@ -6,11 +6,11 @@ mod transport_support;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use atoll_core::transport::{FrameLimit, Offence, TransportConfig, frame};
+use atoll_core::transport::{FrameLimit, Offence, Received, TransportConfig, frame};
 use bytes::Bytes;
 use transport_support::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FrameClient, HEADERS, PING,
-    PROTOCOL_ERROR, RST_STREAM, SETTINGS, Script, header_block,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FrameClient, HEADERS,
+    PING, PROTOCOL_ERROR, RST_STREAM, SETTINGS, Script, header_block,
 };
 use transport_support::{Client, ECHO, HELD, Server, request};
 
@@ -462,4 +462,33 @@ fn frames_have_their_numbers() {
     // A slip in the kit would make the tests above prove nothing.
     assert_eq!([DATA, HEADERS, RST_STREAM, SETTINGS, PING], [0, 1, 3, 4, 6]);
     assert_eq!([END_STREAM, END_HEADERS], [1, 4]);
+}
+
+#[tokio::test]
+async fn small_messages_to_a_handler_that_does_not_read_are_no_flood() {
+    let mut server = Server::with_routes(patient(), |held| held.with_streaming(true, true));
+    let mut client = FrameClient::connect(server.port, &[]);
+    // The server's window is valid once its settings are acknowledged.
+    client.send_frame(SETTINGS, ACK, 0, &[]);
+    let message = frame(b"ten bytes.");
+    let script = Script::new().request(1, HELD);
+    let messages = Script::new().data(1, &message).repeated(100_000);
+    client.play(&script.then(&messages).last_data(1, b""));
+    let call = server.call().await;
+    assert!(call.begin());
+    client.round_trip();
+    let mut received = 0;
+    loop {
+        match call.receive() {
+            Received::Message(message) => {
+                assert_eq!(message.bytes, "ten bytes.");
+                received += 1;
+            }
+            Received::Nothing => server.progress_of(&call).await,
+            Received::End => break,
+            Received::Over => panic!("after {received}: {:?}", server.transport.stats()),
+        }
+    }
+    assert_eq!(received, 100_000);
+    assert_eq!(server.transport.stats().offences.total(), 0);
 }

@@ -8,6 +8,7 @@
 //! reset it; a body that is not complete says so through the same waker. Nothing polls all streams.
 
 mod ending;
+mod incoming;
 mod upkeep;
 
 use std::future::Future;
@@ -198,7 +199,7 @@ where
         let is_compressed = head.encoding != Encoding::Identity;
         if head.route.streams_requests {
             let decoder = Decoder::new(limit, is_compressed);
-            let incoming = Box::new(Incoming { body, decoder });
+            let incoming = Box::new(Incoming::new(body, decoder));
             self.start(key, head, Message::default(), Some(incoming), responder);
             return self.read_requests(key);
         }
@@ -337,44 +338,18 @@ where
         let Stage::Streaming(call, incoming) = &mut stream.stage else {
             return;
         };
-        let (Some(flow), Some(Incoming { body, decoder })) = (call.flow(), incoming.as_deref_mut())
-        else {
+        let (Some(flow), Some(reading)) = (call.flow(), incoming.as_deref_mut()) else {
             return;
         };
         let mut tell = false;
-        let mut whole = |message| {
+        let outcome = reading.read(flow, &mut cx, |message| {
             tell |= flow.arrived(message);
             Ok(())
-        };
-        let outcome = loop {
-            if flow.withholds() {
-                break Body::Incomplete;
-            }
-            match body.poll_data(&mut cx) {
-                Poll::Pending => break Body::Incomplete,
-                Poll::Ready(None) => break Body::Complete,
-                Poll::Ready(Some(Err(_))) => break Body::Lost,
-                Poll::Ready(Some(Ok(chunk))) => {
-                    // Fails only for more than was received.
-                    let _ = body.flow_control().release_capacity(chunk.len());
-                    if let Err(status) = decoder.push(chunk, &mut whole) {
-                        break Body::Refused(status);
-                    }
-                    if body.is_end_stream() {
-                        break Body::Complete;
-                    }
-                }
-            }
-        };
-        let outcome = match (outcome, decoder.finish()) {
-            (Body::Complete, Err(status)) => Body::Refused(status),
-            (Body::Complete, Ok(())) => {
-                tell |= flow.complete();
-                *incoming = None;
-                Body::Incomplete
-            }
-            (outcome, _) => outcome,
-        };
+        });
+        if matches!(outcome, Body::Complete) {
+            tell |= flow.complete();
+            *incoming = None;
+        }
         if tell {
             self.batches.push_progress(call);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use h2::RecvStream;
 use slab::Slab;
 
@@ -53,6 +54,10 @@ impl Stage {
 pub(super) struct Incoming {
     pub(super) body: RecvStream,
     pub(super) decoder: Decoder,
+    /// What has come and waits until the handler has taken what came before.
+    pub(super) kept: BytesMut,
+    /// The client has sent its last byte.
+    pub(super) has_ended: bool,
 }
 
 pub(super) struct Reading {
