@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
-use atoll_core::transport::{Dispatch, Listener, Route, Routes, Transport, TransportConfig};
+use atoll_core::transport::{
+    Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
+};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -14,6 +16,7 @@ use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec};
+use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
 /// The settings of a server: `atoll.rpc._options.ServerOptions`.
@@ -24,6 +27,7 @@ struct ServerOptions {
     max_send_message_size: Option<usize>,
     max_concurrent_streams: u32,
     max_header_list_size: u32,
+    limits: ConnectionLimits,
 }
 
 /// How health is told: `atoll.rpc._health.Health`; durations in seconds.
@@ -91,6 +95,7 @@ impl ServerCore {
             max_header_list_size: options.max_header_list_size,
             ..defaults
         };
+        let config = options.limits.applied_to(config)?;
         config
             .validate()
             .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
@@ -215,6 +220,17 @@ impl ServerCore {
         let before = std::mem::replace(&mut *lock(&self.stage), Stage::Stopped);
         // Not under the lock: whatever is freed with the servicers may come back here.
         drop(before);
+    }
+
+    /// How often clients did what no well-behaved client does, by name; what never happened is left out.
+    fn offences(&self) -> HashMap<&'static str, u64> {
+        let counts = self.transport().map(|transport| transport.stats().offences);
+        let counts = counts.unwrap_or_default();
+        Offence::ALL
+            .into_iter()
+            .map(|offence| (offence.name(), counts.get(offence)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// (connections open, calls in flight).
