@@ -68,7 +68,7 @@ pub struct TransportConfig {
     pub settings: FrameLimit,
     /// Streams that a client may reset within the first 0.1 s of their life; each reply earns one.
     pub resets: FrameLimit,
-    /// WINDOW_UPDATEs that a client may send; each frame of a reply earns four.
+    /// `WINDOW_UPDATE`s that a client may send; each frame of a reply earns four.
     pub window_updates: FrameLimit,
     /// Frames of no use to a server that a client may send: PRIORITY, unknown types, answers to pings.
     pub stray_frames: FrameLimit,

@@ -1,7 +1,7 @@
 //! A shim between the socket and h2 that reads the heads of frames and stops floods that h2 has no limit for.
 //!
 //! h2 limits what makes it keep something: header blocks and their CONTINUATIONs, resets of streams that it has not handed
-//! out, errors on streams, small DATA frames. It does not limit what only makes it work: PING, SETTINGS, WINDOW_UPDATE,
+//! out, errors on streams, small DATA frames. It does not limit what only makes it work: PING, SETTINGS, `WINDOW_UPDATE`,
 //! PRIORITY and resets of streams that it has handed out. Each of these has a budget here ([`FrameLimit`]), which time fills
 //! up again and so does each frame of a reply, because that is when clients measure bandwidth, open windows and let go of
 //! calls.
@@ -44,7 +44,7 @@ const TURN: usize = 64 << 10;
 /// only so does it get around the limit of concurrent streams.
 const RIPE: Duration = Duration::from_millis(100);
 
-/// WINDOW_UPDATEs that one frame of a reply earns: clients send up to two for each, for the stream and the connection.
+/// `WINDOW_UPDATE`s that one frame of a reply earns: clients send up to two for each, for the stream and the connection.
 const WINDOW_UPDATES_EARNED: u32 = 4;
 
 /// A byte stream whose HTTP/2 frames are counted.

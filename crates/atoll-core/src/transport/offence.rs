@@ -20,7 +20,7 @@ pub enum Offence {
     /// Streams opened and reset at once: more than [`TransportConfig::resets`](super::TransportConfig::resets) or
     /// [`TransportConfig::max_pending_resets`](super::TransportConfig::max_pending_resets) allow.
     ResetFlood,
-    /// More WINDOW_UPDATEs than [`TransportConfig::window_updates`](super::TransportConfig::window_updates) allows.
+    /// More `WINDOW_UPDATE`s than [`TransportConfig::window_updates`](super::TransportConfig::window_updates) allows.
     WindowUpdateFlood,
     /// More frames of no use to a server than [`TransportConfig::stray_frames`](super::TransportConfig::stray_frames) allows.
     StrayFrameFlood,

@@ -31,9 +31,12 @@ impl Protocol {
             return (bytes.len() >= TELLING).then_some(Self::Http2);
         }
         if first == TLS_HANDSHAKE[0] {
-            return second.map(|second| match *second == TLS_HANDSHAKE[1] {
-                true => Self::Tls,
-                false => Self::Unknown,
+            return second.map(|second| {
+                if *second == TLS_HANDSHAKE[1] {
+                    Self::Tls
+                } else {
+                    Self::Unknown
+                }
             });
         }
         Some(if first.is_ascii_uppercase() {

@@ -280,7 +280,18 @@ pub fn encode(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// HPACK without compression: each header a literal that is not indexed.
+/// HPACK without compression: a literal that is not indexed (RFC 7541, section 6.2.2).
+pub fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        assert!(text.len() < 127, "longer ones need another encoding");
+        bytes.push(text.len() as u8);
+        bytes.extend_from_slice(text);
+    }
+    bytes
+}
+
+/// The headers of a gRPC request, and more.
 pub fn header_block(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let usual = [
         (":method", "POST"),
@@ -290,14 +301,8 @@ pub fn header_block(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];
-    let mut block = Vec::new();
-    for (name, value) in usual.iter().chain(more) {
-        block.push(0);
-        for text in [name, value] {
-            assert!(text.len() < 127, "longer ones need another encoding");
-            block.push(text.len() as u8);
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
+    let headers = usual.iter().chain(more);
+    headers
+        .flat_map(|(name, value)| literal(name.as_bytes(), value.as_bytes()))
+        .collect()
 }
