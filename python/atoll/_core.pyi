@@ -497,6 +497,9 @@ class ServerCore:
     def join(self) -> None:
         """Waits for the network threads to end."""
 
+    def offences(self) -> dict[str, int]:
+        """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""
 

@@ -47,6 +47,7 @@ mod monitor;
 mod posting;
 mod server_call;
 mod server_core;
+mod server_limits;
 mod shared;
 mod snapshot;
 mod vectorcall;

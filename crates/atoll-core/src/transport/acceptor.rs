@@ -15,18 +15,18 @@ use tokio::task::AbortHandle;
 
 use super::connection::{Connection, Service};
 use super::counters::count;
+use super::handshake::{Handshake, shake_hands};
 use super::linger::{SharedSocket, Socket, linger};
 use super::listener::{ListeningSocket, SocketFile};
+use super::offence::{self, Offence};
 use super::outbox::Outbox;
+use super::peers::Peer;
 use super::server::Shared;
 
 /// How long accepting rests after an error such as "too many open files": doubled each time, up to the
 /// second.
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Streams that we reset and whose late frames are still recognised as such.
-const REMEMBERED_RESETS: usize = 1000;
 
 enum AsyncListener {
     Tcp(TcpListener),
@@ -93,15 +93,19 @@ async fn accept_forever(shared: &Arc<Shared>, listener: &AsyncListener) {
 
 fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
     let worker = shared.least_busy_worker();
-    let peer = match &accepted {
-        Accepted::Tcp(_, address) => peer_name(*address),
-        Accepted::Unix(_) => "unix:".into(),
+    let (name, peer) = match &accepted {
+        Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
+        Accepted::Unix(_) => ("unix:".into(), None),
     };
     let outbox =
-        Outbox::new(peer, Arc::clone(&worker.counters)).with_number(shared.next_connection());
+        Outbox::new(name, Arc::clone(&worker.counters)).with_number(shared.next_connection());
     let outbox = Arc::new(outbox);
-    let registration = shared.register_connection(worker, &outbox);
     let service = Arc::clone(&shared.service);
+    let registration = match shared.register_connection(worker, &outbox, peer) {
+        Ok(registration) => registration,
+        // Closed at once: a client that waits in the backlog instead would not know why.
+        Err(offence) => return offence::report(&service, &outbox, offence),
+    };
     worker.runtime.spawn(async move {
         let _registration = registration;
         let counters = Arc::clone(&outbox.counters);
@@ -141,26 +145,15 @@ async fn serve_and_linger<S: Socket>(
     served
 }
 
-/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here,
-/// and a counter of control frames too.
+/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here.
 async fn serve<S>(io: S, service: Arc<Service>, outbox: Arc<Outbox>) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = &service.config;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(config.initial_stream_window)
-        .initial_connection_window_size(config.initial_connection_window)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .max_header_list_size(2 * config.max_header_list_size)
-        .max_frame_size(config.max_frame_size)
-        .max_send_buffer_size(config.max_send_buffer_size)
-        .max_pending_accept_reset_streams(config.max_pending_resets)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS);
-    let timeout = config.handshake_timeout;
+    let timeout = service.config.handshake_timeout;
     // Boxed, so that neither it nor its timer is kept for the life of the connection.
-    let mut handshake = Box::pin(tokio::time::timeout(timeout, builder.handshake(io)));
+    let handshake = shake_hands(io, &service, &outbox);
+    let mut handshake = Box::pin(tokio::time::timeout(timeout, handshake));
     let outcome = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending if outbox.sleep_until_stopped(cx) => Poll::Pending,
@@ -168,11 +161,16 @@ where
     })
     .await;
     drop(handshake);
-    match outcome {
-        Some(Ok(Ok(h2))) => Connection::new(h2, service, outbox).await.is_ok(),
-        Some(Ok(Err(_)) | Err(_)) => false,
-        None => true,
-    }
+    let h2 = match outcome {
+        Some(Ok(Handshake::Http2(h2))) => *h2,
+        Some(Ok(Handshake::Answered)) | None => return true,
+        Some(Ok(Handshake::Failed)) => return false,
+        Some(Err(_)) => {
+            offence::report(&service, &outbox, Offence::SlowHandshake);
+            return false;
+        }
+    };
+    Connection::new(h2, service, outbox).await.is_ok()
 }
 
 /// The client's address as grpc writes it.
