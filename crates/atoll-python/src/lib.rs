@@ -50,6 +50,7 @@ mod monitor;
 mod posting;
 mod server_call;
 mod server_core;
+mod server_limits;
 mod shared;
 mod snapshot;
 mod vectorcall;
@@ -97,8 +98,8 @@ mod _core {
     use crate::module_home::ModuleHome;
     #[pymodule_export]
     use crate::monitor::{
-        MonitorCore, activate_stack_sampler, answer_stack_question, answers_stack_questions,
-        prepare_stack_sampler, wait_stack_question,
+        MonitorCore, activate_stack_sampler, answer_stack_question, begin_stack_answers,
+        end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
     use crate::server_call::ServerCall;

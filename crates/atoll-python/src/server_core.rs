@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
-    Chooser, Dispatch, Listener, Route, Routes, Transport, TransportConfig,
+    Chooser, Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -19,6 +19,7 @@ use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
+use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
 /// The settings of a server: `atoll.rpc._options.ServerOptions`.
@@ -30,6 +31,7 @@ struct ServerOptions {
     max_concurrent_streams: u32,
     max_header_list_size: u32,
     share_ports: bool,
+    limits: ConnectionLimits,
 }
 
 /// One dispatch target per loop.
@@ -147,6 +149,7 @@ impl ServerCore {
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
             ..defaults
         };
+        let config = options.limits.applied_to(config)?;
         config
             .validate()
             .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
@@ -294,6 +297,17 @@ impl ServerCore {
             stats.tls_client_certificates_refused,
             stats.tls_handshakes_failed,
         )
+    }
+
+    /// How often clients did what no well-behaved client does, by name; what never happened is left out.
+    fn offences(&self) -> HashMap<&'static str, u64> {
+        let counts = self.transport().map(|transport| transport.stats().offences);
+        let counts = counts.unwrap_or_default();
+        Offence::ALL
+            .into_iter()
+            .map(|offence| (offence.name(), counts.get(offence)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// (connections open, calls in flight).

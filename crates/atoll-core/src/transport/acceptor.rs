@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
@@ -17,9 +16,12 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Service};
 use super::counters::count;
+use super::handshake::{Handshake, shake_hands};
 use super::linger::{SharedSocket, Socket, linger};
 use super::listener::{ListeningSocket, SocketFile};
+use super::offence::{self, Offence};
 use super::outbox::Outbox;
+use super::peers::Peer;
 use super::server::Shared;
 use super::tls::{self, Refused, ServerCertificates, TlsSocket};
 
@@ -27,9 +29,6 @@ use super::tls::{self, Refused, ServerCertificates, TlsSocket};
 /// second.
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Streams that we reset and whose late frames are still recognised as such.
-const REMEMBERED_RESETS: usize = 1000;
 
 /// Of a port with TLS.
 type Certificates = Option<Arc<ServerCertificates>>;
@@ -107,15 +106,19 @@ async fn accept_forever(
 
 fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted, certificates: Certificates) {
     let worker = shared.least_busy_worker();
-    let peer = match &accepted {
-        Accepted::Tcp(_, address) => peer_name(*address),
-        Accepted::Unix(_) => "unix:".into(),
+    let (name, peer) = match &accepted {
+        Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
+        Accepted::Unix(_) => ("unix:".into(), None),
     };
     let outbox =
-        Outbox::new(peer, Arc::clone(&worker.counters)).with_number(shared.next_connection());
+        Outbox::new(name, Arc::clone(&worker.counters)).with_number(shared.next_connection());
     let outbox = Arc::new(outbox);
-    let registration = shared.register_connection(worker, &outbox);
     let service = Arc::clone(&shared.service);
+    let registration = match shared.register_connection(worker, &outbox, peer) {
+        Ok(registration) => registration,
+        // Closed at once: a client that waits in the backlog instead would not know why.
+        Err(offence) => return offence::report(&service, &outbox, offence),
+    };
     worker.runtime.spawn(async move {
         let _registration = registration;
         let counters = Arc::clone(&outbox.counters);
@@ -161,6 +164,7 @@ async fn serve_and_linger<S: Socket>(
                 Arc::clone(&socket),
                 certificates,
                 until,
+                Arc::clone(&service),
                 Arc::clone(&outbox),
             );
             serve(io, until, service, outbox).await
@@ -176,10 +180,14 @@ async fn secure<S: Socket>(
     socket: Arc<S>,
     certificates: Arc<ServerCertificates>,
     until: Instant,
+    service: Arc<Service>,
     outbox: Arc<Outbox>,
 ) -> Option<TlsSocket<S>> {
     let handshake = tls::accept(socket, &certificates);
     let outcome = tokio::time::timeout_at(until, handshake).await;
+    if outcome.is_err() {
+        offence::report(&service, &outbox, Offence::SlowHandshake);
+    }
     let counters = &outbox.counters;
     match outcome.unwrap_or(Err(Refused::Failed)) {
         Ok((io, peer)) => {
@@ -200,8 +208,8 @@ async fn secure<S: Socket>(
     }
 }
 
-/// Serves one connection to its end; whether that was a clean one. `open` makes of the socket what h2 reads and writes, or
-/// nothing; HTTP/2 has begun by `until`. A counter of control frames will wrap what it makes, too.
+/// Serves one connection to its end; whether that was a clean one. `open` makes of the socket what HTTP/2 reads and writes, or
+/// nothing; HTTP/2 has begun by `until`.
 async fn serve<S>(
     open: impl Future<Output = Option<S>>,
     until: Instant,
@@ -211,21 +219,10 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = &service.config;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(config.initial_stream_window)
-        .initial_connection_window_size(config.initial_connection_window)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .max_header_list_size(2 * config.max_header_list_size)
-        .max_frame_size(config.max_frame_size)
-        .max_send_buffer_size(config.max_send_buffer_size)
-        .max_pending_accept_reset_streams(config.max_pending_resets)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS);
     // Boxed, so that neither it nor its timer is kept for the life of the connection.
     let mut handshake = Box::pin(async {
-        let handshake = builder.handshake::<_, Bytes>(open.await?);
-        tokio::time::timeout_at(until, handshake).await.ok()?.ok()
+        let io = open.await?;
+        Some(tokio::time::timeout_at(until, shake_hands(io, &service, &outbox)).await)
     });
     let outcome = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -234,11 +231,16 @@ where
     })
     .await;
     drop(handshake);
-    match outcome {
-        Some(Some(h2)) => Connection::new(h2, service, outbox).await.is_ok(),
-        Some(None) => false,
-        None => true,
-    }
+    let h2 = match outcome {
+        Some(Some(Ok(Handshake::Http2(h2)))) => *h2,
+        Some(Some(Ok(Handshake::Answered))) | None => return true,
+        Some(None | Some(Ok(Handshake::Failed))) => return false,
+        Some(Some(Err(_))) => {
+            offence::report(&service, &outbox, Offence::SlowHandshake);
+            return false;
+        }
+    };
+    Connection::new(h2, service, outbox).await.is_ok()
 }
 
 /// The client's address as grpc writes it.

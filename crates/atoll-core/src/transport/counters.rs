@@ -4,6 +4,7 @@ use super::call::CancelReason;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::authentication::AuthenticationStats;
+use super::offence::{OffenceCounters, OffenceCounts};
 
 /// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,
 /// except `connections`, by which new connections are spread.
@@ -24,6 +25,9 @@ pub(super) struct Counters {
     pub(super) cancelled_by_client: AtomicU64,
     pub(super) lost_with_connection: AtomicU64,
     pub(super) cancelled_by_shutdown: AtomicU64,
+    pub(super) idle_connections_closed: AtomicU64,
+    pub(super) aged_connections_closed: AtomicU64,
+    pub(super) offences: OffenceCounters,
     pub(super) bad_requests: AtomicU64,
     pub(super) stalled_replies: AtomicU64,
 }
@@ -61,6 +65,13 @@ pub struct TransportStats {
     pub lost_with_connection: u64,
     /// Calls answered by the transport because the server stopped.
     pub cancelled_by_shutdown: u64,
+    /// Connections asked to go because nobody used them.
+    pub idle_connections_closed: u64,
+    /// Connections asked to go because of their age.
+    pub aged_connections_closed: u64,
+    /// What clients did that no well-behaved client does, by kind. A connection that was closed for it is one of
+    /// `connection_errors`, too.
+    pub offences: OffenceCounts,
     /// Calls answered by the transport because a message broke the protocol or a limit.
     pub bad_requests: u64,
     /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
@@ -99,6 +110,9 @@ impl Counters {
         stats.cancelled_by_client += self.cancelled_by_client.load(Ordering::Relaxed);
         stats.lost_with_connection += self.lost_with_connection.load(Ordering::Relaxed);
         stats.cancelled_by_shutdown += self.cancelled_by_shutdown.load(Ordering::Relaxed);
+        stats.idle_connections_closed += self.idle_connections_closed.load(Ordering::Relaxed);
+        stats.aged_connections_closed += self.aged_connections_closed.load(Ordering::Relaxed);
+        self.offences.add_to(&mut stats.offences);
         stats.bad_requests += self.bad_requests.load(Ordering::Relaxed);
         stats.stalled_replies += self.stalled_replies.load(Ordering::Relaxed);
     }

@@ -16,7 +16,8 @@
 //! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
 //! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
 //!
-//! A call's way: `acceptor` accepts it, `connection` owns the task, `request` checks the headers, `body`
+//! A call's way: `acceptor` accepts it, `handshake` finds out what the client speaks, `frame_guard` looks at
+//! the heads of its frames, `connection` owns the task, `request` checks the headers, `body`
 //! puts the message together, `routes` names the target, `call` is shared with it, `outbox` brings the
 //! reply back, `wire` sends it.
 
@@ -34,11 +35,19 @@ mod connection;
 mod counters;
 mod deadlines;
 mod flow;
+mod frame_guard;
+mod frame_heads;
+mod frame_limit;
+mod handshake;
 pub mod health;
+mod http1;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
+mod offence;
+mod opening;
 mod outbox;
+mod peers;
 mod reply;
 mod request;
 mod routes;
@@ -58,7 +67,9 @@ pub use compression::Encoding;
 pub use config::{ConfigError, TransportConfig};
 pub use counters::TransportStats;
 pub use flow::{Received, Sent};
+pub use frame_limit::FrameLimit;
 pub use listener::Listener;
+pub use offence::{Offence, OffenceCounts, OffenceNote};
 pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
 pub use server::Transport;

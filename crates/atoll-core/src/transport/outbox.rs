@@ -5,7 +5,8 @@
 //! | `replies`  | any thread that answers a call     | the connection task | the lock     |
 //! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
-//! | `stop_at`  | `Transport::shutdown`              | the connection task | the lock     |
+//! | `stop_at`  | `Transport::shutdown`, the connection task | the connection task | the lock |
+//! | `last_read` | the connection task               | the connection task | nothing      |
 //! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
@@ -13,9 +14,10 @@
 //! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -42,6 +44,9 @@ pub(super) struct Outbox {
     /// Counts the connections of the transport, from 0 on.
     pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
+    opened: Instant,
+    /// Nanoseconds from `opened` to the last time that something came from the client.
+    last_read: AtomicU64,
 }
 
 #[derive(Default)]
@@ -66,12 +71,26 @@ impl Outbox {
             tls: OnceLock::new(),
             number: 0,
             counters,
+            opened: Instant::now(),
+            last_read: AtomicU64::new(0),
         }
     }
 
     pub(super) fn with_number(mut self, number: u64) -> Self {
         self.number = number;
         self
+    }
+
+    /// Something has come from the client.
+    pub(super) fn has_read(&self, now: Instant) {
+        let since_opened = now.saturating_duration_since(self.opened);
+        self.last_read
+            .store(since_opened.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// When something last came from the client, or the connection itself.
+    pub(super) fn last_read(&self) -> Instant {
+        self.opened + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
