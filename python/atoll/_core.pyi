@@ -537,11 +537,11 @@ class ServerCore:
     def join(self) -> None:
         """Waits for the network threads to end."""
 
-    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
-        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
-
     def offences(self) -> dict[str, int]:
         """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+
+    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
+        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""

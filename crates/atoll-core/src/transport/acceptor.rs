@@ -164,7 +164,6 @@ async fn serve_and_linger<S: Socket>(
                 Arc::clone(&socket),
                 certificates,
                 until,
-                Arc::clone(&service),
                 Arc::clone(&outbox),
             );
             serve(io, until, service, outbox).await
@@ -180,14 +179,10 @@ async fn secure<S: Socket>(
     socket: Arc<S>,
     certificates: Arc<ServerCertificates>,
     until: Instant,
-    service: Arc<Service>,
     outbox: Arc<Outbox>,
 ) -> Option<TlsSocket<S>> {
     let handshake = tls::accept(socket, &certificates);
     let outcome = tokio::time::timeout_at(until, handshake).await;
-    if outcome.is_err() {
-        offence::report(&service, &outbox, Offence::SlowHandshake);
-    }
     let counters = &outbox.counters;
     match outcome.unwrap_or(Err(Refused::Failed)) {
         Ok((io, peer)) => {
@@ -208,7 +203,7 @@ async fn secure<S: Socket>(
     }
 }
 
-/// Serves one connection to its end; whether that was a clean one. `open` makes of the socket what HTTP/2 reads and writes, or
+/// Serves one connection to its end; whether that was a clean one. `open` makes of the socket what is read and written, or
 /// nothing; HTTP/2 has begun by `until`.
 async fn serve<S>(
     open: impl Future<Output = Option<S>>,
@@ -221,8 +216,10 @@ where
 {
     // Boxed, so that neither it nor its timer is kept for the life of the connection.
     let mut handshake = Box::pin(async {
-        let io = open.await?;
-        Some(tokio::time::timeout_at(until, shake_hands(io, &service, &outbox)).await)
+        match open.await {
+            Some(io) => tokio::time::timeout_at(until, shake_hands(io, &service, &outbox)).await,
+            None => Ok(Handshake::Failed),
+        }
     });
     let outcome = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -232,10 +229,10 @@ where
     .await;
     drop(handshake);
     let h2 = match outcome {
-        Some(Some(Ok(Handshake::Http2(h2)))) => *h2,
-        Some(Some(Ok(Handshake::Answered))) | None => return true,
-        Some(None | Some(Ok(Handshake::Failed))) => return false,
-        Some(Some(Err(_))) => {
+        Some(Ok(Handshake::Http2(h2))) => *h2,
+        Some(Ok(Handshake::Answered)) | None => return true,
+        Some(Ok(Handshake::Failed)) => return false,
+        Some(Err(_)) => {
             offence::report(&service, &outbox, Offence::SlowHandshake);
             return false;
         }
