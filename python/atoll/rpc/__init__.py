@@ -4,10 +4,11 @@ from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerCont
 from atoll.rpc._factory import server
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
-from atoll.rpc._status import StatusCode
+from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
+    "Compression",
     "Metadatum",
     "Server",
     "ServicerContext",

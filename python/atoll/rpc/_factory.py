@@ -17,7 +17,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     interceptors: Sequence[Any] | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     maximum_concurrent_rpcs: int | None = None,
-    compression: object | None = None,
+    compression: int | None = None,
     *,
     placement: Placement | None = None,
     network_threads: int | None = None,
@@ -30,7 +30,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         interceptors: Not served yet: must be empty.
         options: grpc's channel options, as (name, value).
         maximum_concurrent_rpcs: Not served yet: must be None.
-        compression: Not served yet: must be None.
+        compression: How replies are compressed where a handler says nothing else: a `grpc.Compression`.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
 
@@ -43,7 +43,6 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     unserved = {
         "interceptors": tuple(interceptors or ()),
         "maximum_concurrent_rpcs": maximum_concurrent_rpcs,
-        "compression": compression,
     }
     for name, value in unserved.items():
         # NoCompression and an empty sequence ask for nothing; a limit of zero does.
@@ -67,6 +66,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         network_threads=network_threads,
         options=tuple(options or ()),
         migration_thread_pool=migration_thread_pool,
+        compression=compression,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

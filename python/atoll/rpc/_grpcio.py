@@ -55,6 +55,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         network_threads: int | None,
         options: Sequence[tuple[str, Any]],
         migration_thread_pool: Executor | None,
+        compression: int | None,
     ) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(
@@ -63,6 +64,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
             network_threads=network_threads,
             options=options,
             migration_thread_pool=migration_thread_pool,
+            compression=compression,
         )
 
     def on(self, io_context: IoContext) -> GrpcBinding:

@@ -19,6 +19,7 @@ from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
 from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._method import Method, RpcMethodHandler, behaviour
 from atoll.rpc._options import server_options
+from atoll.rpc._status import Compression
 
 _logger = logging.getLogger("atoll.rpc")
 
@@ -90,6 +91,7 @@ class Server:
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
+        compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
 
     Raises:
         ValueError: When an option can't work; the message names it.
@@ -105,8 +107,10 @@ class Server:
         network_threads: int | None = None,
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
+        compression: int | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
+        self._compression = int(Compression(compression or 0))
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._core = ServerCore(server_options(network_threads, options))
@@ -245,8 +249,9 @@ class Server:
                 is_coroutine=True,
                 request_streaming=True,
                 response_streaming=True,
+                compression=self._compression,
             )
-        self._core.start(methods, fallback)
+        self._core.start(methods, fallback, None)
         self._started = True
         self._loops = {home, *(method.io_context for method in methods)}
         places: dict[str, set[str]] = {}
@@ -281,6 +286,7 @@ class Server:
             is_coroutine=made.is_coroutine,
             request_streaming=handler.request_streaming,
             response_streaming=handler.response_streaming,
+            compression=self._compression,
         )
 
     async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext) -> None:

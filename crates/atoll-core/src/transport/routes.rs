@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::call::Call;
+use super::health::Health;
 
 /// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
 /// threads, so they must neither block nor wait for anything that a handler may hold.
@@ -126,6 +127,7 @@ pub struct Routes {
     by_path: HashMap<Box<str>, Arc<Route>>,
     fallback: Option<Arc<Route>>,
     targets: Targets,
+    health: Option<Arc<Health>>,
 }
 
 #[derive(Default)]
@@ -152,6 +154,23 @@ impl Routes {
             Arc::new(route)
         });
         all
+    }
+
+    /// Adds the health service, except where methods of it are served already.
+    #[must_use]
+    pub fn with_health(mut self, health: Arc<Health>) -> Self {
+        for mut route in health.routes() {
+            route.target_index = self.targets.index_of(&route.target);
+            self.by_path
+                .entry(route.path.clone())
+                .or_insert_with(|| Arc::new(route));
+        }
+        self.health = Some(health);
+        self
+    }
+
+    pub(super) fn health(&self) -> Option<&Arc<Health>> {
+        self.health.as_ref()
     }
 
     /// The route of a path: its own, else the fallback, else none.
