@@ -70,9 +70,8 @@ def outcomes(
     names = _run(command, log, progress)
     report = log.read_text(errors="replace").splitlines()
     if not any(CLOSING.match(line) for line in report):
-        raise SuiteError(
-            f"the suite did not get to its report: {' '.join(report[-5:]) or 'it says nothing'}; see {log}"
-        )
+        said = log.with_suffix(".stderr").read_text(errors="replace").splitlines()
+        raise SuiteError(f"the suite did not get to its report: {' '.join((said or report)[-3:])}; see {log}")
     failures = _failures(report)
     # What was never answered is in the report only.
     for name in sorted(names | failures.keys()):

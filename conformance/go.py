@@ -19,7 +19,7 @@ from conformance.outcome import SuiteError, UnavailableError
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = REPOSITORY / "build" / "conformance"
-FETCH_SECONDS: Final = 600
+FETCH_SECONDS: Final = 240
 BUILD_SECONDS: Final = 1200
 
 
