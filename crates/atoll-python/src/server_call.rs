@@ -233,6 +233,12 @@ impl ServerCall {
         Ok(self.call()?.path())
     }
 
+    /// Which connection of the server the call came on, counted from 0.
+    #[getter]
+    fn _connection_number(&self) -> PyResult<u64> {
+        Ok(self.call()?.connection_number())
+    }
+
     fn peer(&self) -> PyResult<&str> {
         Ok(self.call()?.peer())
     }

@@ -21,6 +21,7 @@ class ServerOptions:
         max_send_message_size: The largest reply; None is unlimited.
         max_concurrent_streams: Calls that one connection may have in flight.
         max_header_list_size: The largest metadata of a request.
+        share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
     """
 
     network_threads: int | None = None
@@ -28,6 +29,7 @@ class ServerOptions:
     max_send_message_size: int | None = None
     max_concurrent_streams: int = 1000
     max_header_list_size: int = 16 * 1024
+    share_ports: bool = False
 
 
 def _size(value: int) -> int | None:
@@ -52,6 +54,8 @@ def server_options(network_threads: int | None, channel_options: Sequence[tuple[
                 values["max_concurrent_streams"] = _whole(name, value, 1)
             case "grpc.max_metadata_size":
                 values["max_header_list_size"] = _whole(name, value, 1)
+            case "grpc.so_reuseport":
+                values["share_ports"] = bool(_whole(name, value, 0, 1))
             case _:
                 if name not in _warned:
                     _warned.add(name)
@@ -61,10 +65,9 @@ def server_options(network_threads: int | None, channel_options: Sequence[tuple[
     return ServerOptions(**values)
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def _whole(name: str, value: object, least: int, most: int = 2**31 - 1) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{name}={value!r} is not a whole number")
-    most = 2**31 - 1
     if not least <= value <= most:
         raise ValueError(f"{name}={value!r} is not a number from {least} to {most}")
     return value

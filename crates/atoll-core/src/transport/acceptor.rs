@@ -97,7 +97,9 @@ fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
         Accepted::Tcp(_, address) => peer_name(*address),
         Accepted::Unix(_) => "unix:".into(),
     };
-    let outbox = Arc::new(Outbox::new(peer, Arc::clone(&worker.counters)));
+    let outbox =
+        Outbox::new(peer, Arc::clone(&worker.counters)).with_number(shared.next_connection());
+    let outbox = Arc::new(outbox);
     let registration = shared.register_connection(worker, &outbox);
     let service = Arc::clone(&shared.service);
     worker.runtime.spawn(async move {

@@ -12,6 +12,7 @@
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
-use super::routes::Route;
+use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
@@ -96,6 +97,8 @@ impl State {
 /// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
     route: Arc<Route>,
+    /// Which of the route's destinations it goes to.
+    destination: usize,
     uri: Uri,
     headers: HeaderMap,
     arrived: Instant,
@@ -133,6 +136,7 @@ impl Call {
         max_receive_message_size: usize,
     ) -> Self {
         Self {
+            destination: head.route.choose(outbox.number, &head.headers),
             flow,
             encoding: head.encoding,
             reply_encoding: AtomicU8::new(Encoding::Identity as u8),
@@ -154,6 +158,26 @@ impl Call {
     #[must_use]
     pub fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// What the target that takes the call was given with the route.
+    #[must_use]
+    pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.route.destination(self.destination).data
+    }
+
+    pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
+        &self.route.destination(self.destination).target
+    }
+
+    pub(super) fn target_index(&self) -> usize {
+        self.route.destination(self.destination).target_index
+    }
+
+    /// The number of the connection that it came on: 0 for the transport's first one.
+    #[must_use]
+    pub fn connection_number(&self) -> u64 {
+        self.outbox.number
     }
 
     /// The path that the client called, such as `"/package.Service/Method"`.

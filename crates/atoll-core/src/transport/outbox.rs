@@ -35,6 +35,8 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     inner: Mutex<Inner>,
     pub(super) peer: Box<str>,
+    /// Counts the connections of the transport, from 0 on.
+    pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -57,8 +59,14 @@ impl Outbox {
         Self {
             inner: Mutex::default(),
             peer,
+            number: 0,
             counters,
         }
+    }
+
+    pub(super) fn with_number(mut self, number: u64) -> Self {
+        self.number = number;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

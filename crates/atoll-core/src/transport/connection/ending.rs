@@ -61,7 +61,7 @@ where
             CancelReason::BadRequest => &counters.bad_requests,
         });
         if let Some(call) = call {
-            call.route().target().cancelled(&call);
+            call.target().cancelled(&call);
         }
     }
 
