@@ -18,7 +18,10 @@ from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
 
 __all__ = [
+    "AuthenticationCore",
     "BoundHandler",
+    "BroadcastCore",
+    "CertificatesCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -37,8 +40,9 @@ __all__ = [
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
-    "answers_stack_questions",
+    "begin_stack_answers",
     "current_loop",
+    "end_stack_answers",
     "injected_delays",
     "plain_attributes",
     "prepare_stack_sampler",
@@ -221,11 +225,14 @@ class MonitorCore:
 def prepare_stack_sampler(signal: int) -> int | None:
     """Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None elsewhere."""
 
-def answers_stack_questions(begins: bool) -> None:
-    """A Python thread answers `wait_stack_question` from now on, or no more."""
+def begin_stack_answers() -> int:
+    """A Python thread answers questions from now on; returns its number for `wait_stack_question`."""
 
-def wait_stack_question(patience: float) -> tuple[int, int] | None:
-    """Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about."""
+def end_stack_answers(answerer: int) -> None:
+    """The thread with that number answers no more, and `wait_stack_question` gives it None at once."""
+
+def wait_stack_question(answerer: int) -> tuple[int, int] | None:
+    """Waits for the number of a question and the system's number of the thread it is about."""
 
 def answer_stack_question(number: int, stack: str) -> None:
     """Answers a question with a stack in faulthandler's form, empty when there is none."""
@@ -422,12 +429,22 @@ class ServerCall:
 
     @property
     def _path(self) -> str: ...
+    def peer_identity_key(self) -> str | None:
+        """The property that tells who the client is: `x509_subject_alternative_name`, or `x509_common_name`.
+
+        None when it showed no certificate.
+        """
+
+    def peer_identities(self) -> list[bytes] | None:
+        """The values of that property; None when the client showed no certificate."""
+
+    def _auth_context(self) -> list[tuple[str, list[bytes]]]: ...
     @property
     def _authority(self) -> str: ...
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request"] | None: ...
+    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -447,13 +464,58 @@ class ServerCall:
         self, deserializer: Callable[[bytes], Any] | None, serializer: Callable[[Any], bytes] | None
     ) -> None: ...
 
+@disjoint_base
+class AuthenticationCore:
+    """What network threads check before a call reaches Python; see `atoll.rpc.Authentication`."""
+
+    def __new__(
+        cls,
+        tokens: Sequence[str] | None,
+        cluster_id: str | None,
+        cluster_id_key: str,
+        require_cluster_id: bool,
+        exempt_health: bool,
+    ) -> Self: ...
+    def _replace_tokens(self, tokens: Sequence[str]) -> bool: ...
+    def _refused(self) -> tuple[int, int, int, int]: ...
+
+@disjoint_base
+class CertificatesCore:
+    """Certificates that network threads read and any thread may replace; see `atoll.rpc.ServerCertificates`."""
+
+    def __new__(cls, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None, require_client_auth: bool) -> Self: ...
+    def _replace(self, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None) -> None: ...
+    @property
+    def require_client_auth(self) -> bool:
+        """Whether a client must show a certificate of the roots."""
+
+@final
+class BroadcastCore:
+    """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
+
+    def __new__(cls, max_waiting: int, ends_slow_subscribers: bool) -> Self: ...
+    def subscribe(self, context: ServerCall) -> int:
+        """Sends later messages to a call, too. The number that takes it out again."""
+
+    def unsubscribe(self, number: int, context: ServerCall) -> None:
+        """Sends no later message to a subscriber."""
+
+    def send(self, message: bytes) -> bool:
+        """Sends a serialised message to all subscribers. Returns at once; false when it was not sent: too much waits."""
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Subscribers, messages sent, messages missed, subscribers ended."""
+
 @final
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions) -> Self: ...
-    def add_port(self, address: str) -> int:
-        """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
+    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
+        """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
+
+        Returns the port, or 0 for a Unix socket.
+        """
 
     def start(
         self,
@@ -474,6 +536,12 @@ class ServerCore:
 
     def join(self) -> None:
         """Waits for the network threads to end."""
+
+    def offences(self) -> dict[str, int]:
+        """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+
+    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
+        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""

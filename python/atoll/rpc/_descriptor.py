@@ -80,7 +80,9 @@ def method_handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str
 
 
 def _handler(method: MethodDescriptor, function: Callable[..., Any] | None) -> RpcMethodHandler:
-    kind = "_".join("stream" if streaming else "unary" for streaming in (method.client_streaming, method.server_streaming))
+    kind = "_".join(
+        "stream" if streaming else "unary" for streaming in (method.client_streaming, method.server_streaming)
+    )
     handler = ServiceMethod(
         request_streaming=method.client_streaming,
         response_streaming=method.server_streaming,

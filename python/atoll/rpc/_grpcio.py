@@ -9,6 +9,7 @@ import grpc.aio
 
 from atoll.errors import AbortError
 from atoll.loop import IoContext
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._binding import Binding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._health import HealthOptions
@@ -72,10 +73,13 @@ def make_server(
     placement: Placement | None,
     network_threads: int | None,
     health: bool | HealthOptions,
+    auth: Authentication | None,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
     if maximum_concurrent_rpcs is not None:
-        raise NotImplementedError(f"maximum_concurrent_rpcs={maximum_concurrent_rpcs!r} is not served yet: leave it out")
+        raise NotImplementedError(
+            f"maximum_concurrent_rpcs={maximum_concurrent_rpcs!r} is not served yet: leave it out"
+        )
     for interceptor in interceptors or ():
         if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
             raise ValueError(
@@ -90,6 +94,7 @@ def make_server(
         interceptors=tuple(interceptors or ()),
         compression=compression,
         health=health,
+        auth=auth,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)
