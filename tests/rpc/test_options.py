@@ -112,7 +112,6 @@ def test_an_option_without_meaning_here_is_warned_about_once(log: Log, monkeypat
     ("options", "name"),
     [
         ({"maximum_concurrent_rpcs": 5}, "maximum_concurrent_rpcs"),
-        ({"compression": grpc.Compression.Gzip}, "compression"),
     ],
 )
 def test_what_is_not_served_yet_says_so(options: Any, name: str) -> None:

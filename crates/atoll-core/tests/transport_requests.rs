@@ -107,15 +107,16 @@ async fn a_malformed_timeout_is_internal() {
 
 #[tokio::test]
 async fn an_encoding_that_is_not_supported_is_unimplemented_and_says_which_are() {
-    for encoding in ["foo", "gzip"] {
-        let request = builder(HELD)
-            .header("grpc-encoding", encoding)
-            .body(())
-            .unwrap();
-        let answer = answer_to(request, b"\x01\0\0\0\x01x").await;
-        assert_eq!(answer.status(), 12);
-        assert_eq!(answer.headers["grpc-accept-encoding"], "identity");
-    }
+    let request = builder(HELD)
+        .header("grpc-encoding", "foo")
+        .body(())
+        .unwrap();
+    let answer = answer_to(request, b"\x01\0\0\0\x01x").await;
+    assert_eq!(answer.status(), 12);
+    assert_eq!(
+        answer.headers["grpc-accept-encoding"],
+        "identity,deflate,gzip"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use atoll_core::mailbox::Lane;
-use atoll_core::transport::{Call, Code, Message, Reply, Status, frame};
+use atoll_core::transport::{Call, Code, Encoding, Message, Reply, Status, frame};
 use bytes::Bytes;
 use pyo3::ffi;
 use pyo3::intern;
@@ -53,7 +53,11 @@ impl LoopCore {
             // Its handler reads the messages one by one.
             Ok(py.None().into_bound(py))
         } else {
-            deserialize(py, method.deserializer.as_ref(), call.take_message())
+            let Some(message) = decompressed(py, &call, call.take_message()) else {
+                core.handler_ended(slot, start);
+                return Ok(());
+            };
+            deserialize(py, method.deserializer.as_ref(), &message)
         };
         let request = match request {
             Ok(request) => request,
@@ -70,6 +74,9 @@ impl LoopCore {
             .call0()?
             .cast_into::<ServerCall>()?;
         context.get().attach(Arc::clone(&call));
+        if method.compression != Encoding::Identity {
+            call.compress(method.compression);
+        }
         if call.is_streaming() {
             context.get().live_on(slf);
             lock(&core.streaming).insert(key(&call), context.clone().unbind());
@@ -261,14 +268,27 @@ pub(crate) fn unserializable() -> Status {
     Status::new(Code::Internal, "Failed to serialize response!")
 }
 
+/// A request message without its compression; `None` when the call has been rejected for it.
+pub(crate) fn decompressed(py: Python<'_>, call: &Call, message: Message) -> Option<Bytes> {
+    if !message.is_compressed {
+        return Some(message.bytes);
+    }
+    match py.detach(|| call.decompress(message)) {
+        Ok(bytes) => Some(bytes),
+        Err(status) => {
+            call.reject(status);
+            None
+        }
+    }
+}
+
 /// A request message as the handler gets it.
 pub(crate) fn deserialize<'py>(
     py: Python<'py>,
     deserializer: Option<&Py<PyAny>>,
-    message: Message,
+    message: &Bytes,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = PyBytes::new(py, &message.bytes).into_any();
-    drop(message);
+    let bytes = PyBytes::new(py, message).into_any();
     match deserializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(deserializer) => unsafe {
@@ -294,7 +314,8 @@ fn reply(
     if method.response_streaming {
         return Ok(Reply::end());
     }
-    serialize(py, method.serializer.as_ref(), result).map(Reply::ok)
+    let encoding = context.next_encoding()?;
+    serialize(py, method.serializer.as_ref(), result, encoding).map(Reply::ok)
 }
 
 /// A reply message as it is sent, with its prefix.
@@ -302,6 +323,7 @@ pub(crate) fn serialize(
     py: Python<'_>,
     serializer: Option<&Py<PyAny>>,
     message: &Bound<'_, PyAny>,
+    encoding: Encoding,
 ) -> PyResult<Bytes> {
     let serialized = match serializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
@@ -316,7 +338,12 @@ pub(crate) fn serialize(
     let message = serialized
         .cast::<PyBytes>()
         .map_err(|_| error::reply_is_not_bytes(&serialized, serializer.is_some()))?;
-    Ok(frame(message.as_bytes()))
+    let bytes = message.as_bytes();
+    Ok(if encoding == Encoding::Identity {
+        frame(bytes)
+    } else {
+        py.detach(|| encoding.frame(bytes))
+    })
 }
 
 fn call_two<'py>(

@@ -1,6 +1,6 @@
 //! Where Rust errors become Python exceptions.
 
-use atoll_core::transport::BindError;
+use atoll_core::transport::{BindError, Encoding};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -163,4 +163,13 @@ pub(crate) fn call_of_another_loop(home: &str) -> PyErr {
         "the call's messages are read and written on its own loop {home:?}: post the work there, or pass the messages on",
         home = Quoted(home),
     ))
+}
+
+/// The encoding of a number of `grpc.Compression`.
+pub(crate) fn encoding(number: u8) -> PyResult<Encoding> {
+    Encoding::from_u8(number).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{number} is no compression: it is rpc.Compression.NoCompression, Deflate or Gzip"
+        ))
+    })
 }

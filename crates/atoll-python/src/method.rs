@@ -6,10 +6,11 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::mailbox::Lane;
 use atoll_core::stats::SlotIndex;
-use atoll_core::transport::{Call, Code, Dispatch, Status};
+use atoll_core::transport::{Call, Code, Dispatch, Encoding, Status};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::error;
 use crate::item::Item;
 use crate::loop_core::LoopCore;
 use crate::shared::Shared;
@@ -27,6 +28,7 @@ pub(crate) struct MethodSpec {
     is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    compression: u8,
 }
 
 /// A method whose calls are spread over several loops: `atoll.rpc._method.SpreadMethod`.
@@ -48,6 +50,8 @@ pub(crate) struct Method {
     pub(crate) is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    /// How replies are compressed where the handler says nothing else.
+    pub(crate) compression: Encoding,
 }
 
 impl Method {
@@ -62,6 +66,7 @@ impl Method {
             is_coroutine: spec.is_coroutine,
             request_streaming: spec.request_streaming,
             response_streaming: spec.response_streaming,
+            compression: error::encoding(spec.compression)?,
         })
     }
 

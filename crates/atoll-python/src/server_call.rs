@@ -9,14 +9,16 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_core::transport::{Call, CancelReason, Code, Received, Reply, Sent, Status, metadata};
+use atoll_core::transport::{
+    Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, metadata,
+};
 use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
-use crate::call::{deserialize, serialize, undeserializable, unserializable};
+use crate::call::{decompressed, deserialize, serialize, undeserializable, unserializable};
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
 use crate::{current, error};
@@ -29,6 +31,8 @@ struct Answer {
     trailing: Option<HeaderMap>,
     callbacks: Vec<Py<PyAny>>,
     done: bool,
+    /// The next message is sent as it is.
+    skips_compression: bool,
 }
 
 /// One call as its handler sees it; see `atoll.rpc.ServicerContext`.
@@ -54,6 +58,20 @@ impl ServerCall {
     /// Ties the object to its call, before anybody sees it.
     pub(crate) fn attach(&self, call: Arc<Call>) {
         let _ = self.call.set(call);
+    }
+
+    /// How the next message of the reply is compressed.
+    pub(crate) fn next_encoding(&self) -> PyResult<Encoding> {
+        let encoding = self.call()?.reply_encoding();
+        if encoding == Encoding::Identity {
+            return Ok(encoding);
+        }
+        let skipped = std::mem::take(&mut lock(&self.answer).skips_compression);
+        Ok(if skipped {
+            Encoding::Identity
+        } else {
+            encoding
+        })
     }
 
     /// The loop on which the handler of a streaming call waits.
@@ -91,7 +109,10 @@ impl ServerCall {
             Received::End => Ok(PyBool::new(py, false).to_owned().into_any().unbind()),
             Received::Over => Err(self.over()?),
             Received::Message(message) => {
-                let message = deserialize(py, self.deserializer()?, message);
+                let Some(message) = decompressed(py, self.call()?, message) else {
+                    return Err(self.over()?);
+                };
+                let message = deserialize(py, self.deserializer()?, &message);
                 if message.is_err() {
                     self.call()?.refuse(undeserializable());
                 }
@@ -103,7 +124,8 @@ impl ServerCall {
     /// Sends a reply message; whether there is room for another.
     fn send_message(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         let call = self.call()?;
-        let framed = match serialize(py, self.serializer()?, message) {
+        let encoding = self.next_encoding()?;
+        let framed = match serialize(py, self.serializer()?, message, encoding) {
             Ok(framed) => framed,
             Err(raised) => {
                 call.refuse(unserializable());
@@ -308,6 +330,16 @@ impl ServerCall {
             answer.details.clone_from(&details);
         }
         Ok(self.send(Reply::error(Status::new(code, details))))
+    }
+
+    /// Has replies compressed; false when the headers have been sent, which say how.
+    fn _compress(&self, number: u8) -> PyResult<bool> {
+        let encoding = error::encoding(number)?;
+        Ok(self.call()?.compress(encoding))
+    }
+
+    fn disable_next_message_compression(&self) {
+        lock(&self.answer).skips_compression = true;
     }
 
     /// The next request message; None when none has come yet, False after the last one.

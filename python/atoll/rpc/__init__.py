@@ -6,10 +6,11 @@ from atoll.rpc._generic import HandlerCallDetails
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
-from atoll.rpc._status import StatusCode
+from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
+    "Compression",
     "HandlerCallDetails",
     "Metadatum",
     "Server",

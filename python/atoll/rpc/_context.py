@@ -87,11 +87,18 @@ class _CallContext(ServerCall):
         """The status set so far, as it was given; None when there is none."""
         return getattr(self, "_code_given", None)
 
-    def set_compression(self, compression: object) -> None:
-        """Accepted and without effect: replies are not compressed yet, which every client takes."""
+    def set_compression(self, compression: int) -> None:
+        """Has the reply's messages compressed, where the client understands that. Before anything is sent.
 
-    def disable_next_message_compression(self) -> None:
-        """Without effect: replies are not compressed."""
+        Args:
+            compression: A member of `Compression`, or of `grpc.Compression`.
+
+        Raises:
+            RuntimeError: When the initial metadata has been sent, which says how messages are compressed.
+            ValueError: When it is no compression.
+        """
+        if not self._compress(int(compression)) and not self.done():
+            raise self._usage_error("set_compression() comes before the initial metadata and the first message")
 
     def peer_identities(self) -> None:
         """None: the client is not authenticated."""

@@ -19,7 +19,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     interceptors: Sequence[Any] | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     maximum_concurrent_rpcs: int | None = None,
-    compression: object | None = None,
+    compression: int | None = None,
     *,
     placement: Placement | None = None,
     network_threads: int | None = None,
@@ -34,7 +34,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
             and Sentry do, adds its own.
         options: grpc's channel options, as (name, value).
         maximum_concurrent_rpcs: Not served yet: must be None.
-        compression: Not served yet: must be None.
+        compression: How replies are compressed where a handler says nothing else: a `grpc.Compression`.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
 

@@ -67,16 +67,13 @@ def make_server(
     interceptors: Sequence[Any] | None,
     options: Sequence[tuple[str, Any]] | None,
     maximum_concurrent_rpcs: int | None,
-    compression: object | None,
+    compression: int | None,
     placement: Placement | None,
     network_threads: int | None,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
-    unserved = {"maximum_concurrent_rpcs": maximum_concurrent_rpcs, "compression": compression}
-    for name, value in unserved.items():
-        # NoCompression asks for nothing; a limit of zero does.
-        if value or (value is not None and name == "maximum_concurrent_rpcs"):
-            raise NotImplementedError(f"{name}={value!r} is not served yet: leave it out")
+    if maximum_concurrent_rpcs is not None:
+        raise NotImplementedError(f"{maximum_concurrent_rpcs=} is not served yet: leave it out")
     for interceptor in interceptors or ():
         if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
             raise ValueError(
@@ -89,6 +86,7 @@ def make_server(
         options=tuple(options or ()),
         migration_thread_pool=migration_thread_pool,
         interceptors=tuple(interceptors or ()),
+        compression=compression,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

@@ -37,6 +37,7 @@ class Method:
         is_coroutine: Whether the handler is a coroutine function, which brings its own context variables.
         request_streaming: Whether the handler reads the request's messages itself; it gets None for the request.
         response_streaming: Whether the handler sends the reply's messages itself; what it returns is ignored.
+        compression: How replies are compressed where the handler says nothing else: a `Compression`.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Method:
     is_coroutine: bool
     request_streaming: bool = False
     response_streaming: bool = False
+    compression: int = 0
 
 
 def behaviour(handler: RpcMethodHandler) -> Callable[..., Any] | None:

@@ -27,6 +27,7 @@ from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
+from atoll.rpc._status import Compression
 
 _logger = logging.getLogger("atoll.rpc")
 
@@ -41,6 +42,7 @@ class Server:
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
         interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
             that the called path has.
+        compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
 
     Raises:
         ValueError: When an option can't work, or an interceptor is none; the message names it.
@@ -57,8 +59,10 @@ class Server:
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
         interceptors: Sequence[Any] = (),
+        compression: int | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
+        self._compression = int(Compression(compression or 0))
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._interceptors = check_interceptors(interceptors)
@@ -244,6 +248,7 @@ class Server:
             is_coroutine=made.is_coroutine,
             request_streaming=handler.request_streaming,
             response_streaming=handler.response_streaming,
+            compression=self._compression,
         )
 
     def _asking_method(self, path: str, name: str, where: IoContext, asking: Callable[..., Any]) -> Method:
@@ -259,6 +264,7 @@ class Server:
             is_coroutine=True,
             request_streaming=True,
             response_streaming=True,
+            compression=self._compression,
         )
 
     def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""gRPC's status codes, for services that do without grpcio."""
+"""gRPC's status codes and compressions, for services that do without grpcio."""
 
 import enum
 from typing import Protocol
@@ -24,6 +24,14 @@ class StatusCode(enum.IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+class Compression(enum.IntEnum):
+    """How messages are compressed: `grpc.Compression`."""
+
+    NoCompression = 0
+    Deflate = 1
+    Gzip = 2
 
 
 class GrpcStatusCode(Protocol):

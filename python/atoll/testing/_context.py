@@ -17,7 +17,7 @@ from atoll.loop import IoContext
 from atoll.rpc import ServicerContext, SyncServicerContext
 
 MetadataPairs = Iterable[tuple[str, str | bytes]]
-CancelReason = Literal["deadline", "client", "connection lost", "shutdown"]
+CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request"]
 
 
 class _Clock(Protocol):
@@ -130,6 +130,9 @@ class _FakeCall(ServerCall):
             return False
         self._initial = checked
         return True
+
+    def _compress(self, _number: int) -> bool:
+        return self._initial is None
 
     def _abort(self, number: int, details: str) -> bool:
         self._set_code(number)

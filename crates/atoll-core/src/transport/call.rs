@@ -7,6 +7,7 @@
 //! |-----------------|---------------------------------------------|-------------|---------------------------|
 //! | `state`         | whoever begins, answers or cancels the call | everyone    | atomically, see `State`   |
 //! | `message`       | the connection; taken once by the handler   | the handler | its lock, never contended |
+//! | `reply_encoding`| the handler                                 | the handler | atomically                |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
@@ -18,9 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 
 use super::body::Message;
+use super::compression::Encoding;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
@@ -28,6 +30,7 @@ use super::reply::Reply;
 use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
+use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
 
 /// Why the transport answered or gave up a call itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,9 @@ pub struct Call {
     /// Of a call that has several messages in either direction.
     flow: Option<Box<Flow>>,
     state: State,
+    encoding: Encoding,
+    reply_encoding: AtomicU8,
+    max_receive_message_size: usize,
     sent_metadata: AtomicBool,
     key: StreamKey,
     outbox: Arc<Outbox>,
@@ -116,6 +122,8 @@ pub(super) struct CallHead {
     pub(super) headers: HeaderMap,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
+    /// Of the request's messages that are marked as compressed.
+    pub(super) encoding: Encoding,
 }
 
 impl Call {
@@ -125,10 +133,14 @@ impl Call {
         flow: Option<Box<Flow>>,
         key: StreamKey,
         outbox: Arc<Outbox>,
+        max_receive_message_size: usize,
     ) -> Self {
         Self {
             destination: head.route.choose(outbox.number, &head.headers),
             flow,
+            encoding: head.encoding,
+            reply_encoding: AtomicU8::new(Encoding::Identity as u8),
+            max_receive_message_size,
             route: head.route,
             uri: head.uri,
             headers: head.headers,
@@ -244,6 +256,51 @@ impl Call {
         State::reason(self.state.load())
     }
 
+    /// A request message as it was before its client compressed it. This may take milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// The status with which to [`reject`](Self::reject) a message that is none, or would be larger than is allowed.
+    pub fn decompress(&self, message: Message) -> Result<Bytes, Status> {
+        if !message.is_compressed {
+            return Ok(message.bytes);
+        }
+        self.encoding
+            .decompress(&message.bytes, self.max_receive_message_size)
+    }
+
+    /// Has replies compressed from now on, if the client understands that. `false` when the headers have been sent, which
+    /// say so.
+    pub fn compress(&self, encoding: Encoding) -> bool {
+        if self.sent_metadata.load(Ordering::Acquire) {
+            return false;
+        }
+        let is_accepted = encoding == Encoding::Identity || self.client_accepts(encoding);
+        let encoding = if is_accepted {
+            encoding
+        } else {
+            Encoding::Identity
+        };
+        self.reply_encoding.store(encoding as u8, Ordering::Release);
+        true
+    }
+
+    /// How the messages of the reply are compressed.
+    #[must_use]
+    pub fn reply_encoding(&self) -> Encoding {
+        Encoding::from_u8(self.reply_encoding.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    fn client_accepts(&self, encoding: Encoding) -> bool {
+        let lists = self.headers.get_all(GRPC_ACCEPT_ENCODING);
+        let names = lists
+            .iter()
+            .flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+        names
+            .into_iter()
+            .any(|name| name.trim_ascii() == encoding.name().as_bytes())
+    }
+
     /// The next message of a streaming request. After [`Received::Nothing`] the target is told of progress.
     #[must_use]
     pub fn receive(&self) -> Received {
@@ -274,6 +331,10 @@ impl Call {
         let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
             return Sent::Over;
         };
+        if self.reply_encoding() != Encoding::Identity {
+            // Unless they have been sent, the headers say how it is compressed.
+            self.send_initial_metadata(HeaderMap::new());
+        }
         let sent = flow.send(framed.len());
         if sent == Sent::Over || !self.outbox.push(Outgoing::Message(self.key, framed)) {
             return Sent::Over;
@@ -308,17 +369,25 @@ impl Call {
 
     /// Sends the headers now, with this metadata, ahead of the reply. `false` when they have been sent or
     /// the call has been answered.
-    pub fn send_initial_metadata(&self, metadata: HeaderMap) -> bool {
+    pub fn send_initial_metadata(&self, mut metadata: HeaderMap) -> bool {
         if self.is_answered() || self.sent_metadata.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.name_encoding(&mut metadata);
         self.outbox
             .push(Outgoing::InitialMetadata(self.key, Box::new(metadata)))
     }
 
+    fn name_encoding(&self, metadata: &mut HeaderMap) {
+        let encoding = self.reply_encoding();
+        if encoding != Encoding::Identity {
+            metadata.insert(GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
+        }
+    }
+
     /// Answers the call; the first answer wins. `false` when there is one already, or nobody left to
     /// receive it.
-    pub fn reply(&self, reply: Reply) -> bool {
+    pub fn reply(&self, mut reply: Reply) -> bool {
         if self.state.transition_to_end(State::ANSWERED).is_none() {
             if self.cancelled_by().is_some() {
                 count(&self.outbox.counters.late_replies);
@@ -326,11 +395,25 @@ impl Call {
             return false;
         }
         self.end_flow();
+        if reply.message.is_some() && self.reply_encoding() != Encoding::Identity {
+            // Ignored where headers have been sent before.
+            self.name_encoding(reply.initial_metadata.get_or_insert_default());
+        }
         let sent = self.outbox.push(Outgoing::Reply(self.key, reply));
         if !sent {
             count(&self.outbox.counters.late_replies);
         }
         sent
+    }
+
+    /// Ends the call because its request is bad; `false` when it has ended already.
+    pub fn reject(&self, status: Status) -> bool {
+        if !self.cancel(CancelReason::BadRequest) {
+            return false;
+        }
+        count(&self.outbox.counters.bad_requests);
+        self.outbox
+            .push(Outgoing::Reply(self.key, Reply::error(status)))
     }
 
     /// Answers the call with a status and nothing else; as [`reply`](Self::reply).

@@ -26,6 +26,7 @@ use self::ending::{Stopping, deadline_exceeded, shutting_down};
 use super::batches::Batches;
 use super::body::{Assembler, Decoder, Message};
 use super::call::{Call, CallHead, CancelReason};
+use super::compression::Encoding;
 use super::config::TransportConfig;
 use super::counters::count;
 use super::deadlines::{Alarm, Deadlines};
@@ -188,7 +189,7 @@ where
         let key = self.streams.next_key();
         let limit = head.route.max_receive_message_size();
         let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
-        let is_compressed = false;
+        let is_compressed = head.encoding != Encoding::Identity;
         if head.route.streams_requests {
             let decoder = Decoder::new(limit, is_compressed);
             let incoming = Box::new(Incoming { body, decoder });
@@ -241,13 +242,10 @@ where
         let config = &self.service.config;
         let flow =
             is_streaming.then(|| Box::new(Flow::new(config.request_buffer, config.reply_buffer)));
-        let call = Arc::new(Call::new(
-            head,
-            message,
-            flow,
-            key,
-            Arc::clone(&self.outbox),
-        ));
+        let limit = head.route.max_receive_message_size();
+        let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
+        let call = Call::new(head, message, flow, key, Arc::clone(&self.outbox), limit);
+        let call = Arc::new(call);
         self.batches.push(Arc::clone(&call));
         let stage = if is_streaming {
             Stage::Streaming(call, incoming)

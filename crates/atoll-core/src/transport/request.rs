@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::call::CallHead;
+use super::compression::{ENCODINGS, Encoding};
 use super::routes::Routes;
 use super::status::{Code, Status};
 use super::timeout;
@@ -56,8 +57,9 @@ pub(super) fn check(
             "Method not found!",
         )));
     };
-    check_encoding(&parts.headers)?;
+    let encoding = requested_encoding(&parts.headers)?;
     Ok(CallHead {
+        encoding,
         route: Arc::clone(route),
         uri: parts.uri,
         headers: parts.headers,
@@ -95,17 +97,14 @@ fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     Ok(timeout)
 }
 
-fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(GRPC_ENCODING) {
-        None => Ok(()),
-        Some(encoding) if encoding == "identity" => Ok(()),
-        Some(encoding) => {
-            let text = format!(
-                "grpc-encoding {encoding:?} is not supported here: send messages uncompressed"
-            );
-            Err(Refusal::Encoding(Status::new(Code::Unimplemented, text)))
-        }
-    }
+fn requested_encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let Some(name) = headers.get(GRPC_ENCODING) else {
+        return Ok(Encoding::Identity);
+    };
+    Encoding::from_name(name.as_bytes()).ok_or_else(|| {
+        let text = format!("grpc-encoding {name:?} is not supported here, but {ENCODINGS} are");
+        Refusal::Encoding(Status::new(Code::Unimplemented, text))
+    })
 }
 
 #[cfg(test)]

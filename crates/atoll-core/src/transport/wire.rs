@@ -10,6 +10,7 @@ use h2::{Reason, SendStream};
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::compression::ENCODINGS;
 use super::reply::Reply;
 use super::request::Refusal;
 use super::status::{Code, Status};
@@ -21,7 +22,7 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const ACCEPTED: HeaderValue = HeaderValue::from_static(ENCODINGS);
 const POST: HeaderValue = HeaderValue::from_static("POST");
 
 /// A message up to this size is handed to HTTP/2 without asking whether the client has room for it: no more than
@@ -237,7 +238,7 @@ impl Responder {
     pub(super) fn refuse(mut self, refusal: Refusal) {
         let (http_status, status, accept_encoding) = match refusal {
             Refusal::Status(status) => (StatusCode::OK, Some(status), None),
-            Refusal::Encoding(status) => (StatusCode::OK, Some(status), Some(IDENTITY)),
+            Refusal::Encoding(status) => (StatusCode::OK, Some(status), Some(ACCEPTED)),
             Refusal::Http(http_status, status) => (http_status, status, None),
         };
         let fields = match status {
