@@ -23,6 +23,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     *,
     placement: Placement | None = None,
     network_threads: int | None = None,
+    reflection: bool = False,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
 
@@ -37,6 +38,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         compression: How replies are compressed where a handler says nothing else: a `grpc.Compression`.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
+        reflection: Whether tools such as grpcurl may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
         ImportError: Without grpcio.
@@ -57,7 +59,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
             "rpc.Server, which "
             "does not"
         ) from error
-    make = partial(make_server, placement=placement, network_threads=network_threads)
+    make = partial(make_server, placement=placement, network_threads=network_threads, reflection=reflection)
     arguments: dict[str, Any] = {
         "migration_thread_pool": migration_thread_pool,
         "handlers": handlers,

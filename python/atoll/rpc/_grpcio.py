@@ -70,6 +70,7 @@ def make_server(
     compression: int | None,
     placement: Placement | None,
     network_threads: int | None,
+    reflection: bool,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
     if maximum_concurrent_rpcs is not None:
@@ -87,6 +88,7 @@ def make_server(
         migration_thread_pool=migration_thread_pool,
         interceptors=tuple(interceptors or ()),
         compression=compression,
+        reflection=reflection,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

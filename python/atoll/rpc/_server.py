@@ -25,6 +25,7 @@ from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._life import Life
 from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
+from atoll.rpc._reflection import VERSIONS, Reflection, describe
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._status import Compression
@@ -40,6 +41,7 @@ class Server:
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
+        reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
         interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
             that the called path has.
         compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
@@ -59,6 +61,7 @@ class Server:
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
         interceptors: Sequence[Any] = (),
+        reflection: bool = False,
         compression: int | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
@@ -69,6 +72,7 @@ class Server:
         self._core = ServerCore(server_options(network_threads, options))
         self._registry = Registry(placement)
         self._life = Life(self._core)
+        self._reflection = reflection
         self._started = False
         # What had replaced `grpc.aio.server` when this server was made through it.
         self._honoured: Callable[..., Any] | None = None
@@ -202,6 +206,8 @@ class Server:
         if not self._interceptors:
             warn_of_replacement(self._honoured)
         await self._registry.make_spread_servicers()
+        if self._reflection:
+            self._add_reflection()
         self._registry.closed = True
         methods, spread_methods = self._methods(home)
         fallback = None
@@ -214,6 +220,14 @@ class Server:
         everything = [*methods, *(method for spread in spread_methods for method in spread.methods)]
         self._life.loops = {home, *(method.io_context for method in everything)}
         _log_places(everything)
+
+    def _add_reflection(self) -> None:
+        """Adds both versions of the reflection service, which tells of itself, too."""
+        own = [describe(version) for version in VERSIONS]
+        services = {*self._registry.service_names(), *(service.full_name for service in own)}
+        pools = [service.file.pool for service in (*self._registry.descriptors, *own)]
+        for descriptor in own:
+            self._registry.add_service(descriptor, Reflection(descriptor, services, pools), None)
 
     def _methods(self, home: IoContext) -> tuple[list[Method], list[SpreadMethod]]:
         methods: list[Method] = []
