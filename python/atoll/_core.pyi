@@ -457,8 +457,10 @@ class ServerCore:
     def start(
         self, methods: Sequence[Method], spread_methods: Sequence[SpreadMethod], fallback: Method | None
     ) -> None:
-        """Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
-        `fallback`, or is answered UNIMPLEMENTED.
+        """Serves the methods.
+
+        The keys of `spread_methods` choose between their loops. A path that none of them has goes to `fallback`, or is
+        answered UNIMPLEMENTED.
         """
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:

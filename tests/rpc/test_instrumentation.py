@@ -185,7 +185,7 @@ def test_opentelemetry_spans_the_call_and_what_it_calls_in_other_modules(client:
 
 
 def test_opentelemetry_sees_errors_aborts_and_streams(client: ClientProcess) -> None:
-    calls = [(ASK, {"text": "fail"}, ()), (ASK, {"text": "abort"}, ()), (WATCH, {"number": 1}, ())]
+    calls: list[Any] = [(ASK, {"text": "fail"}, ()), (ASK, {"text": "abort"}, ()), (WATCH, {"number": 1}, ())]
     seen, _, outcomes = run(client, OPENTELEMETRY, "usual", *calls)
     assert [outcome.code for outcome in outcomes[:2]] == ["UNKNOWN", "NOT_FOUND"]
     # A call that aborts is answered before its handler has ended.
@@ -207,7 +207,7 @@ def test_sentry_has_a_transaction_of_the_call_and_spans_of_other_modules(client:
 
 
 def test_sentry_hears_of_errors_and_not_of_aborts(client: ClientProcess) -> None:
-    calls = [(ASK, {"text": "fail"}, ()), (ASK, {"text": "abort"}, ())]
+    calls: list[Any] = [(ASK, {"text": "fail"}, ()), (ASK, {"text": "abort"}, ())]
     seen, _, outcomes = run(client, SENTRY, "usual", *calls)
     assert [outcome.code for outcome in outcomes] == ["UNKNOWN", "NOT_FOUND"]
     assert [event["exception"] for event in seen if event["type"] == "event"] == [["on purpose"]]

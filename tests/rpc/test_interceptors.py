@@ -231,7 +231,7 @@ async def test_the_request_is_parsed_after_them(client: ClientProcess, make_serv
         return data
 
     server = make_server(interceptors=[Tracing("it", events)])
-    handler = grpc.unary_unary_rpc_method_handler(echo, parse)
+    handler: Any = grpc.unary_unary_rpc_method_handler(echo, parse)
     server.add_registered_method_handlers("a.B", {"C": handler})
     async with running(server) as target:
         await client.call(target, "/a.B/C")
@@ -440,7 +440,7 @@ async def test_a_handler_of_another_loop_is_posted_there(client: ClientProcess, 
 
     server = rpc.server(interceptors=[Intercept(redirect)])
     add_methods(server.on(new_loop("new")), service="a.New", Where=where, Refuse=refuse)
-    streams = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
+    streams: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
     server.on(new_loop("streams")).add_registered_method_handlers("a.NewStreams", streams)
     async with running(server) as target:
         assert (await client.call(target, "/a.Old/Where")).reply == b"new"

@@ -148,7 +148,7 @@ async def test_a_factory_that_raises_keeps_the_server_from_starting(pool: IoCont
 async def test_an_instance_is_refused_and_the_error_says_what_each_loop_needs(pool: IoContextPool) -> None:
     view = rpc.server().on(pool, key=rpc.by_connection)
     with pytest.raises(RegistrationError, match=r"is one servicer, and each loop of pool 'worker' needs its own"):
-        view.add_service(PROBE, Where())  # type: ignore[arg-type] # on purpose
+        view.add_service(PROBE, Where())
     for servicer in (Where(), Where):
         with pytest.raises(RegistrationError, match=r"add_servicer\(add_\w+Servicer_to_server, YourServicer\)"):
             probe_pb2_grpc.add_ProbeServicer_to_server(servicer, view)

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped] # for a test only
 from tests.rpc.conftest import Log
 from tests.rpc.support import ClientProcess, NewLoop, probe_pb2, probe_pb2_grpc, running, stub_client
 
@@ -132,7 +132,7 @@ async def ask(client: ClientProcess, target: str, version: str, **question: Any)
     method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
     outcome = await client.call(target, method, request.SerializeToString())
     assert outcome.code == "OK", outcome
-    response = GetMessageClass(descriptor.output_type).FromString(outcome.reply)
+    response: Any = GetMessageClass(descriptor.output_type).FromString(outcome.reply or b"")
     assert (response.valid_host, response.original_request) == ("here", request)
     return response
 

@@ -51,7 +51,7 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
     _context_type: ClassVar[type[ServicerContext]] = GrpcServicerContext
     _sync_context_type: ClassVar[type[SyncServicerContext]] = GrpcSyncServicerContext
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of `Server`
+    def __init__(self, **settings: Any) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(self, **settings)
         self._honoured = replacement()
@@ -76,10 +76,11 @@ def make_server(
     if maximum_concurrent_rpcs is not None:
         raise NotImplementedError(f"{maximum_concurrent_rpcs=} is not served yet: leave it out")
     for interceptor in interceptors or ():
-        if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
+        kind = type(interceptor)
+        if issubclass(kind, grpc.ServerInterceptor) and not issubclass(kind, grpc.aio.ServerInterceptor):
             raise ValueError(
-                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with an "
-                "async def intercept_service"
+                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with "
+                "an async def intercept_service"
             )
     made = GrpcServer(
         placement=placement,

@@ -41,7 +41,7 @@ def through(replaced: Callable[..., Any], arguments: Mapping[str, Any], make: Ma
         what `make` made.
     """
     module: Any = sys.modules["grpc.aio._server"]
-    made = []
+    made: list[Any] = []
 
     def construct(*args: object, **kwargs: object) -> object:
         given = inspect.signature(original.__init__).bind(None, *args, **kwargs).arguments

@@ -91,11 +91,9 @@ class Interception:
             case SpreadRegistered(handlers, spread):
                 index = spread.choose(context)
                 return self._here(details.method, handlers[index], spread.io_contexts[index])
-        for generic in self.registry.generic:
-            found = generic.service(details)
-            if found is not None:
-                return found
-        return None
+            case None:
+                found = (generic.service(details) for generic in self.registry.generic)
+                return next((handler for handler in found if handler is not None), None)
 
     def _here(self, path: str, handler: RpcMethodHandler, io_context: IoContext) -> RpcMethodHandler:
         """A handler that may be called here; one of another loop is posted there."""

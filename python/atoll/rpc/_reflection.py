@@ -132,7 +132,7 @@ class Reflection:
             yield self._response(valid_host=request.host, original_request=request, **answer)
 
     def _answer(self, request: Any) -> dict[str, Any]:  # noqa: ANN401 - of either version
-        question = request.WhichOneof("message_request")
+        question: str | None = request.WhichOneof("message_request")
         match question:
             case "file_by_filename":
                 return _files(self._find("FindFileByName", request.file_by_filename))
@@ -140,14 +140,15 @@ class Reflection:
                 return _files(self._containing(request.file_containing_symbol))
             case "file_containing_extension":
                 asked = request.file_containing_extension
-                return _files(self._extension(asked.containing_type, asked.extension_number).file)
+                return _files(self._extension(asked.containing_type, asked.extension_number))
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
                 numbers = sorted({extension.number for extension in self._extensions(name)})
                 return {"all_extension_numbers_response": {"base_type_name": name, "extension_number": numbers}}
             case "list_services":
                 return {"list_services_response": {"service": [{"name": name} for name in self._services]}}
-        raise ValueError("the request has no question: set one of the fields of message_request")
+            case _:
+                raise ValueError("the request has no question: set one of the fields of message_request")
 
     def _containing(self, symbol: str) -> FileDescriptor:
         try:
@@ -167,10 +168,11 @@ class Reflection:
                 continue
         raise KeyError(name)
 
-    def _extension(self, name: str, number: int) -> FieldDescriptor:
+    def _extension(self, name: str, number: int) -> FileDescriptor:
         for extension in self._extensions(name):
             if extension.number == number:
-                return extension
+                file: FileDescriptor = extension.file  # type: ignore[attr-defined] # the stubs lack it
+                return file
         raise KeyError(f"extension {number} of {name}")
 
     def _extensions(self, name: str) -> Iterator[FieldDescriptor]:
