@@ -12,9 +12,10 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import IoContext
 from atoll.loop._options import LoopOptions
 from atoll.observe._monitor import MonitorOptions
+from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
-from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
+from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
     "BoundHandler",
@@ -455,7 +456,11 @@ class ServerCore:
         """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
 
     def start(
-        self, methods: Sequence[Method], spread_methods: Sequence[SpreadMethod], fallback: Method | None
+        self,
+        methods: Sequence[Method],
+        spread_methods: Sequence[SpreadMethod],
+        fallback: Method | None,
+        health: HealthSpec | None,
     ) -> None:
         """Serves the methods.
 
@@ -465,6 +470,9 @@ class ServerCore:
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:
         """Stops; `done` is posted to `io_context` when every connection is closed."""
+
+    def say_health(self, service: str, serving: bool | None) -> bool:
+        """Says of a service what no loop can tell; None takes it back. False without health, or before the start."""
 
     def join(self) -> None:
         """Waits for the network threads to end."""

@@ -80,13 +80,20 @@ async def test_interceptors_are_asked_in_order_before_the_handler_is_chosen(
     outcome = await call(client, make_server, Tracing("first", events), Tracing("second", events))
     assert outcome.reply == b"x"
     asked = path("Echo")
-    assert events == [f"first asks for {asked}", f"second asks for {asked}", "second has a handler", "first has a handler"]
+    assert events == [
+        f"first asks for {asked}",
+        f"second asks for {asked}",
+        "second has a handler",
+        "first has a handler",
+    ]
 
 
 @both
 @pytest.mark.parametrize("generic", [False, True])
 async def test_they_are_asked_for_unknown_methods_too(
-    client: ClientProcess, make_server: Server, generic: bool
+    client: ClientProcess,
+    make_server: Server,
+    generic: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     class Nothing(grpc.GenericRpcHandler):
         def service(self, handler_call_details: Any) -> Any:
@@ -384,7 +391,9 @@ async def test_one_may_wrap_a_stream(make_server: Server) -> None:
         if not handler.response_streaming:
             return handler
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-        make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
 
         async def wrapped(request: Any, context: Any) -> Any:
             async for reply in behaviour(request, context):

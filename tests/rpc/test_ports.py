@@ -173,7 +173,9 @@ async def test_a_port_is_shared_only_when_both_servers_say_so(client: ClientProc
         add_methods(server, Answer=answer)
         await server.start()
     # Whichever of them the system chooses.
-    replies = [(await client.call(f"127.0.0.1:{port}", path("Answer"), channel=str(number))).reply for number in range(8)]
+    replies = [
+        (await client.call(f"127.0.0.1:{port}", path("Answer"), channel=str(number))).reply for number in range(8)
+    ]
     assert replies == [b"here"] * 8
     for server in (first, second):
         await server.stop(None)

@@ -9,8 +9,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped] # for a test only
-from tests.rpc.conftest import Log
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped] # for a test only
 from tests.rpc.support import ClientProcess, NewLoop, probe_pb2, probe_pb2_grpc, running, stub_client
 
 from atoll import rpc
@@ -23,6 +22,7 @@ SERVICES = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ]
+
 
 def _add_files() -> None:
     """Adds files to protobuf's default pool, which knows them for good."""
@@ -99,7 +99,7 @@ async def test_what_lives_on_loops_is_told_of(new_loop: NewLoop) -> None:
 
 
 @pytest.mark.parametrize("bound", [False, True])
-async def test_grpcio_reflections_own_servicer_works(new_loop: NewLoop, bound: bool) -> None:
+async def test_grpcio_reflections_own_servicer_works(new_loop: NewLoop, bound: bool) -> None:  # noqa: FBT001
     server = rpc.server()
     probe_pb2_grpc.add_ProbeServicer_to_server(Probe(), server)
     names = ("atoll.tests.v1.Probe", reflection.SERVICE_NAME)
@@ -150,6 +150,16 @@ async def test_the_services_are_listed(client: ClientProcess, version: str) -> N
     assert [service.name for service in response.list_services_response.service] == SERVICES
 
 
+async def test_health_is_told_of_where_the_transport_serves_it(client: ClientProcess, version: str) -> None:
+    server = rpc.server(reflection=True, health=True)
+    async with running(server) as target:
+        response = await ask(client, target, version, list_services="")
+        names = [service.name for service in response.list_services_response.service]
+        assert names == ["grpc.health.v1.Health", *SERVICES[2:]]
+        response = await ask(client, target, version, file_containing_symbol="grpc.health.v1.Health.Watch")
+        assert b"HealthCheckResponse" in response.file_descriptor_response.file_descriptor_proto[0]
+
+
 async def test_files_are_found_by_their_name_and_by_what_they_hold(client: ClientProcess, version: str) -> None:
     expected = probe_pb2.DESCRIPTOR.serialized_pb
     async with running(served()) as target:
@@ -170,7 +180,9 @@ async def test_a_file_comes_with_all_that_it_needs(client: ClientProcess, versio
     assert [file.name for file in files] == ["needing.proto", "needed.proto"]
 
 
-async def test_services_whose_descriptors_have_a_pool_of_their_own_are_found(client: ClientProcess, version: str) -> None:
+async def test_services_whose_descriptors_have_a_pool_of_their_own_are_found(
+    client: ClientProcess, version: str
+) -> None:
     file = descriptor_pb2.FileDescriptorProto(name="private.proto", package="a.private")
     file.message_type.add(name="Empty")
     file.service.add(name="Private").method.add(
@@ -199,7 +211,7 @@ async def test_extensions_are_told_of(client: ClientProcess, version: str) -> No
         assert missing.error_response.error_code == 5
 
 
-async def test_what_is_not_there_is_not_found(client: ClientProcess, version: str, log: Log) -> None:
+async def test_what_is_not_there_is_not_found(client: ClientProcess, version: str) -> None:
     async with running(served()) as target:
         for question in (
             {"file_by_filename": "no.proto"},
@@ -217,11 +229,9 @@ async def test_what_is_not_there_is_not_found(client: ClientProcess, version: st
 
 
 def test_our_messages_are_those_of_grpcio_reflection() -> None:
-    from grpc_reflection.v1alpha import reflection_pb2
-
     ours = _reflection.describe("v1alpha").file
     theirs = reflection_pb2.DESCRIPTOR
-    assert ours.serialized_pb and set(ours.message_types_by_name) == set(theirs.message_types_by_name)
+    assert set(ours.message_types_by_name) == set(theirs.message_types_by_name)
     for name, message in theirs.message_types_by_name.items():
         mine = ours.message_types_by_name[name]
         assert [(f.name, f.number, f.type, f.is_repeated) for f in mine.fields] == [

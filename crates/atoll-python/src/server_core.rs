@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::mailbox::Lane;
+use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
     Chooser, Dispatch, Listener, Route, Routes, Transport, TransportConfig,
 };
@@ -72,9 +73,37 @@ impl Targets {
     }
 }
 
+/// How health is told: `atoll.rpc._health.Health`; durations in seconds.
+#[derive(FromPyObject)]
+struct HealthSpec {
+    threshold: f64,
+    liveness_threshold: Option<f64>,
+    interval: f64,
+    recover_after: u32,
+    /// The loops of each service.
+    services: Vec<(String, Vec<Py<LoopCore>>)>,
+}
+
+impl HealthSpec {
+    fn health(self) -> Arc<Health> {
+        let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let settings = HealthSettings {
+            threshold: duration(self.threshold),
+            liveness_threshold: self.liveness_threshold.map(duration),
+            interval: duration(self.interval),
+            recover_after: self.recover_after,
+        };
+        let observed = |io_context: Py<LoopCore>| Arc::clone(&io_context.get().shared) as _;
+        let loops = |loops: Vec<Py<LoopCore>>| loops.into_iter().map(observed).collect();
+        let services = self.services.into_iter();
+        let services = services.map(|(name, members)| (name, loops(members)));
+        Health::new(settings, services.collect())
+    }
+}
+
 enum Stage {
     Open(Vec<Listener>),
-    Started(Arc<Transport>),
+    Started(Arc<Transport>, Option<Arc<Health>>),
     /// Nothing is kept: the routes refer to servicers, which may refer to the server.
     Stopped,
 }
@@ -91,7 +120,7 @@ impl ServerCore {
     fn transport(&self) -> Option<Arc<Transport>> {
         match &*lock(&self.stage) {
             Stage::Open(_) | Stage::Stopped => None,
-            Stage::Started(transport) => Some(Arc::clone(transport)),
+            Stage::Started(transport, _) => Some(Arc::clone(transport)),
         }
     }
 }
@@ -129,20 +158,21 @@ impl ServerCore {
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
             Stage::Open(listeners) => listeners.push(listener),
-            Stage::Started(_) | Stage::Stopped => return Err(error::server_started()),
+            Stage::Started(..) | Stage::Stopped => return Err(error::server_started()),
         }
         Ok(port)
     }
 
     /// Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
     /// `fallback`, or is answered UNIMPLEMENTED.
-    #[pyo3(signature = (methods, spread_methods, fallback))]
+    #[pyo3(signature = (methods, spread_methods, fallback, health))]
     fn start(
         &self,
         py: Python<'_>,
         methods: Vec<MethodSpec>,
         spread_methods: Vec<SpreadMethodSpec>,
         fallback: Option<MethodSpec>,
+        health: Option<HealthSpec>,
     ) -> PyResult<()> {
         let mut targets = Targets::default();
         let mut routes = methods
@@ -157,10 +187,32 @@ impl ServerCore {
         let Stage::Open(listeners) = &mut *stage else {
             return Err(error::server_started());
         };
-        let routes = Arc::new(Routes::new(routes, fallback));
-        let transport = Transport::start(self.config.clone(), routes, std::mem::take(listeners))?;
-        *stage = Stage::Started(Arc::new(transport));
+        let health = health.map(HealthSpec::health);
+        let mut routes = Routes::new(routes, fallback);
+        if let Some(health) = &health {
+            routes = routes.with_health(Arc::clone(health));
+        }
+        let listeners = std::mem::take(listeners);
+        let transport = Transport::start(self.config.clone(), Arc::new(routes), listeners)?;
+        *stage = Stage::Started(Arc::new(transport), health);
         Ok(())
+    }
+
+    /// Says of a service what no loop can tell; None takes it back. False without health, or before the start.
+    #[pyo3(signature = (service, serving))]
+    fn say_health(&self, service: &str, serving: Option<bool>) -> bool {
+        let Stage::Started(_, Some(health)) = &*lock(&self.stage) else {
+            return false;
+        };
+        let status = |serving| {
+            if serving {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            }
+        };
+        health.say(service, serving.map(status));
+        true
     }
 
     /// Stops accepting, lets calls in flight finish for `grace` seconds, then cancels them; `done` is posted to `io_context`
@@ -186,7 +238,7 @@ impl ServerCore {
                 *stage = Stage::Stopped;
             }
             match &*stage {
-                Stage::Started(transport) => Some(Arc::clone(transport)),
+                Stage::Started(transport, _) => Some(Arc::clone(transport)),
                 Stage::Open(_) | Stage::Stopped => None,
             }
         };

@@ -3,6 +3,7 @@
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
 from atoll.rpc._generic import HandlerCallDetails
+from atoll.rpc._health import HealthOptions, ServerHealth
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
@@ -12,8 +13,10 @@ __all__ = [
     "EOF",
     "Compression",
     "HandlerCallDetails",
+    "HealthOptions",
     "Metadatum",
     "Server",
+    "ServerHealth",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",

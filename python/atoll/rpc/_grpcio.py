@@ -11,6 +11,7 @@ from atoll.errors import AbortError
 from atoll.loop import IoContext
 from atoll.rpc._binding import Binding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
+from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement
 from atoll.rpc._registry import Placement, Registry
 from atoll.rpc._server import Server
@@ -70,6 +71,7 @@ def make_server(
     compression: int | None,
     placement: Placement | None,
     network_threads: int | None,
+    health: bool | HealthOptions,
     reflection: bool,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
@@ -78,7 +80,7 @@ def make_server(
     for interceptor in interceptors or ():
         kind = type(interceptor)
         if issubclass(kind, grpc.ServerInterceptor) and not issubclass(kind, grpc.aio.ServerInterceptor):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004 - as in grpc.aio
                 f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with "
                 "an async def intercept_service"
             )
@@ -89,6 +91,7 @@ def make_server(
         migration_thread_pool=migration_thread_pool,
         interceptors=tuple(interceptors or ()),
         compression=compression,
+        health=health,
         reflection=reflection,
     )
     if handlers:

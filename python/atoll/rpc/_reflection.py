@@ -1,7 +1,7 @@
 """Server reflection, `grpc.reflection.v1` and `v1alpha`: tools such as grpcurl learn from it what a server serves.
 
-Nothing but protobuf is needed: the service's own messages, which are the same in both versions, are described here. They
-live in descriptor pools of their own, so that they are not in the way of other packages that bring them.
+Nothing but protobuf is needed: the service's own messages, which are the same in both versions, are described here.
+They live in descriptor pools of their own, so that they are not in the way of other packages that bring them.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -28,7 +28,8 @@ _TYPES: Final = {
     "int32": FieldDescriptorProto.TYPE_INT32,
 }
 
-# grpc/reflection/v1/reflection.proto: message, then its fields as "label type name" and number; `|` sets one of a oneof.
+# grpc/reflection/v1/reflection.proto: a message's oneof, then its fields as "label type name" and number; `|` is for
+# those of the oneof.
 _MESSAGES: Final[dict[str, tuple[str, dict[str, int]]]] = {
     _REQUEST: (
         "message_request",
@@ -81,6 +82,27 @@ def describe(version: str) -> ServiceDescriptor:
     pool = DescriptorPool()
     pool.Add(file)
     return pool.FindServiceByName(f"{package}.{_SERVICE}")
+
+
+def describe_health() -> ServiceDescriptor:
+    """The descriptor of `grpc.health.v1.Health`, which the transport serves, in a pool of its own."""
+    package = "grpc.health.v1"
+    file = FileDescriptorProto(name="grpc/health/v1/health.proto", package=package, syntax="proto3")
+    request = file.message_type.add(name="HealthCheckRequest")
+    request.field.add(name="service", number=1, label=_LABELS[""], type=_TYPES["string"])
+    response = file.message_type.add(name="HealthCheckResponse")
+    status = response.enum_type.add(name="ServingStatus")
+    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
+        status.value.add(name=name, number=number)
+    kind = {"type": FieldDescriptorProto.TYPE_ENUM, "type_name": f".{package}.HealthCheckResponse.ServingStatus"}
+    response.field.add(name="status", number=1, label=_LABELS[""], **kind)
+    service = file.service.add(name="Health")
+    types = {"input_type": f".{package}.HealthCheckRequest", "output_type": f".{package}.HealthCheckResponse"}
+    service.method.add(name="Check", **types)
+    service.method.add(name="Watch", server_streaming=True, **types)
+    pool = DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName(f"{package}.Health")
 
 
 def _message(package: str, name: str, oneof: str, fields: dict[str, int]) -> DescriptorProto:

@@ -19,13 +19,14 @@ from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._descriptor import check_descriptor
 from atoll.rpc._generic import ask_each
+from atoll.rpc._health import HealthOptions, ServerHealth, health_options
 from atoll.rpc._instrumentation import warn_of_replacement
 from atoll.rpc._interceptors import Interception, check_interceptors
 from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._life import Life
 from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
-from atoll.rpc._reflection import VERSIONS, Reflection, describe
+from atoll.rpc._reflection import VERSIONS, Reflection, describe, describe_health
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._status import Compression
@@ -41,10 +42,11 @@ class Server:
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
-        reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
+        compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
         interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
             that the called path has.
-        compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
+        health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
+        reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
         ValueError: When an option can't work, or an interceptor is none; the message names it.
@@ -60,9 +62,10 @@ class Server:
         network_threads: int | None = None,
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
-        interceptors: Sequence[Any] = (),
-        reflection: bool = False,
         compression: int | None = None,
+        interceptors: Sequence[Any] = (),
+        health: bool | HealthOptions = False,
+        reflection: bool = False,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._compression = int(Compression(compression or 0))
@@ -72,6 +75,7 @@ class Server:
         self._core = ServerCore(server_options(network_threads, options))
         self._registry = Registry(placement)
         self._life = Life(self._core)
+        self._health = ServerHealth(self._core, health_options(health))
         self._reflection = reflection
         self._started = False
         # What had replaced `grpc.aio.server` when this server was made through it.
@@ -104,8 +108,8 @@ class Server:
         if isinstance(where, IoContextPool):
             if key is None:
                 raise TypeError(
-                    f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), or "
-                    "key=rpc.by_metadata('tenant')"
+                    f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), "
+                    "or key=rpc.by_metadata('tenant')"
                 )
             return PoolBinding(self, Spread.over(where, key))
         if key is not None:
@@ -143,10 +147,16 @@ class Server:
 
         Raises:
             PlacementError: When the policy places the servicer elsewhere than `server.on()` binds it.
-            RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a class.
+            RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a
+                class.
             ServerStateError: When the server has been started.
         """
         self._registry.add_service(check_descriptor(descriptor), servicer, None)
+
+    @property
+    def health(self) -> ServerHealth:
+        """What the application says of its services' health; it needs `health=True`."""
+        return self._health
 
     # ---------------------------------------------------------------------------------------------------------- ports
 
@@ -216,17 +226,25 @@ class Server:
         elif self._registry.generic:
             asking = ask_each(tuple(self._registry.generic), partial(self._invoke, on_loop=False))
             fallback = self._asking_method("*", "(generic)", home, asking)
-        self._core.start(methods, spread_methods, fallback)
         everything = [*methods, *(method for spread in spread_methods for method in spread.methods)]
-        self._life.loops = {home, *(method.io_context for method in everything)}
-        _log_places(everything)
+        loops = {home, *(method.io_context for method in everything)}
+        counts = getattr(self._placement, "counts_for_health", None)
+        whole = [io_context for io_context in loops if counts is None or counts(io_context)]
+        places = _places(everything)
+        self._core.start(methods, spread_methods, fallback, self._health._spec(places, whole))  # noqa: SLF001 - its half
+        self._health._started()  # noqa: SLF001 - its half
+        self._life.loops = loops
+        for service, lived_on in places.items():
+            names = sorted(io_context.name for io_context in lived_on)
+            _logger.info("service %s lives on loop %s", service, ", ".join(names))
 
     def _add_reflection(self) -> None:
-        """Adds both versions of the reflection service, which tells of itself, too."""
-        own = [describe(version) for version in VERSIONS]
+        """Adds both versions of the reflection service, which tells of itself and of what the transport serves, too."""
+        versions = [describe(version) for version in VERSIONS]
+        own = [*versions, *([describe_health()] if self._health.is_served else [])]
         services = {*self._registry.service_names(), *(service.full_name for service in own)}
         pools = [service.file.pool for service in (*self._registry.descriptors, *own)]
-        for descriptor in own:
+        for descriptor in versions:
             self._registry.add_service(descriptor, Reflection(descriptor, services, pools), None)
 
     def _methods(self, home: IoContext) -> tuple[list[Method], list[SpreadMethod]]:
@@ -319,10 +337,9 @@ class Server:
             raise started_already(what)
 
 
-def _log_places(methods: Iterable[Method]) -> None:
-    """Says in the log which service lives where."""
-    places: dict[str, set[str]] = {}
+def _places(methods: Iterable[Method]) -> dict[str, set[IoContext]]:
+    """Which service lives on which loops."""
+    places: dict[str, set[IoContext]] = {}
     for method in methods:
-        places.setdefault(method.path.split("/")[1], set()).add(method.io_context.name)
-    for service, loops in places.items():
-        _logger.info("service %s lives on loop %s", service, ", ".join(sorted(loops)))
+        places.setdefault(method.path.split("/")[1], set()).add(method.io_context)
+    return places

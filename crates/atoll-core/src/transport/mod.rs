@@ -32,6 +32,7 @@ mod connection;
 mod counters;
 mod deadlines;
 mod flow;
+pub mod health;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;

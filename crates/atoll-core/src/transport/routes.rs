@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::call::Call;
+use super::health::Health;
 use super::spread::Chooser;
 
 /// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
@@ -182,6 +183,7 @@ pub struct Routes {
     by_path: HashMap<Box<str>, Arc<Route>>,
     fallback: Option<Arc<Route>>,
     targets: Targets,
+    health: Option<Arc<Health>>,
 }
 
 #[derive(Default)]
@@ -208,6 +210,23 @@ impl Routes {
             Arc::new(route)
         });
         all
+    }
+
+    /// Adds the health service, except where methods of it are served already.
+    #[must_use]
+    pub fn with_health(mut self, health: Arc<Health>) -> Self {
+        for mut route in health.routes() {
+            route.first.target_index = self.targets.index_of(&route.first.target);
+            self.by_path
+                .entry(route.path.clone())
+                .or_insert_with(|| Arc::new(route));
+        }
+        self.health = Some(health);
+        self
+    }
+
+    pub(super) fn health(&self) -> Option<&Arc<Health>> {
+        self.health.as_ref()
     }
 
     /// The route of a path: its own, else the fallback, else none.

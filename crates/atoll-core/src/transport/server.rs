@@ -16,15 +16,17 @@ use slab::Slab;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::acceptor;
 use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
+use super::health::Health;
 use super::listener::Listener;
 use super::outbox::Outbox;
 use super::routes::Routes;
-use crate::native_thread;
+use crate::{clock, native_thread};
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -37,6 +39,7 @@ type Done = Box<dyn FnOnce() + Send>;
 pub struct Transport {
     shared: Arc<Shared>,
     acceptors: Vec<AbortHandle>,
+    health: Option<(Arc<Health>, AbortHandle)>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -107,9 +110,15 @@ impl Transport {
                 .map(|socket| acceptor::spawn(&shared, socket))
                 .collect::<io::Result<_>>()?
         };
+        let health = shared.service.routes.health().cloned();
+        let health = health.map(|health| {
+            let task = runtimes[0].spawn(look_at_health(Arc::clone(&health)));
+            (health, task.abort_handle())
+        });
         let mut transport = Self {
             shared,
             acceptors,
+            health,
             threads: Mutex::default(),
         };
         let mut threads = Vec::new();
@@ -144,6 +153,10 @@ impl Transport {
         drop(state);
         for acceptor in &self.acceptors {
             acceptor.abort();
+        }
+        if let Some((health, task)) = &self.health {
+            task.abort();
+            health.stop();
         }
         // Without connections and listeners nobody else would notice that all is done.
         let last = self.shared.register_task();
@@ -191,6 +204,15 @@ impl Transport {
             worker.counters.add_to(&mut stats);
         }
         stats
+    }
+}
+
+async fn look_at_health(health: Arc<Health>) {
+    let mut ticks = tokio::time::interval(health.interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.look(clock::now());
     }
 }
 
