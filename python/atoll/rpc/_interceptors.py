@@ -102,7 +102,8 @@ class Interception:
         if handler.request_streaming or handler.response_streaming:
             raise PlacementError(
                 f"an interceptor on loop {self.io_context.name!r} chose {path}, which lives on loop "
-                f"{io_context.name!r} and streams, and a stream belongs to the loop on which it arrived: place both services on one loop"
+                f"{io_context.name!r} and streams, and a stream belongs to the loop on which it arrived: "
+                "place both services on one loop"
             )
         return cast("RpcMethodHandler", PostedHandler(handler, path, io_context))
 
