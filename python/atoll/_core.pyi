@@ -19,6 +19,7 @@ from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
     "BoundHandler",
+    "BroadcastCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -37,8 +38,9 @@ __all__ = [
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
-    "answers_stack_questions",
+    "begin_stack_answers",
     "current_loop",
+    "end_stack_answers",
     "injected_delays",
     "plain_attributes",
     "prepare_stack_sampler",
@@ -221,11 +223,14 @@ class MonitorCore:
 def prepare_stack_sampler(signal: int) -> int | None:
     """Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None elsewhere."""
 
-def answers_stack_questions(begins: bool) -> None:
-    """A Python thread answers `wait_stack_question` from now on, or no more."""
+def begin_stack_answers() -> int:
+    """A Python thread answers questions from now on; returns its number for `wait_stack_question`."""
 
-def wait_stack_question(patience: float) -> tuple[int, int] | None:
-    """Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about."""
+def end_stack_answers(answerer: int) -> None:
+    """The thread with that number answers no more, and `wait_stack_question` gives it None at once."""
+
+def wait_stack_question(answerer: int) -> tuple[int, int] | None:
+    """Waits for the number of a question and the system's number of the thread it is about."""
 
 def answer_stack_question(number: int, stack: str) -> None:
     """Answers a question with a stack in faulthandler's form, empty when there is none."""
@@ -427,7 +432,7 @@ class ServerCall:
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request"] | None: ...
+    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -446,6 +451,23 @@ class ServerCall:
     def _convert_with(
         self, deserializer: Callable[[bytes], Any] | None, serializer: Callable[[Any], bytes] | None
     ) -> None: ...
+
+@final
+class BroadcastCore:
+    """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
+
+    def __new__(cls, max_waiting: int, ends_slow_subscribers: bool) -> Self: ...
+    def subscribe(self, context: ServerCall) -> int:
+        """Sends later messages to a call, too. The number that takes it out again."""
+
+    def unsubscribe(self, number: int, context: ServerCall) -> None:
+        """Sends no later message to a subscriber."""
+
+    def send(self, message: bytes) -> bool:
+        """Sends a serialised message to all subscribers. Returns at once; false when it was not sent: too much waits."""
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Subscribers, messages sent, messages missed, subscribers ended."""
 
 @final
 class ServerCore:

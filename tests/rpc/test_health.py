@@ -156,7 +156,7 @@ async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: N
     await until(lambda: seen["a.Stuck"] == [SERVING, NOT_SERVING])
     let_go.set()
     await until(lambda: seen["a.Stuck"] == [SERVING, NOT_SERVING, SERVING])
-    server.health.set_serving("no.Such", True)
+    server.health.set_serving("no.Such", serving=True)
     await until(lambda: seen["no.Such"] == [SERVICE_UNKNOWN, SERVING])
     began = time.monotonic()
     await server.stop(60)
@@ -168,12 +168,12 @@ async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: N
 async def test_what_the_application_says_counts_until_it_takes_it_back(client: ClientProcess) -> None:
     server = rpc.server(health=True)
     add_methods(server, Answer=nothing, service="a.One")
-    server.health.set_serving("a.One", False)
+    server.health.set_serving("a.One", serving=False)
     async with running(server) as target:
         assert await status(client, target, "a.One") == NOT_SERVING
-        server.health.set_serving("a.One", None)
+        server.health.set_serving("a.One", serving=None)
         assert await status(client, target, "a.One") == SERVING
-        server.health.set_serving("another", True)
+        server.health.set_serving("another", serving=True)
         assert await status(client, target, "another") == SERVING
 
 
@@ -211,7 +211,7 @@ async def test_without_the_switch_there_is_no_health_service(client: ClientProce
     server = rpc.server()
     add_methods(server, Answer=nothing)
     with pytest.raises(RuntimeError, match="health=True"):
-        server.health.set_serving("", True)
+        server.health.set_serving("", serving=True)
     async with running(server) as target:
         assert await status(client, target, "") == "UNIMPLEMENTED"
         assert (await client.call(target, path("Answer"))).code == "OK"

@@ -287,6 +287,7 @@ impl ServerCall {
             CancelReason::ConnectionLost => "connection lost",
             CancelReason::Shutdown => "shutdown",
             CancelReason::BadRequest => "bad request",
+            CancelReason::SlowClient => "slow client",
         }))
     }
 

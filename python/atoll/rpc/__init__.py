@@ -1,5 +1,6 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
+from atoll.rpc._broadcast import Broadcast, BroadcastStats
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
 from atoll.rpc._generic import HandlerCallDetails
@@ -11,6 +12,8 @@ from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
+    "Broadcast",
+    "BroadcastStats",
     "Compression",
     "HandlerCallDetails",
     "HealthOptions",

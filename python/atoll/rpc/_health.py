@@ -1,7 +1,7 @@
 """`grpc.health.v1`, answered by the transport: what can be set, and what an application adds to it.
 
-A service is SERVING while its loops keep up; a loop that is stuck longer than the threshold makes its services NOT_SERVING,
-and others stay SERVING. Neither the answer nor the watching needs a loop or the GIL.
+A service is SERVING while its loops keep up; a loop that is stuck longer than the threshold makes its services
+NOT_SERVING, and others stay SERVING. Neither the answer nor the watching needs a loop or the GIL.
 """
 
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class ServerHealth:
         """Whether the server was made with `health=True`, or options of it."""
         return self._options is not None
 
-    def set_serving(self, service: str, serving: bool | None) -> None:  # noqa: FBT001 - reads as a sentence
+    def set_serving(self, service: str, *, serving: bool | None) -> None:
         """Says whether a service is serving, whatever its loops do; None leaves it to them again.
 
         Args:

@@ -45,6 +45,8 @@ pub enum CancelReason {
     Shutdown,
     /// A later message of the request broke the protocol or a limit; the client got the status that says so.
     BadRequest,
+    /// The client does not take its messages; it got `RESOURCE_EXHAUSTED`, if it takes that.
+    SlowClient,
 }
 
 /// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
@@ -61,12 +63,13 @@ impl State {
     /// This and above: cancelled, one value per reason.
     const CANCELLED: u8 = 3;
 
-    const REASONS: [CancelReason; 5] = [
+    const REASONS: [CancelReason; 6] = [
         CancelReason::Deadline,
         CancelReason::Client,
         CancelReason::ConnectionLost,
         CancelReason::Shutdown,
         CancelReason::BadRequest,
+        CancelReason::SlowClient,
     ];
 
     fn transition_to_running(&self) -> bool {
@@ -342,6 +345,19 @@ impl Call {
         sent
     }
 
+    /// Sends a message as [`send_message`](Self::send_message) does, unless more than `limit` bytes would then be on the way
+    /// and some are already: then there is [`Sent::Full`], and it has not been sent.
+    pub fn offer_message(&self, framed: Bytes, limit: usize) -> Sent {
+        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
+            return Sent::Over;
+        };
+        match flow.offer(framed.len(), limit) {
+            Sent::Room if self.outbox.push(Outgoing::Message(self.key, framed)) => Sent::Room,
+            Sent::Full => Sent::Full,
+            Sent::Room | Sent::Over => Sent::Over,
+        }
+    }
+
     /// Whether another message may be sent. After [`Sent::Full`] the target is told of progress.
     #[must_use]
     pub fn room(&self) -> Sent {
@@ -408,10 +424,15 @@ impl Call {
 
     /// Ends the call because its request is bad; `false` when it has ended already.
     pub fn reject(&self, status: Status) -> bool {
-        if !self.cancel(CancelReason::BadRequest) {
+        self.give_up(CancelReason::BadRequest, status)
+    }
+
+    /// Ends the call on behalf of the transport; `false` when it has ended already.
+    pub(super) fn give_up(&self, reason: CancelReason, status: Status) -> bool {
+        if !self.cancel(reason) {
             return false;
         }
-        count(&self.outbox.counters.bad_requests);
+        count(self.outbox.counters.of(reason));
         self.outbox
             .push(Outgoing::Reply(self.key, Reply::error(status)))
     }

@@ -25,6 +25,7 @@ pub(crate) mod address;
 mod base64;
 mod batches;
 mod body;
+pub mod broadcast;
 mod call;
 mod compression;
 mod config;
