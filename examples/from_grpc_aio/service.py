@@ -1,5 +1,8 @@
 """A service as one writes it for grpc.aio: generated code, health, reflection and an interceptor. Nothing of Atoll."""
 
+# Handlers take what they don't need.
+# ruff: noqa: ARG001, ARG002
+
 import threading
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""grpc.aio's channels in a process with several loops: what works, which docs/grpc-clients.md recommends, and what doesn't."""
+"""grpc.aio's channels in a process with several loops: what docs/grpc-clients.md recommends, and what doesn't work."""
 
 # Handlers take what they don't need.
 # ruff: noqa: ARG001
@@ -29,7 +29,7 @@ class Downstream:
         self.echo: Any = self.channel.unary_unary(path("Echo"))
 
     async def work(self) -> list[bytes]:
-        return await asyncio.gather(*(self.echo(b"%d" % number, timeout=20) for number in range(CALLS)))
+        return list(await asyncio.gather(*(self.echo(b"%d" % number, timeout=20) for number in range(CALLS))))
 
     async def stop(self) -> None:
         await self.channel.close()

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import grpc
 import grpc.aio
 
 from atoll.errors import AbortError
-from atoll.loop import IoContext
-from atoll.rpc._binding import Binding
+from atoll.loop import IoContext, IoContextPool
+from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement
 from atoll.rpc._registry import Placement, Registry
 from atoll.rpc._server import Server
+from atoll.rpc._spread import Key
 
 
 class GrpcAbortError(AbortError, grpc.aio.AbortError):
@@ -57,6 +58,16 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         Server.__init__(self, **settings)
         self._honoured = replacement()
 
+    @overload
+    def on(self, where: IoContext) -> GrpcBinding: ...
+
+    @overload
+    def on(self, where: IoContextPool, *, key: Key) -> PoolBinding: ...
+
+    def on(self, where: IoContext | IoContextPool, *, key: Key | None = None) -> Binding | PoolBinding:
+        """See `Server.on`."""
+        return self._on(where, key)
+
     def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
         return GrpcBinding(self, io_context, registry)
 
@@ -78,7 +89,7 @@ def make_server(
     if maximum_concurrent_rpcs is not None:
         raise NotImplementedError(f"{maximum_concurrent_rpcs=} is not served yet: leave it out")
     for interceptor in interceptors or ():
-        kind = type(interceptor)
+        kind: Any = type(interceptor)
         if issubclass(kind, grpc.ServerInterceptor) and not issubclass(kind, grpc.aio.ServerInterceptor):
             raise ValueError(  # noqa: TRY004 - as in grpc.aio
                 f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with "

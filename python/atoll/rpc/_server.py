@@ -105,6 +105,9 @@ class Server:
             PlacementError: By the view, when the policy places the servicer elsewhere.
             TypeError: When a pool has no key, or a loop has one.
         """
+        return self._on(where, key)
+
+    def _on(self, where: IoContext | IoContextPool, key: Key | None) -> Binding | PoolBinding:
         if isinstance(where, IoContextPool):
             if key is None:
                 raise TypeError(
