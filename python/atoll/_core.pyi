@@ -14,8 +14,8 @@ from atoll.loop._options import LoopOptions
 from atoll.observe._monitor import MonitorOptions
 from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
-from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
+from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
     "AuthenticationCore",
@@ -444,7 +444,9 @@ class ServerCall:
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
+    def _cancel_reason(
+        self,
+    ) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -524,8 +526,10 @@ class ServerCore:
         fallback: Method | None,
         health: HealthSpec | None,
     ) -> None:
-        """Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
-        `fallback`, or is answered UNIMPLEMENTED.
+        """Serves the methods.
+
+        The keys of `spread_methods` choose between their loops. A path that none of them has goes to `fallback`, or is
+        answered UNIMPLEMENTED.
         """
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:
