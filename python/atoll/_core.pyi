@@ -165,7 +165,17 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
+    def _snapshot(
+        self,
+    ) -> tuple[
+        list[int],
+        list[int],
+        int,
+        int,
+        list[_Handler],
+        tuple[float, float, float, float, float],
+        tuple[float, float | None],
+    ]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -255,6 +265,9 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+def gil_waits() -> tuple[float, _Distribution]:
+    """All waits of all gauges of the process, and a time in seconds from an arbitrary origin."""
 
 @final
 class EndpointCore:

@@ -196,6 +196,9 @@ fn what_takes_up_no_room_is_neither_counted_nor_in_the_way() {
     let mut batch = VecDeque::new();
     mailbox.take(&mut batch);
     assert_eq!(batch.len(), 2);
+    for item in &batch {
+        mailbox.started(Lane::Normal, item);
+    }
     assert_eq!(mailbox.queued(), [0; 3]);
     mailbox.push(Lane::Normal, Observed(false)).unwrap();
 }

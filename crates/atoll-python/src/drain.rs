@@ -143,6 +143,7 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
+            mailbox.started(item.lane(), &item);
             if core.recording {
                 // Otherwise nobody knows when it was queued, and finding that out costs more than recording.
                 activity.next_is(first_queued_at(&batch.items));

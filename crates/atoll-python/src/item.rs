@@ -49,6 +49,16 @@ pub(crate) enum Item {
 }
 
 impl Item {
+    /// The lane that it waits in.
+    #[inline]
+    pub(crate) fn lane(&self) -> Lane {
+        match self {
+            Self::Job(job) => job.lane,
+            Self::Call { .. } | Self::Probe { .. } => Lane::Normal,
+            Self::Internal(_) | Self::Cancel(_) => Lane::Control,
+        }
+    }
+
     /// It has waited for its time and is queued now.
     pub(crate) fn is_queued_at(&mut self, now: u64) {
         match self {

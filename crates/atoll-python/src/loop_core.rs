@@ -451,6 +451,9 @@ impl LoopCore {
     fn _close(&self) -> Vec<Py<PyAny>> {
         self.closed.store(true, Ordering::Release);
         let mut left: Vec<Item> = std::mem::take(&mut lock(&self.local).batch).into();
+        for item in &left {
+            self.shared.mailbox.started(item.lane(), item);
+        }
         left.extend(self.shared.close());
         let mut futures = Vec::new();
         for item in left {
@@ -494,23 +497,32 @@ impl LoopCore {
         self.executed.load(Ordering::Relaxed)
     }
 
-    /// (queued per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running)).
+    /// (queued per lane, refused per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running), (for how long
+    /// the oldest queued handler has waited, what the lag probe tells)).
     #[allow(clippy::type_complexity)]
     fn _snapshot(
         slf: &Bound<'_, Self>,
     ) -> PyResult<(
         [usize; 3],
+        [u64; 3],
         usize,
         usize,
         Vec<HandlerTuple>,
         (f64, f64, f64, f64, f64),
+        (f64, Option<f64>),
     )> {
         let core = slf.get();
         core.check_fork()?;
         let now = Self::now(slf)?;
         let time = core.shared.activity().time();
+        let oldest = match core.shared.oldest_queued_at() {
+            0 => 0,
+            at => clock::now().saturating_sub(at),
+        };
+        let lag = core.shared.record().lag();
         Ok((
             core.shared.mailbox.queued(),
+            core.shared.mailbox.refused(),
             core.shared.delayed_count(),
             core.shared.guards.load(Ordering::Relaxed),
             if core.recording {
@@ -524,6 +536,10 @@ impl LoopCore {
                 clock::seconds(time.idle),
                 clock::seconds(time.waiting),
                 clock::seconds(time.running),
+            ),
+            (
+                clock::seconds(oldest),
+                lag.map(|probe| clock::seconds(probe.lag())),
             ),
         ))
     }

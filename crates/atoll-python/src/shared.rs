@@ -156,6 +156,7 @@ impl Shared {
                 return Err((DelayError::Closed, item));
             }
             if delayed.items.len() >= self.max_delayed {
+                self.mailbox.count_refused(lane, 1);
                 return Err((DelayError::Full, item));
             }
             self.delayed_count.fetch_add(1, Ordering::AcqRel);
@@ -292,6 +293,10 @@ impl ObservedLoop for Shared {
 
     fn guards(&self) -> usize {
         self.guards.load(Ordering::Acquire)
+    }
+
+    fn refused(&self) -> [u64; 3] {
+        self.mailbox.refused()
     }
 
     fn oldest_queued_at(&self) -> u64 {

@@ -25,6 +25,7 @@ from typing import Final, Self
 from atoll._core import MonitorCore, activate_stack_sampler, prepare_stack_sampler
 from atoll.errors import LoopRunningError
 from atoll.loop import IoContext, awaited_calls
+from atoll.observe._gil_gauge import hold_shared_gauge, let_go_shared_gauge
 from atoll.observe._stacks import StackThread
 from atoll.observe._waiting import WaitingCycle, find_cycles
 
@@ -52,6 +53,8 @@ class MonitorOptions:
         stall_reports_per_minute: How many stalls of a loop are logged per minute; all are counted and retained.
         stalls_retained: How many stalls are retained, the latest.
         cycle_patience: How long modules may wait for each other in a cycle before that is reported.
+        gil_gauge: Whether a `GilGauge` runs as long as the monitor does, for `atoll_gil_wait_seconds`: a thread that
+            asks for the GIL ten times a second. Observers share one; a build without a GIL has none.
     """
 
     interval: float = 0.25
@@ -62,6 +65,7 @@ class MonitorOptions:
     stall_reports_per_minute: int = 5
     stalls_retained: int = 100
     cycle_patience: float = 5.0
+    gil_gauge: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting that can't work."""
@@ -197,6 +201,8 @@ class LoopMonitor:
             try:
                 thread.start()
                 stacks.start()
+                if self.options.gil_gauge:
+                    hold_shared_gauge(self)
             except BaseException:
                 core.stop()
                 raise
@@ -207,6 +213,7 @@ class LoopMonitor:
         """Stops watching and waits for both threads to end. Any thread but a callback's; a second call does nothing."""
         with _left_running_lock:
             _left_running.discard(self)
+        let_go_shared_gauge(self)
         if self._core is None or self._thread is None:
             return
         self._core.stop()

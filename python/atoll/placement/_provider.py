@@ -127,7 +127,8 @@ class IoContextProvider(Generic[M_contra]):
         self._created: list[type] = []
         self._own_monitor = monitor is True
         self._monitor = LoopMonitor() if monitor is True else monitor or None
-        self._endpoint = None if observe is None else ObserveEndpoint(observe)
+        self._gil_gauge = self._monitor is None or self._monitor.options.gil_gauge
+        self._endpoint = None if observe is None else ObserveEndpoint(observe, gil_gauge=self._gil_gauge)
         # What is left when the provider ends: the switch interval, the probes, its own monitor.
         self._at_end = contextlib.ExitStack()
 
@@ -288,7 +289,7 @@ class IoContextProvider(Generic[M_contra]):
             if self._endpoint is not None:
                 self._at_end.enter_context(self._endpoint)
             else:
-                endpoint_from_environment()
+                endpoint_from_environment(gil_gauge=self._gil_gauge)
             if self._monitor is not None and self._own_monitor:
                 self._at_end.enter_context(self._monitor)
             for loop in loops:

@@ -208,6 +208,9 @@ mod tests {
         fn guards(&self) -> usize {
             0
         }
+        fn refused(&self) -> [u64; 3] {
+            [0; 3]
+        }
         fn oldest_queued_at(&self) -> u64 {
             0
         }
