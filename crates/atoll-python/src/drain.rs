@@ -20,7 +20,7 @@ use crate::context::{run_in, run_in_fresh};
 use crate::current;
 use crate::handler_steps::{Completion, FirstStep, HandlerSteps};
 use crate::item::{Item, Job};
-use crate::loop_core::{LoopCore, lock};
+use crate::loop_core::{LoopCore, lock, thread_number};
 
 /// Keeps what a drain did not run, however the drain ends.
 struct Batch<'a> {
@@ -92,6 +92,10 @@ impl LoopCore {
             items,
             asleep: false,
         };
+        if !core.owner && core.shared.activity().rests() {
+            // Its host runs again, maybe on another thread.
+            core.shared.activity().runs_on(thread_number());
+        }
         let Some(asyncio_loop) = asyncio_loop else {
             return Ok(());
         };

@@ -419,6 +419,13 @@ impl LoopCore {
         current::leave(slf);
     }
 
+    /// Says whether the asyncio loop of a guest runs, for those who watch it: nobody tells the guest. Any thread.
+    fn _host_runs(&self, runs: bool) {
+        if !self.owner {
+            self.shared.activity().host_runs(runs);
+        }
+    }
+
     /// Ends the run without stopping the context. On the loop's thread.
     fn _end_run(&self, py: Python<'_>) -> PyResult<()> {
         let asyncio_loop = lock(&self.local)
@@ -558,7 +565,7 @@ fn monotonic() -> f64 {
 }
 
 /// The system's number of this thread, by which a signal reaches it; zero where that is not done.
-fn thread_number() -> i32 {
+pub(crate) fn thread_number() -> i32 {
     #[cfg(target_os = "linux")]
     // SAFETY: it takes nothing and can't fail.
     return unsafe { libc::gettid() };
