@@ -340,7 +340,17 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// How many items of each lane wait, here or taken and not yet started; those that take up no room are left out. Any thread.
     pub fn queued(&self) -> [usize; 3] {
         let state = lock(&self.state);
-        [0, 1, 2].map(|lane| state.counted(lane))
+        [0, 1, 2].map(|lane| self.held(&state, lane))
+    }
+
+    /// Shows every item that waits here to `look`, until one is an error. Under the mutex, so `look` must be short, and neither
+    /// run Python code nor wait. Any thread.
+    ///
+    /// # Errors
+    /// The first that `look` returns.
+    pub fn look_at_all<E>(&self, mut look: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        let state = lock(&self.state);
+        state.lanes.iter().flatten().try_for_each(&mut look)
     }
 
     /// Whether nothing waits here to be taken, be it counted or not. Any thread.

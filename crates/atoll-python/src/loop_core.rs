@@ -15,6 +15,7 @@ use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings};
 use atoll_core::registry::ObservedLoop;
 use atoll_core::transport::{Code, Status};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -549,6 +550,35 @@ impl LoopCore {
                 lag.map(|probe| clock::seconds(probe.lag())),
             ),
         ))
+    }
+
+    /// The `local` lock and the `tasks` lock are held by attached threads only, and never while Python code runs: none of them
+    /// is held while the garbage collector looks, so that giving way to one costs nothing.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.task_type)?;
+        visit.call(&self.slots)?;
+        if let Ok(local) = self.local.try_lock() {
+            visit.call(&local.asyncio_loop)?;
+            local
+                .batch
+                .iter()
+                .try_for_each(|item| item.traverse(visit))?;
+        }
+        if let Ok(tasks) = self.tasks.try_lock() {
+            tasks.values().try_for_each(|task| visit.call(task))?;
+        }
+        self.shared.traverse(visit)
+    }
+
+    /// Nobody can reach it any more, so what is queued never runs.
+    fn __clear__(&self) {
+        if self.shared.is_parents() {
+            return;
+        }
+        let local = std::mem::take(&mut *lock(&self.local));
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        let left = self.shared.close();
+        drop((local, tasks, left));
     }
 }
 
