@@ -12,11 +12,14 @@ from atoll.loop._future import LoopFuture
 from atoll.loop._io_context import IoContext
 from atoll.loop._options import LoopOptions
 from atoll.observe._monitor import MonitorOptions
+from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
+from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
 
 __all__ = [
     "BoundHandler",
+    "BroadcastCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -423,7 +426,9 @@ class ServerCall:
     @property
     def _authority(self) -> str: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request"] | None: ...
+    def _connection_number(self) -> int: ...
+    @property
+    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -444,6 +449,23 @@ class ServerCall:
     ) -> None: ...
 
 @final
+class BroadcastCore:
+    """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
+
+    def __new__(cls, max_waiting: int, ends_slow_subscribers: bool) -> Self: ...
+    def subscribe(self, context: ServerCall) -> int:
+        """Sends later messages to a call, too. The number that takes it out again."""
+
+    def unsubscribe(self, number: int, context: ServerCall) -> None:
+        """Sends no later message to a subscriber."""
+
+    def send(self, message: bytes) -> bool:
+        """Sends a serialised message to all subscribers. Returns at once; false when it was not sent: too much waits."""
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Subscribers, messages sent, messages missed, subscribers ended."""
+
+@final
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
@@ -451,11 +473,22 @@ class ServerCore:
     def add_port(self, address: str) -> int:
         """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
 
-    def start(self, methods: Sequence[Method], fallback: Method | None) -> None:
-        """Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED."""
+    def start(
+        self,
+        methods: Sequence[Method],
+        spread_methods: Sequence[SpreadMethod],
+        fallback: Method | None,
+        health: HealthSpec | None,
+    ) -> None:
+        """Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
+        `fallback`, or is answered UNIMPLEMENTED.
+        """
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:
         """Stops; `done` is posted to `io_context` when every connection is closed."""
+
+    def say_health(self, service: str, serving: bool | None) -> bool:
+        """Says of a service what no loop can tell; None takes it back. False without health, or before the start."""
 
     def join(self) -> None:
         """Waits for the network threads to end."""

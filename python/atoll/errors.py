@@ -81,7 +81,7 @@ class PlacementError(AtollError, TypeError):
 
 
 class RegistrationError(AtollError, TypeError):
-    """You asked a test server for a servicer that it can't add: name the function that generated code has for it."""
+    """You asked a server for a servicer that it can't add; the message says what it takes."""
 
 
 class ServerStateError(AtollError):

@@ -156,3 +156,32 @@ async def test_secure_ports_are_not_served_yet_and_the_error_says_what_to_do() -
     credentials = grpc.ssl_server_credentials([(b"key", b"certificate")])
     with pytest.raises(NotImplementedError, match="terminate TLS in front of the server"):
         rpc.server().add_secure_port("127.0.0.1:0", credentials)
+
+
+async def test_a_port_is_shared_only_when_both_servers_say_so(client: ClientProcess) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return b"here"
+
+    shared = (("grpc.so_reuseport", 1),)
+    first, second = rpc.server(options=shared), rpc.server(options=shared)
+    port = first.add_insecure_port("127.0.0.1:0")
+    assert second.add_insecure_port(f"127.0.0.1:{port}") == port
+    for options in ((), (("grpc.so_reuseport", 0),)):
+        with pytest.raises(BindError, match="another server listens there"):
+            rpc.server(options=options).add_insecure_port(f"127.0.0.1:{port}")
+    for server in (first, second):
+        add_methods(server, Answer=answer)
+        await server.start()
+    # Whichever of them the system chooses.
+    replies = [(await client.call(f"127.0.0.1:{port}", path("Answer"), channel=str(number))).reply for number in range(8)]
+    assert replies == [b"here"] * 8
+    for server in (first, second):
+        await server.stop(None)
+
+
+async def test_a_port_is_not_shared_unless_asked_for() -> None:
+    server = rpc.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    with pytest.raises(BindError, match="another server listens there"):
+        rpc.server(options=(("grpc.so_reuseport", 1),)).add_insecure_port(f"127.0.0.1:{port}")
+    await server.stop(None)

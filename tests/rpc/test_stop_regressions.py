@@ -75,7 +75,7 @@ async def test_a_waiter_whose_loop_was_closed_keeps_nobody_from_being_told(
     server.add_insecure_port("127.0.0.1:0")
     await server.start()
     closed = loop_factory()
-    server._waiters.add(closed.create_future())
+    server._life._waiters.add(closed.create_future())
     closed.close()
     waiters = [asyncio.ensure_future(server.wait_for_termination()) for _ in range(5)]
     await asyncio.sleep(0)

@@ -5,6 +5,7 @@ mod transport_support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::transport::broadcast::{Broadcast, SlowSubscriber};
 use atoll_core::transport::{
     Call, CancelReason, Code, Received, Reply, Route, Sent, Status, TransportConfig, frame,
 };
@@ -306,7 +307,7 @@ fn a_reply_that_the_client_never_takes_is_given_up() {
             resets += 1;
         }
     }
-    assert_eq!(streaming.cancelled_by(), Some(CancelReason::Client));
+    assert_eq!(streaming.cancelled_by(), Some(CancelReason::SlowClient));
     assert_eq!(server.transport.stats().stalled_replies, 2);
     assert_eq!(server.transport.calls_in_flight(), 0);
 }
@@ -323,4 +324,55 @@ async fn a_call_without_streaming_knows_no_messages() {
     assert_eq!(call.send_message(frame(b"y")), Sent::Over);
     call.reply(Reply::ok(frame(b"z")));
     assert_eq!(pending.answer().await.body, frame(b"z"));
+}
+
+#[test]
+fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_or_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    for slow in [SlowSubscriber::Misses, SlowSubscriber::Ends] {
+        let mut server = server(TransportConfig::default());
+        let broadcast = Broadcast::new(2000, slow);
+        let mut quick = FrameClient::connect(server.port, &[(4, 1 << 20)]);
+        let mut stuck = FrameClient::connect(server.port, &[(4, 100)]);
+        quick.send_request(1, HELD, END_STREAM, &[]);
+        let first = runtime.block_on(server.call());
+        let number = broadcast.subscribe(Arc::clone(&first));
+        stuck.send_request(1, HELD, END_STREAM, &[]);
+        let second = runtime.block_on(server.call());
+        broadcast.subscribe(Arc::clone(&second));
+        assert_eq!(broadcast.stats().subscribers, 2);
+        let mut expected = Vec::new();
+        let mut received = Vec::new();
+        assert!(broadcast.send(frame(b"first")).unwrap());
+        assert_eq!(quick.recv_frame().unwrap().kind, HEADERS);
+        expected.extend_from_slice(&frame(b"first"));
+        for number in 0..10_u8 {
+            let message = frame(&[number; 995]);
+            expected.extend_from_slice(&message);
+            assert!(broadcast.send(message).unwrap());
+            while received.len() < expected.len() {
+                received.extend_from_slice(&quick.recv_frame().unwrap().payload);
+            }
+        }
+        assert_eq!(received, expected);
+        match slow {
+            SlowSubscriber::Misses => {
+                assert!(broadcast.stats().missed >= 7, "{broadcast:?}");
+                assert_eq!(second.cancelled_by(), None);
+            }
+            SlowSubscriber::Ends => {
+                assert_eq!(second.cancelled_by(), Some(CancelReason::SlowClient));
+                let cancelled = runtime.block_on(server.cancelled());
+                assert!(Arc::ptr_eq(&cancelled, &second));
+                assert_eq!(broadcast.stats().ended, 1);
+                assert_eq!(broadcast.stats().subscribers, 1);
+            }
+        }
+        broadcast.unsubscribe(number, &first);
+        broadcast.unsubscribe(number, &first);
+        assert!(broadcast.stats().subscribers <= 1);
+    }
 }

@@ -10,6 +10,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`vectorcall`]: calls of our classes without a tuple.
 //! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
@@ -22,6 +23,7 @@
 
 mod affinity;
 mod bound_handler;
+mod broadcast;
 mod call;
 mod chaos;
 mod checked_function;
@@ -59,6 +61,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
+    #[pymodule_export]
+    use crate::broadcast::BroadcastCore;
     #[pymodule_export]
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]

@@ -31,6 +31,15 @@ pub(crate) struct MethodSpec {
     compression: u8,
 }
 
+/// A method whose calls are spread over several loops: `atoll.rpc._method.SpreadMethod`.
+#[derive(FromPyObject)]
+pub(crate) struct SpreadMethodSpec {
+    /// One per loop, all with the same path.
+    pub(crate) methods: Vec<MethodSpec>,
+    /// Metadata whose value pins a call to a loop; None for the connection.
+    pub(crate) metadata_key: Option<String>,
+}
+
 /// What the loop needs to run a call of the method; it travels with the route.
 pub(crate) struct Method {
     pub(crate) slot: SlotIndex,
@@ -63,8 +72,7 @@ impl Method {
 
     /// The method that `call` is of.
     pub(crate) fn of(call: &Call) -> &Self {
-        call.route()
-            .data()
+        call.data()
             .downcast_ref()
             .expect("the routes of a ServerCore carry methods")
     }

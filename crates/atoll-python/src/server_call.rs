@@ -233,6 +233,12 @@ impl ServerCall {
         Ok(self.call()?.path())
     }
 
+    /// Which connection of the server the call came on, counted from 0.
+    #[getter]
+    fn _connection_number(&self) -> PyResult<u64> {
+        Ok(self.call()?.connection_number())
+    }
+
     fn peer(&self) -> PyResult<&str> {
         Ok(self.call()?.peer())
     }
@@ -281,6 +287,7 @@ impl ServerCall {
             CancelReason::ConnectionLost => "connection lost",
             CancelReason::Shutdown => "shutdown",
             CancelReason::BadRequest => "bad request",
+            CancelReason::SlowClient => "slow client",
         }))
     }
 

@@ -1,5 +1,6 @@
 //! `ServerCore`: a transport whose calls run on loops. `atoll.rpc.Server` owns one.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
-    Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
+    Chooser, Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -15,7 +16,7 @@ use pyo3::prelude::*;
 use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
-use crate::method::{LoopDispatch, Method, MethodSpec};
+use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
 use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
@@ -28,6 +29,50 @@ struct ServerOptions {
     max_concurrent_streams: u32,
     max_header_list_size: u32,
     limits: ConnectionLimits,
+    share_ports: bool,
+}
+
+/// One dispatch target per loop.
+#[derive(Default)]
+struct Targets(HashMap<*const Shared, Arc<dyn Dispatch>>);
+
+impl Targets {
+    fn of(&mut self, spec: &MethodSpec) -> Arc<dyn Dispatch> {
+        let shared = &spec.io_context.get().shared;
+        let target = self
+            .0
+            .entry(Arc::as_ptr(shared))
+            .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
+        Arc::clone(target)
+    }
+
+    fn route(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Route> {
+        let (path, target) = (spec.path.clone(), self.of(&spec));
+        let (requests, replies) = (spec.request_streaming, spec.response_streaming);
+        let method = Arc::new(Method::new(py, spec)?);
+        Ok(Route::new(path, target, method).with_streaming(requests, replies))
+    }
+
+    fn spread_route(&mut self, py: Python<'_>, spec: SpreadMethodSpec) -> PyResult<Route> {
+        let chooser = match &spec.metadata_key {
+            Some(key) => Chooser::by_metadata(key)
+                .map_err(|problem| PyValueError::new_err(problem.to_string()))?,
+            None => Chooser::ByConnection,
+        };
+        let mut methods = spec.methods.into_iter();
+        let first = methods.next().ok_or_else(|| {
+            PyValueError::new_err("a method that is spread over loops needs at least one loop")
+        })?;
+        let route = self.route(py, first)?;
+        let others = methods
+            .map(|spec| {
+                let target = self.of(&spec);
+                let data: Arc<dyn Any + Send + Sync> = Arc::new(Method::new(py, spec)?);
+                Ok((target, data))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok(route.with_others(others, chooser))
+    }
 }
 
 /// How health is told: `atoll.rpc._health.Health`; durations in seconds.
@@ -69,6 +114,7 @@ enum Stage {
 #[pyclass(frozen, module = "atoll._core")]
 pub(crate) struct ServerCore {
     config: TransportConfig,
+    share_ports: bool,
     stage: Mutex<Stage>,
 }
 
@@ -101,14 +147,16 @@ impl ServerCore {
             .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
         Ok(Self {
             config,
+            share_ports: options.share_ports,
             stage: Mutex::new(Stage::Open(Vec::new())),
         })
     }
 
     /// Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket.
     fn add_port(&self, py: Python<'_>, address: &str) -> PyResult<u16> {
+        let share = self.share_ports;
         let listener = py
-            .detach(|| Listener::bind(address))
+            .detach(|| Listener::bind_with(address, share))
             .map_err(|problem| PyOSError::new_err(problem.to_string()))?;
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
@@ -118,31 +166,26 @@ impl ServerCore {
         Ok(port)
     }
 
-    /// Serves `methods`; a path that none of them has goes to `fallback`, or is answered UNIMPLEMENTED.
-    #[pyo3(signature = (methods, fallback, health))]
+    /// Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
+    /// `fallback`, or is answered UNIMPLEMENTED.
+    #[pyo3(signature = (methods, spread_methods, fallback, health))]
     fn start(
         &self,
         py: Python<'_>,
         methods: Vec<MethodSpec>,
+        spread_methods: Vec<SpreadMethodSpec>,
         fallback: Option<MethodSpec>,
         health: Option<HealthSpec>,
     ) -> PyResult<()> {
-        let mut targets: HashMap<*const Shared, Arc<dyn Dispatch>> = HashMap::new();
-        let mut route = |spec: MethodSpec| -> PyResult<Route> {
-            let shared = &spec.io_context.get().shared;
-            let target = targets
-                .entry(Arc::as_ptr(shared))
-                .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
-            let (path, target) = (spec.path.clone(), Arc::clone(target));
-            let (requests, replies) = (spec.request_streaming, spec.response_streaming);
-            let method = Arc::new(Method::new(py, spec)?);
-            Ok(Route::new(path, target, method).with_streaming(requests, replies))
-        };
-        let routes = methods
+        let mut targets = Targets::default();
+        let mut routes = methods
             .into_iter()
-            .map(&mut route)
+            .map(|spec| targets.route(py, spec))
             .collect::<PyResult<Vec<_>>>()?;
-        let fallback = fallback.map(&mut route).transpose()?;
+        for spec in spread_methods {
+            routes.push(targets.spread_route(py, spec)?);
+        }
+        let fallback = fallback.map(|spec| targets.route(py, spec)).transpose()?;
         let mut stage = lock(&self.stage);
         let Stage::Open(listeners) = &mut *stage else {
             return Err(error::server_started());

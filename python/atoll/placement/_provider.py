@@ -123,6 +123,7 @@ class IoContextProvider(Generic[M_contra]):
         self._default: IoContext | None = None
         self._threads: list[IoContextThread] = []
         self._loops: dict[type, IoContext] = {}
+        self._uncounted: set[IoContext] = set()
         self._modules: dict[type, Any] = {}
         self._created: list[type] = []
         self._own_monitor = monitor is True
@@ -166,6 +167,10 @@ class IoContextProvider(Generic[M_contra]):
         self._check_entered()
         member = self._find(module)
         return None if member is None else self._loops[member]
+
+    def counts_for_health(self, io_context: IoContext) -> bool:
+        """Whether the whole service is unhealthy when this loop is, by its option `counts_for_health`. Any thread."""
+        return io_context not in self._uncounted
 
     @property
     def monitor(self) -> LoopMonitor | None:
@@ -333,6 +338,8 @@ class IoContextProvider(Generic[M_contra]):
         """Hands a loop that runs to who measures and watches it, as `placement` says."""
         modules = [module.__qualname__ for module, home in self._loops.items() if home is io_context]
         io_context._set_modules(modules)  # noqa: SLF001 - where they live is decided here
+        if not placement.counts_for_health:
+            self._uncounted.add(io_context)
         if placement.lag_probe is not None:
             self._at_end.enter_context(LagProbe(io_context, placement.lag_probe))
         if self._monitor is not None:

@@ -1,19 +1,30 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
+from atoll.rpc._broadcast import Broadcast, BroadcastStats
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._factory import server
+from atoll.rpc._generic import HandlerCallDetails
+from atoll.rpc._health import HealthOptions, ServerHealth
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
+from atoll.rpc._spread import by_connection, by_metadata
 from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
+    "Broadcast",
+    "BroadcastStats",
     "Compression",
+    "HandlerCallDetails",
+    "HealthOptions",
     "Metadatum",
     "Server",
+    "ServerHealth",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
+    "by_connection",
+    "by_metadata",
     "serve",
     "server",
 ]

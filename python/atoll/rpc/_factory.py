@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import PlacementError
-from atoll.rpc._server import Placement
+from atoll.rpc._health import HealthOptions
+from atoll.rpc._instrumentation import replacement, through
+from atoll.rpc._registry import Placement
 
 if TYPE_CHECKING:
     from atoll.rpc._grpcio import GrpcServer
@@ -21,53 +24,51 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     *,
     placement: Placement | None = None,
     network_threads: int | None = None,
+    health: bool | HealthOptions = False,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
 
     Args:
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
         handlers: Handlers to add.
-        interceptors: Not served yet: must be empty.
+        interceptors: `grpc.aio.ServerInterceptor`s, asked in this order for the handler of each call. They run on the
+            loop that the called path has. What has replaced `grpc.aio.server`, as the instrumentations of OpenTelemetry
+            and Sentry do, adds its own.
         options: grpc's channel options, as (name, value).
         maximum_concurrent_rpcs: Not served yet: must be None.
         compression: How replies are compressed where a handler says nothing else: a `grpc.Compression`.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
+        health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
 
     Raises:
         ImportError: Without grpcio.
         NotImplementedError: For what is not served yet; the message names it.
         PlacementError: When the placement is a policy and no provider.
-        ValueError: When an option can't work; the message names it.
+        ValueError: When an option can't work, or an interceptor is none; the message names it.
     """
-    unserved = {
-        "interceptors": tuple(interceptors or ()),
-        "maximum_concurrent_rpcs": maximum_concurrent_rpcs,
-    }
-    for name, value in unserved.items():
-        # NoCompression and an empty sequence ask for nothing; a limit of zero does.
-        if value or (value is not None and name == "maximum_concurrent_rpcs"):
-            raise NotImplementedError(f"{name}={value!r} is not served yet: leave it out")
     if isinstance(placement, type):
         raise PlacementError(
             f"placement={placement.__name__} is a policy: pass the provider that you entered with "
             f"`async with IoContextProvider({placement.__name__}) as provider`"
         )
     try:
-        from atoll.rpc._grpcio import GrpcServer  # noqa: PLC0415 - an extra, imported when it is asked for
+        from atoll.rpc._grpcio import make_server  # noqa: PLC0415 - an extra, imported when it is asked for
     except ImportError as error:
         raise ImportError(
             "rpc.server() makes a grpc.aio.Server, which needs grpcio: pip install 'atoll[grpc]'; or construct "
             "rpc.Server, which "
             "does not"
         ) from error
-    made = GrpcServer(
-        placement=placement,
-        network_threads=network_threads,
-        options=tuple(options or ()),
-        migration_thread_pool=migration_thread_pool,
-        compression=compression,
-    )
-    if handlers:
-        made.add_generic_rpc_handlers(handlers)
+    make = partial(make_server, placement=placement, network_threads=network_threads, health=health)
+    arguments: dict[str, Any] = {
+        "migration_thread_pool": migration_thread_pool,
+        "handlers": handlers,
+        "interceptors": interceptors,
+        "options": options,
+        "maximum_concurrent_rpcs": maximum_concurrent_rpcs,
+        "compression": compression,
+    }
+    replaced = replacement()
+    made: GrpcServer = make(**arguments) if replaced is None else through(replaced, arguments, make)
     return made

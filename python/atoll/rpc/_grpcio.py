@@ -9,8 +9,12 @@ import grpc.aio
 
 from atoll.errors import AbortError
 from atoll.loop import IoContext
+from atoll.rpc._binding import Binding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
-from atoll.rpc._server import Binding, Placement, Server
+from atoll.rpc._health import HealthOptions
+from atoll.rpc._instrumentation import replacement
+from atoll.rpc._registry import Placement, Registry
+from atoll.rpc._server import Server
 
 
 class GrpcAbortError(AbortError, grpc.aio.AbortError):
@@ -48,25 +52,45 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
     _context_type: ClassVar[type[ServicerContext]] = GrpcServicerContext
     _sync_context_type: ClassVar[type[SyncServicerContext]] = GrpcSyncServicerContext
 
-    def __init__(
-        self,
-        *,
-        placement: Placement | None,
-        network_threads: int | None,
-        options: Sequence[tuple[str, Any]],
-        migration_thread_pool: Executor | None,
-        compression: int | None,
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of `Server`
         """Made by `rpc.server()`."""
-        Server.__init__(
-            self,
-            placement=placement,
-            network_threads=network_threads,
-            options=options,
-            migration_thread_pool=migration_thread_pool,
-            compression=compression,
-        )
+        Server.__init__(self, **settings)
+        self._honoured = replacement()
 
-    def on(self, io_context: IoContext) -> GrpcBinding:
-        """See `Server.on`."""
-        return GrpcBinding(self, io_context)
+    def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
+        return GrpcBinding(self, io_context, registry)
+
+
+def make_server(
+    *,
+    migration_thread_pool: Executor | None,
+    handlers: Sequence[Any] | None,
+    interceptors: Sequence[Any] | None,
+    options: Sequence[tuple[str, Any]] | None,
+    maximum_concurrent_rpcs: int | None,
+    compression: int | None,
+    placement: Placement | None,
+    network_threads: int | None,
+    health: bool | HealthOptions,
+) -> GrpcServer:
+    """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
+    if maximum_concurrent_rpcs is not None:
+        raise NotImplementedError(f"maximum_concurrent_rpcs={maximum_concurrent_rpcs!r} is not served yet: leave it out")
+    for interceptor in interceptors or ():
+        if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
+            raise ValueError(
+                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with an "
+                "async def intercept_service"
+            )
+    made = GrpcServer(
+        placement=placement,
+        network_threads=network_threads,
+        options=tuple(options or ()),
+        migration_thread_pool=migration_thread_pool,
+        interceptors=tuple(interceptors or ()),
+        compression=compression,
+        health=health,
+    )
+    if handlers:
+        made.add_generic_rpc_handlers(handlers)
+    return made

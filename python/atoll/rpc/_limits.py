@@ -118,7 +118,7 @@ class LimitReader:
         elif name in _PING_INTERVALS:
             self._ping_interval = whole(name, value, 0) / 1000
         elif name == "grpc.keepalive_permit_without_calls":
-            self._values["keepalive_without_calls"] = bool(whole(name, value, 0))
+            self._values["keepalive_without_calls"] = bool(whole(name, value, 0, 1))
         elif name == "grpc.max_allowed_incoming_connections":
             self._values["max_connections"] = whole(name, value, 1)
         elif name == "atoll.max_connections_per_peer":
@@ -151,8 +151,8 @@ class LimitReader:
         return FrameLimit(burst=strikes + 1, interval=interval)
 
 
-def whole(name: str, value: object, least: int) -> int:
-    """The value of a channel option that is a whole number, in the range of C's int.
+def whole(name: str, value: object, least: int, most: int = 2**31 - 1) -> int:
+    """The value of a channel option that is a whole number, by default in the range of C's int.
 
     Raises:
         TypeError: When it is none.
@@ -160,7 +160,6 @@ def whole(name: str, value: object, least: int) -> int:
     """
     if not isinstance(value, int):
         raise TypeError(f"{name}={value!r} is not a whole number")
-    most = 2**31 - 1
     if not least <= value <= most:
         raise ValueError(f"{name}={value!r} is not a number from {least} to {most}")
     return value

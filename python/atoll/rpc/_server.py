@@ -4,83 +4,33 @@ A server is configured and stopped on the asyncio loop that starts it; the place
 handler.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, ClassVar, Final, NoReturn, Protocol
+from functools import partial
+from typing import Any, ClassVar, NoReturn, overload
+
+from google.protobuf.descriptor import ServiceDescriptor
 
 from atoll._core import ServerCore
-from atoll.errors import BindError, LoopClosedError, MailboxFull, PlacementError, ServerStateError
-from atoll.loop import IoContext
+from atoll.errors import BindError, ServerStateError
+from atoll.loop import IoContext, IoContextPool
+from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
-from atoll.rpc._generic import GenericRpcHandler, ask_each, known_methods
+from atoll.rpc._descriptor import check_descriptor
+from atoll.rpc._generic import ask_each
+from atoll.rpc._health import HealthOptions, ServerHealth, health_options
+from atoll.rpc._instrumentation import warn_of_replacement
+from atoll.rpc._interceptors import Interception, check_interceptors
 from atoll.rpc._kinds import run_found, runner
-from atoll.rpc._method import Method, RpcMethodHandler, behaviour
+from atoll.rpc._life import Life
+from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
+from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
+from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._status import Compression
 
 _logger = logging.getLogger("atoll.rpc")
-
-# How long `stop` waits for the handlers of calls that it has cancelled.
-HANDLERS_TIMEOUT: Final = 1.0
-# How long `stop` waits before it asks a loop again whose mailbox was full.
-FULL_MAILBOX_PAUSE: Final = 0.01
-
-
-class Placement(Protocol):
-    """Who knows which module lives where: an `IoContextProvider`."""
-
-    def placement_of(self, module: type, /) -> IoContext | None:
-        """The loop of a module's class, or None when nobody placed it."""
-
-
-class Registrar(Protocol):
-    """Where generated code adds a servicer: a server, or `server.on(io_context)`."""
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
-        """Adds handlers."""
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """Adds the methods of a service."""
-
-
-class Binding:
-    """A server seen through one loop: what is added here runs there."""
-
-    def __init__(self, server: "Server", io_context: IoContext) -> None:
-        """Made by `Server.on`."""
-        self._bound_server = server
-        self._io_context = io_context
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
-        """Adds handlers that run on this loop."""
-        self._bound_server._add_generic(generic_rpc_handlers, self._io_context)  # noqa: SLF001 - its other half
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """Adds methods that run on this loop."""
-        self._bound_server._add_methods(service_name, method_handlers, self._io_context)  # noqa: SLF001 - its other half
-
-    def add_insecure_port(self, address: str) -> int:
-        """See `Server.add_insecure_port`."""
-        return self._bound_server.add_insecure_port(address)
-
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
-        """See `Server.add_secure_port`."""
-        self._bound_server.add_secure_port(address, server_credentials)
-
-    async def start(self) -> None:
-        """See `Server.start`."""
-        await self._bound_server.start()
-
-    async def stop(self, grace: float | None) -> None:
-        """See `Server.stop`."""
-        await self._bound_server.stop(grace)
-
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - grpc's signature
-        """See `Server.wait_for_termination`."""
-        return await self._bound_server.wait_for_termination(timeout)
 
 
 class Server:
@@ -92,9 +42,12 @@ class Server:
         options: grpc's channel options, as (name, value).
         migration_thread_pool: Where plain functions of unplaced servicers run; None for the loop's default executor.
         compression: How replies are compressed where a handler says nothing else: a `Compression`; None is not at all.
+        interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
+            that the called path has.
+        health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
 
     Raises:
-        ValueError: When an option can't work; the message names it.
+        ValueError: When an option can't work, or an interceptor is none; the message names it.
     """
 
     _context_type: ClassVar[type[ServicerContext]] = ServicerContext
@@ -108,32 +61,59 @@ class Server:
         options: Sequence[tuple[str, Any]] = (),
         migration_thread_pool: Executor | None = None,
         compression: int | None = None,
+        interceptors: Sequence[Any] = (),
+        health: bool | HealthOptions = False,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._compression = int(Compression(compression or 0))
         self._placement = placement
         self._thread_pool = migration_thread_pool
+        self._interceptors = check_interceptors(interceptors)
         self._core = ServerCore(server_options(network_threads, options))
-        self._handlers: dict[str, tuple[RpcMethodHandler, IoContext | None]] = {}
-        self._generic: list[GenericRpcHandler] = []
+        self._registry = Registry(placement)
+        self._life = Life(self._core)
+        self._health = ServerHealth(self._core, health_options(health))
         self._started = False
-        self._stopping = False
-        self._terminated = False
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._endings: set[asyncio.Task[None]] = set()
-        self._loops: set[IoContext] = set()
+        # What had replaced `grpc.aio.server` when this server was made through it.
+        self._honoured: Callable[..., Any] | None = None
 
     # ------------------------------------------------------------------------------------------------------- services
 
-    def on(self, io_context: IoContext) -> Binding:
-        """A view of this server whose servicers run on `io_context`.
+    @overload
+    def on(self, where: IoContext) -> Binding: ...
 
-        Pass it to generated code: `add_CounterServicer_to_server(Counter(), server.on(loop))`.
+    @overload
+    def on(self, where: IoContextPool, *, key: Key) -> PoolBinding: ...
+
+    def on(self, where: IoContext | IoContextPool, *, key: Key | None = None) -> Binding | PoolBinding:
+        """A view of this server whose servicers run on a loop, or on the loops of a pool.
+
+        Pass it to generated code: `add_CounterServicer_to_server(Counter(), server.on(loop))`. On a pool each loop has
+        an instance of its own, and the key says which of them takes a call:
+        `server.on(pool, key=rpc.by_connection).add_servicer(add_CounterServicer_to_server, Counter)`.
+
+        Args:
+            where: A loop, or a pool that runs.
+            key: `rpc.by_connection` or `rpc.by_metadata(name)`, for a pool.
 
         Raises:
+            LoopRunningError: When the pool does not run yet.
             PlacementError: By the view, when the policy places the servicer elsewhere.
+            TypeError: When a pool has no key, or a loop has one.
         """
-        return Binding(self, io_context)
+        if isinstance(where, IoContextPool):
+            if key is None:
+                raise TypeError(
+                    f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), or "
+                    "key=rpc.by_metadata('tenant')"
+                )
+            return PoolBinding(self, Spread.over(where, key))
+        if key is not None:
+            raise TypeError(f"a key chooses between the loops of a pool, and {where!r} is one loop: leave the key out")
+        return self._bind(where, self._registry)
+
+    def _bind(self, io_context: IoContext, registry: Registry) -> Binding:
+        return Binding(self, io_context, registry)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
         """Adds handlers, as generated code does. Before the start.
@@ -141,7 +121,7 @@ class Server:
         Raises:
             ServerStateError: When the server has been started.
         """
-        self._add_generic(generic_rpc_handlers, None)
+        self._registry.add_generic(generic_rpc_handlers, None)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         """Adds the methods of a service, as generated code does. Before the start.
@@ -149,43 +129,29 @@ class Server:
         Raises:
             ServerStateError: When the server has been started.
         """
-        self._add_methods(service_name, method_handlers, None)
+        self._registry.add_methods(service_name, method_handlers, None)
 
-    def _add_generic(self, handlers: Sequence[Any], io_context: IoContext | None) -> None:
-        self._check_not_started("services")
-        for handler in handlers:
-            methods = known_methods(handler)
-            if methods is not None:
-                for path, method in methods.items():
-                    self._handlers.setdefault(path, (method, self._check_placement(path, method, io_context)))
-            elif io_context is None:
-                self._generic.append(handler)
-            else:
-                raise PlacementError(
-                    f"{handler!r} decides for each call whether it serves it, so its methods can't be bound to a loop: "
-                    "add it "
-                    f"to the server itself, or use grpc.method_handlers_generic_handler"
-                )
+    def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
+        """Adds a servicer by its service's descriptor, without generated `_grpc` code. Before the start.
 
-    def _add_methods(self, service: str, methods: Mapping[str, Any], io_context: IoContext | None) -> None:
-        self._check_not_started("services")
-        for name, method in methods.items():
-            path = f"/{service}/{name}"
-            # What is registered counts before what is generic, as in grpc.aio.
-            self._handlers[path] = (method, self._check_placement(path, method, io_context))
+        A method that the servicer does not have is answered UNIMPLEMENTED. The messages' classes come from the
+        descriptor.
 
-    def _check_placement(self, path: str, method: RpcMethodHandler, bound: IoContext | None) -> IoContext | None:
-        servicer = getattr(behaviour(method), "__self__", None)
-        if self._placement is None or servicer is None:
-            return bound
-        placed = self._placement.placement_of(type(servicer))
-        if placed is not None and bound is not None and placed is not bound:
-            raise PlacementError(
-                f"{path}: the policy places {type(servicer).__name__} on loop {placed.name!r}, and server.on() binds "
-                "it to loop "
-                f"{bound.name!r}: add it to the server itself, or take it out of the policy"
-            )
-        return placed or bound
+        Args:
+            descriptor: The service's: `module_pb2.DESCRIPTOR.services_by_name["Counter"]`.
+            servicer: Any object whose methods have the RPCs' names.
+
+        Raises:
+            PlacementError: When the policy places the servicer elsewhere than `server.on()` binds it.
+            RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a class.
+            ServerStateError: When the server has been started.
+        """
+        self._registry.add_service(check_descriptor(descriptor), servicer, None)
+
+    @property
+    def health(self) -> ServerHealth:
+        """What the application says of its services' health; it needs `health=True`."""
+        return self._health
 
     # ---------------------------------------------------------------------------------------------------------- ports
 
@@ -232,49 +198,61 @@ class Server:
             ServerStateError: When it has been started or stopped before.
         """
         self._check_not_started("start() calls")
-        if self._stopping:
+        if self._life.stopping:
             raise ServerStateError("the server has been stopped: construct a new one")
-        home = IoContext.current()
-        methods = self._methods(home)
-        fallback = None
-        if self._generic:
-            fallback = Method(
-                path="*",
-                name="(generic)",
-                io_context=home,
-                handler=ask_each(tuple(self._generic), self._invoke),
-                deserializer=None,
-                serializer=None,
-                context_type=self._context_type,
-                is_coroutine=True,
-                request_streaming=True,
-                response_streaming=True,
-                compression=self._compression,
-            )
-        self._core.start(methods, fallback, None)
         self._started = True
-        self._loops = {home, *(method.io_context for method in methods)}
-        places: dict[str, set[str]] = {}
-        for method in methods:
-            places.setdefault(method.path.split("/")[1], set()).add(method.io_context.name)
-        for service, loops in places.items():
-            _logger.info("service %s lives on loop %s", service, ", ".join(sorted(loops)))
+        try:
+            await self._start(IoContext.current())
+        except BaseException:
+            self._started = False
+            raise
 
-    def _methods(self, home: IoContext) -> list[Method]:
-        full_names: dict[str, str] = {}
-        methods = []
-        for path, (handler, placed) in self._handlers.items():
-            service, _, name = path.removeprefix("/").partition("/")
-            short = service.rpartition(".")[2]
-            if full_names.setdefault(short, service) != service:
-                short = service
-            methods.append(self._method(path, f"{short}.{name}", handler, placed, home))
-        return methods
+    async def _start(self, home: IoContext) -> None:
+        if not self._interceptors:
+            warn_of_replacement(self._honoured)
+        await self._registry.make_spread_servicers()
+        self._registry.closed = True
+        methods, spread_methods = self._methods(home)
+        fallback = None
+        if self._interceptors:
+            fallback = self._asking_method("*", "(generic)", home, self._intercept(home, home, on_loop=False))
+        elif self._registry.generic:
+            asking = ask_each(tuple(self._registry.generic), partial(self._invoke, on_loop=False))
+            fallback = self._asking_method("*", "(generic)", home, asking)
+        everything = [*methods, *(method for spread in spread_methods for method in spread.methods)]
+        loops = {home, *(method.io_context for method in everything)}
+        counts = getattr(self._placement, "counts_for_health", None)
+        whole = [io_context for io_context in loops if counts is None or counts(io_context)]
+        places = _places(everything)
+        self._core.start(methods, spread_methods, fallback, self._health._spec(places, whole))  # noqa: SLF001 - its half
+        self._health._started()  # noqa: SLF001 - its half
+        self._life.loops = loops
+        for service, lived_on in places.items():
+            names = sorted(io_context.name for io_context in lived_on)
+            _logger.info("service %s lives on loop %s", service, ", ".join(names))
+
+    def _methods(self, home: IoContext) -> tuple[list[Method], list[SpreadMethod]]:
+        methods: list[Method] = []
+        spread_methods: list[SpreadMethod] = []
+        for path, name, registered in self._registry.named_methods():
+            match registered:
+                case Registered(handler, io_context):
+                    methods.append(self._method(path, name, handler, io_context, home))
+                case SpreadRegistered(handlers, spread):
+                    each = [
+                        self._method(path, name, handler, io_context, home)
+                        for handler, io_context in zip(handlers, spread.io_contexts, strict=True)
+                    ]
+                    spread_methods.append(SpreadMethod(methods=tuple(each), metadata_key=spread.metadata_key))
+        return methods, spread_methods
 
     def _method(
         self, path: str, name: str, handler: RpcMethodHandler, placed: IoContext | None, home: IoContext
     ) -> Method:
         made = runner(path, handler, on_loop=placed is not None, pool=self._thread_pool)
+        if self._interceptors:
+            where = placed or home
+            return self._asking_method(path, name, where, self._intercept(home, where, on_loop=placed is not None))
         return Method(
             path=path,
             name=name,
@@ -289,9 +267,28 @@ class Server:
             compression=self._compression,
         )
 
-    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext) -> None:
-        """Answers a call whose handler was found only now, on the home loop."""
-        made = runner(context._path, handler, on_loop=False, pool=self._thread_pool)  # noqa: SLF001 - the native half's
+    def _asking_method(self, path: str, name: str, where: IoContext, asking: Callable[..., Any]) -> Method:
+        """A method whose handler is found when a call has come, so nothing is known of its kind."""
+        return Method(
+            path=path,
+            name=name,
+            io_context=where,
+            handler=asking,
+            deserializer=None,
+            serializer=None,
+            context_type=self._context_type,
+            is_coroutine=True,
+            request_streaming=True,
+            response_streaming=True,
+            compression=self._compression,
+        )
+
+    def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:
+        return Interception(self._interceptors, self._registry, home, where, on_loop, self._invoke).run
+
+    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext, on_loop: bool) -> None:  # noqa: FBT001 - as it is called
+        """Answers a call whose handler was found only now."""
+        made = runner(context._path, handler, on_loop=on_loop, pool=self._thread_pool)  # noqa: SLF001 - the native half's
         if made.takes_sync_context:
             # The context was made before it was known what kind of function would get it.
             context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
@@ -300,54 +297,13 @@ class Server:
     async def stop(self, grace: float | None) -> None:
         """Stops serving: no new calls, and those in flight may finish.
 
+        A later call, also while the first one waits, may shorten the grace; it returns when the server has stopped.
+
         Args:
             grace: Seconds after which calls in flight are cancelled and answered UNAVAILABLE; None for at once. A later
                 call can shorten it, not lengthen it.
         """
-        self._stopping = True
-        if self._terminated:
-            return
-        loop = asyncio.get_running_loop()
-        stopped = loop.create_future()
-
-        def done() -> None:
-            if not stopped.done():
-                stopped.set_result(None)
-
-        self._core.stop(grace, IoContext.current(), done)
-        # Whoever asked may be cancelled: the stop goes on, and those who wait for the termination learn of it.
-        ending = asyncio.ensure_future(self._end(stopped))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
-        await asyncio.shield(ending)
-
-    async def _end(self, stopped: "asyncio.Future[None]") -> None:
-        """Does what is left when the transport has stopped."""
-        await stopped
-        self._core.join()
-        await self._wait_for_handlers()
-        self._terminated = True
-        while self._waiters:
-            # Waiters of other loops come and go meanwhile: those that come now see that it has terminated.
-            with contextlib.suppress(KeyError):
-                waiter = self._waiters.pop()
-                # Where the waiter's loop has been closed nobody waits any more.
-                with contextlib.suppress(RuntimeError):
-                    waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
-
-    async def _wait_for_handlers(self) -> None:
-        """Waits until handlers whose calls were cancelled have ended, but not for a loop that is stuck."""
-        waits = {asyncio.ensure_future(_handlers_have_ended(io_context)): io_context for io_context in self._loops}
-        if not waits:
-            return
-        _, stuck = await asyncio.wait(waits, timeout=HANDLERS_TIMEOUT)
-        for wait in stuck:
-            wait.cancel()
-            _logger.warning(
-                "handlers of cancelled calls still run on loop %s %s s after the server's end",
-                waits[wait].name,
-                HANDLERS_TIMEOUT,
-            )
+        await self._life.stop(grace)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - grpc's signature
         """Waits until the server has stopped.
@@ -358,46 +314,16 @@ class Server:
         Returns:
             True when the time ran out, False when the server has stopped.
         """
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            if self._terminated:  # looked at only now: another loop may end the server meanwhile
-                return False
-            async with asyncio.timeout(timeout):
-                await waiter
-        except TimeoutError:
-            return True
-        finally:
-            self._waiters.discard(waiter)
-        return False
+        return await self._life.wait_for_termination(timeout)
 
     def _check_not_started(self, what: str) -> None:
         if self._started:
-            raise ServerStateError(
-                f"the server has been started, and takes no more {what}: add everything before start()"
-            )
+            raise started_already(what)
 
 
-async def _handlers_have_ended(io_context: IoContext) -> None:
-    """Waits, on any loop, for the calls that run on `io_context`."""
-    while True:
-        try:
-            await io_context.submit(_end_of_calls, io_context, name="Server.stop", lane="control")
-        except LoopClosedError:
-            return
-        except MailboxFull:
-            # With the cancellations of many calls: it will have run them soon, unless it is stuck.
-            await asyncio.sleep(FULL_MAILBOX_PAUSE)
-        else:
-            return
-
-
-async def _end_of_calls(io_context: IoContext) -> None:
-    """Waits for the calls that run on this loop."""
-    if tasks := io_context._call_tasks():  # noqa: SLF001 - the native half's
-        await asyncio.wait(tasks)
-
-
-def _resolve(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _places(methods: Iterable[Method]) -> dict[str, set[IoContext]]:
+    """Which service lives on which loops."""
+    places: dict[str, set[IoContext]] = {}
+    for method in methods:
+        places.setdefault(method.path.split("/")[1], set()).add(method.io_context)
+    return places

@@ -17,7 +17,7 @@ from atoll.loop import IoContext
 from atoll.rpc import ServicerContext, SyncServicerContext
 
 MetadataPairs = Iterable[tuple[str, str | bytes]]
-CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request"]
+CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"]
 
 
 class _Clock(Protocol):

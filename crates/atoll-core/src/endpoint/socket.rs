@@ -101,7 +101,7 @@ pub(super) fn bind(text: &str) -> Result<Bound, BindError> {
                      \"127.0.0.1:9464\", or a Unix socket, as in \"unix:/run/atoll.sock\"",
                 )
             })?;
-            let listeners = bind_all(&addresses).map_err(failed)?;
+            let listeners = bind_all(&addresses, false).map_err(failed)?;
             let port = match listeners.first() {
                 Some(listener) => listener.local_addr().map_err(failed)?.port(),
                 None => port,

@@ -97,7 +97,8 @@ fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
         Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
         Accepted::Unix(_) => ("unix:".into(), None),
     };
-    let outbox = Arc::new(Outbox::new(name, Arc::clone(&worker.counters)));
+    let outbox = Outbox::new(name, Arc::clone(&worker.counters));
+    let outbox = Arc::new(outbox.with_number(shared.next_connection()));
     let service = Arc::clone(&shared.service);
     let registration = match shared.register_connection(worker, &outbox, peer) {
         Ok(registration) => registration,

@@ -29,7 +29,7 @@ impl Batches {
     }
 
     pub(super) fn push(&mut self, call: Arc<Call>) {
-        let index = call.route().target_index();
+        let index = call.target_index();
         let batch = &mut self.calls[index];
         if batch.is_empty() {
             self.targets.push(index);
@@ -39,7 +39,7 @@ impl Batches {
 
     /// The handler of a streaming call waits no longer.
     pub(super) fn push_progress(&mut self, call: &Arc<Call>) {
-        let index = call.route().target_index();
+        let index = call.target_index();
         let batch = &mut self.progress[index];
         if batch.is_empty() {
             self.progressed.push(index);
@@ -52,7 +52,7 @@ impl Batches {
         for index in self.targets.drain(..) {
             let calls = &mut self.calls[index];
             let Some(first) = calls.first() else { continue };
-            let target = Arc::clone(first.route().target());
+            let target = Arc::clone(first.target());
             target.dispatch(calls);
             for call in calls.drain(..) {
                 let text = "The loop of this method did not take the call";
@@ -62,7 +62,7 @@ impl Batches {
         for index in self.progressed.drain(..) {
             let calls = &mut self.progress[index];
             if let Some(first) = calls.first() {
-                let target = Arc::clone(first.route().target());
+                let target = Arc::clone(first.target());
                 target.progress(calls);
                 calls.clear();
             }

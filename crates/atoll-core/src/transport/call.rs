@@ -12,6 +12,7 @@
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
-use super::routes::Route;
+use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
@@ -44,6 +45,8 @@ pub enum CancelReason {
     Shutdown,
     /// A later message of the request broke the protocol or a limit; the client got the status that says so.
     BadRequest,
+    /// The client does not take its messages; it got `RESOURCE_EXHAUSTED`, if it takes that.
+    SlowClient,
 }
 
 /// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
@@ -60,12 +63,13 @@ impl State {
     /// This and above: cancelled, one value per reason.
     const CANCELLED: u8 = 3;
 
-    const REASONS: [CancelReason; 5] = [
+    const REASONS: [CancelReason; 6] = [
         CancelReason::Deadline,
         CancelReason::Client,
         CancelReason::ConnectionLost,
         CancelReason::Shutdown,
         CancelReason::BadRequest,
+        CancelReason::SlowClient,
     ];
 
     fn transition_to_running(&self) -> bool {
@@ -96,6 +100,8 @@ impl State {
 /// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
     route: Arc<Route>,
+    /// Which of the route's destinations it goes to.
+    destination: usize,
     uri: Uri,
     headers: HeaderMap,
     arrived: Instant,
@@ -133,6 +139,7 @@ impl Call {
         max_receive_message_size: usize,
     ) -> Self {
         Self {
+            destination: head.route.choose(outbox.number, &head.headers),
             flow,
             encoding: head.encoding,
             reply_encoding: AtomicU8::new(Encoding::Identity as u8),
@@ -154,6 +161,26 @@ impl Call {
     #[must_use]
     pub fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// What the target that takes the call was given with the route.
+    #[must_use]
+    pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.route.destination(self.destination).data
+    }
+
+    pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
+        &self.route.destination(self.destination).target
+    }
+
+    pub(super) fn target_index(&self) -> usize {
+        self.route.destination(self.destination).target_index
+    }
+
+    /// The number of the connection that it came on: 0 for the transport's first one.
+    #[must_use]
+    pub fn connection_number(&self) -> u64 {
+        self.outbox.number
     }
 
     /// The path that the client called, such as `"/package.Service/Method"`.
@@ -318,6 +345,19 @@ impl Call {
         sent
     }
 
+    /// Sends a message as [`send_message`](Self::send_message) does, unless more than `limit` bytes would then be on the way
+    /// and some are already: then there is [`Sent::Full`], and it has not been sent.
+    pub fn offer_message(&self, framed: Bytes, limit: usize) -> Sent {
+        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
+            return Sent::Over;
+        };
+        match flow.offer(framed.len(), limit) {
+            Sent::Room if self.outbox.push(Outgoing::Message(self.key, framed)) => Sent::Room,
+            Sent::Full => Sent::Full,
+            Sent::Room | Sent::Over => Sent::Over,
+        }
+    }
+
     /// Whether another message may be sent. After [`Sent::Full`] the target is told of progress.
     #[must_use]
     pub fn room(&self) -> Sent {
@@ -384,10 +424,15 @@ impl Call {
 
     /// Ends the call because its request is bad; `false` when it has ended already.
     pub fn reject(&self, status: Status) -> bool {
-        if !self.cancel(CancelReason::BadRequest) {
+        self.give_up(CancelReason::BadRequest, status)
+    }
+
+    /// Ends the call on behalf of the transport; `false` when it has ended already.
+    pub(super) fn give_up(&self, reason: CancelReason, status: Status) -> bool {
+        if !self.cancel(reason) {
             return false;
         }
-        count(&self.outbox.counters.bad_requests);
+        count(self.outbox.counters.of(reason));
         self.outbox
             .push(Outgoing::Reply(self.key, Reply::error(status)))
     }

@@ -461,6 +461,11 @@ where
         let limit = route.max_send_message_size();
         let limit = limit.unwrap_or(self.service.config.max_send_message_size);
         let reply = reply.checked(limit, route.streams_replies);
+        if call.cancelled_by().is_some() {
+            // Given up: what waits for the client is not sent before.
+            stream.responder.send_error(reply.status);
+            return drop(self.remove(key));
+        }
         let mut cx = Context::from_waker(waker);
         let (progress, sent) = stream.responder.send_reply(reply, &mut cx);
         match progress {

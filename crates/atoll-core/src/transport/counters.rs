@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::call::CancelReason;
 use super::offence::{OffenceCounters, OffenceCounts};
 
 /// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,
@@ -55,13 +56,25 @@ pub struct TransportStats {
     /// What clients did that no well-behaved client does, by kind. A connection that was closed for it is one of
     /// `connection_errors`, too.
     pub offences: OffenceCounts,
-    /// Streaming calls answered by the transport because a later message broke the protocol or a limit.
+    /// Calls answered by the transport because a message broke the protocol or a limit.
     pub bad_requests: u64,
-    /// Replies given up because the client took no byte of them for `send_timeout`.
+    /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
     pub stalled_replies: u64,
 }
 
 impl Counters {
+    /// The counter of calls that end for `reason`.
+    pub(super) fn of(&self, reason: CancelReason) -> &AtomicU64 {
+        match reason {
+            CancelReason::Deadline => &self.deadlines_exceeded,
+            CancelReason::Client => &self.cancelled_by_client,
+            CancelReason::ConnectionLost => &self.lost_with_connection,
+            CancelReason::Shutdown => &self.cancelled_by_shutdown,
+            CancelReason::BadRequest => &self.bad_requests,
+            CancelReason::SlowClient => &self.stalled_replies,
+        }
+    }
+
     pub(super) fn add_to(&self, stats: &mut TransportStats) {
         stats.connections += self.connections.load(Ordering::Relaxed);
         stats.calls_in_flight += self.calls_in_flight.load(Ordering::Relaxed);

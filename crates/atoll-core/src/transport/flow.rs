@@ -209,6 +209,20 @@ impl Flow {
         }
     }
 
+    /// Counts a reply message that is about to be sent, unless more than `limit` bytes would then be on the way and some are
+    /// already.
+    pub(super) fn offer(&self, bytes: usize, limit: usize) -> Sent {
+        let mut state = self.lock();
+        if state.is_over {
+            return Sent::Over;
+        }
+        if state.unsent > 0 && state.unsent + bytes > limit {
+            return Sent::Full;
+        }
+        state.unsent += bytes;
+        Sent::Room
+    }
+
     /// Whether another reply message may be sent; where it may not, progress will be told.
     pub(super) fn room(&self) -> Sent {
         let mut state = self.lock();

@@ -18,7 +18,8 @@ const PORT_ATTEMPTS: usize = 16;
 
 /// A bound and listening address: one socket, or several where a name has several addresses.
 ///
-/// Ports are never shared: a second server on the port fails instead of taking half of the connections.
+/// Ports are shared only when asked for: otherwise a second server on the port fails instead of taking half of the
+/// connections.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) sockets: Vec<ListeningSocket>,
@@ -51,6 +52,16 @@ impl Listener {
     ///
     /// [`BindError`] when the address is malformed, in use, not this machine's, or may not be bound.
     pub fn bind(address: &str) -> Result<Self, BindError> {
+        Self::bind_with(address, false)
+    }
+
+    /// Like [`bind`](Self::bind). With `share`, others that share it too may listen on the same port, and the system spreads
+    /// the connections over them (`SO_REUSEPORT`); a Unix socket is never shared.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_with(address: &str, share: bool) -> Result<Self, BindError> {
         let failed = |error| BindError::io(address, error);
         match Address::parse(address)? {
             Address::Unix(path) => {
@@ -65,7 +76,7 @@ impl Listener {
                     .to_socket_addrs()
                     .map_err(failed)?
                     .collect();
-                let listeners = bind_all(&addresses).map_err(failed)?;
+                let listeners = bind_all(&addresses, share).map_err(failed)?;
                 let port = listeners
                     .first()
                     .and_then(|listener| listener.local_addr().ok());
@@ -86,7 +97,7 @@ impl Listener {
 
 /// Binds all addresses of a name to one port. A family that this machine does not have is skipped as long as
 /// another is bound.
-pub(crate) fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn bind_all(addresses: &[SocketAddr], share: bool) -> io::Result<Vec<TcpListener>> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for _ in 0..PORT_ATTEMPTS {
         let mut listeners: Vec<TcpListener> = Vec::new();
@@ -96,7 +107,7 @@ pub(crate) fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>>
             if let Some(first) = listeners.first() {
                 address.set_port(first.local_addr()?.port());
             }
-            match bind_tcp(address) {
+            match bind_tcp(address, share) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
                     taken |= error.kind() == io::ErrorKind::AddrInUse;
@@ -115,12 +126,13 @@ pub(crate) fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>>
     Err(last)
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    match listen(address) {
+fn bind_tcp(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
+    match listen(address, share) {
         // Machines without IPv6 still have an "every address".
-        Err(error) if is_every_address(address) && no_such_family(&error) => {
-            listen((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
+        Err(error) if is_every_address(address) && no_such_family(&error) => listen(
+            (std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(),
+            share,
+        ),
         bound => bound,
     }
 }
@@ -134,13 +146,14 @@ fn no_such_family(error: &io::Error) -> bool {
         || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     // Lets a restarted server have its port although old connections linger; it does not share the port.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

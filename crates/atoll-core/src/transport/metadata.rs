@@ -113,7 +113,7 @@ pub fn append(metadata: &mut HeaderMap, key: &str, value: &[u8]) -> Result<(), M
         .map_err(|_| full())
 }
 
-fn checked_key(key: &str) -> Result<HeaderName, MetadataError> {
+pub(super) fn checked_key(key: &str) -> Result<HeaderName, MetadataError> {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
     if key.is_empty() || !key.bytes().all(allowed) {
         return Err(MetadataError::new(key, Problem::Key));

@@ -37,6 +37,8 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     inner: Mutex<Inner>,
     pub(super) peer: Box<str>,
+    /// Counts the connections of the transport, from 0 on.
+    pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
     opened: Instant,
     /// Nanoseconds from `opened` to the last time that something came from the client.
@@ -62,10 +64,16 @@ impl Outbox {
         Self {
             inner: Mutex::default(),
             peer,
+            number: 0,
             counters,
             opened: Instant::now(),
             last_read: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn with_number(mut self, number: u64) -> Self {
+        self.number = number;
+        self
     }
 
     /// Something has come from the client.

@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use super::call::Call;
 use super::health::Health;
+use super::spread::Chooser;
 
 /// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
 /// threads, so they must neither block nor wait for anything that a handler may hold.
@@ -27,12 +30,34 @@ pub trait Dispatch: Send + Sync + 'static {
     }
 }
 
+/// Where calls of a route may go, and what goes with them.
+pub(super) struct Destination {
+    pub(super) target: Arc<dyn Dispatch>,
+    pub(super) target_index: usize,
+    pub(super) data: Arc<dyn Any + Send + Sync>,
+}
+
+impl Destination {
+    fn new(target: Arc<dyn Dispatch>, data: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            target,
+            target_index: 0,
+            data,
+        }
+    }
+}
+
+/// Of a route that is spread over several targets.
+struct Others {
+    destinations: Vec<Destination>,
+    chooser: Chooser,
+}
+
 /// One method: its path, its target, and what the target wants to know about it.
 pub struct Route {
     path: Box<str>,
-    target: Arc<dyn Dispatch>,
-    target_index: usize,
-    data: Arc<dyn Any + Send + Sync>,
+    first: Destination,
+    others: Option<Box<Others>>,
     pub(super) streams_requests: bool,
     pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
@@ -49,14 +74,32 @@ impl Route {
     ) -> Self {
         Self {
             path: path.into(),
-            target,
-            target_index: 0,
-            data,
+            first: Destination::new(target, data),
+            others: None,
             streams_requests: false,
             streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
         }
+    }
+
+    /// Makes `chooser` say for each call whether it goes to the target that the route was made with or to one of
+    /// `others`, with the data beside that.
+    #[must_use]
+    pub fn with_others(
+        mut self,
+        others: impl IntoIterator<Item = (Arc<dyn Dispatch>, Arc<dyn Any + Send + Sync>)>,
+        chooser: Chooser,
+    ) -> Self {
+        let destinations = others
+            .into_iter()
+            .map(|(target, data)| Destination::new(target, data))
+            .collect();
+        self.others = Some(Box::new(Others {
+            destinations,
+            chooser,
+        }));
+        self
     }
 
     /// Makes it a route of calls with any number of request messages, of reply messages, or of both. A call with several
@@ -88,18 +131,31 @@ impl Route {
         &self.path
     }
 
-    /// What the route was made with.
+    /// What the route was made with; where it is spread over several targets, a call's own [`data`](Call::data) may
+    /// differ.
     #[must_use]
     pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
-        &self.data
+        &self.first.data
     }
 
-    pub(super) fn target_index(&self) -> usize {
-        self.target_index
+    /// The index of the destination that takes a call.
+    pub(super) fn choose(&self, connection: u64, headers: &HeaderMap) -> usize {
+        self.others.as_ref().map_or(0, |others| {
+            let count = 1 + others.destinations.len();
+            others.chooser.choose(count, connection, headers)
+        })
     }
 
-    pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
-        &self.target
+    pub(super) fn destination(&self, index: usize) -> &Destination {
+        match &self.others {
+            Some(others) if index > 0 => &others.destinations[index - 1],
+            _ => &self.first,
+        }
+    }
+
+    fn destinations_mut(&mut self) -> impl Iterator<Item = &mut Destination> {
+        let others = self.others.iter_mut();
+        std::iter::once(&mut self.first).chain(others.flat_map(|others| &mut others.destinations))
     }
 
     pub(super) fn max_receive_message_size(&self) -> Option<usize> {
@@ -144,13 +200,13 @@ impl Routes {
     pub fn new(routes: impl IntoIterator<Item = Route>, fallback: Option<Route>) -> Self {
         let mut all = Self::default();
         for mut route in routes {
-            route.target_index = all.targets.index_of(&route.target);
+            all.targets.number(&mut route);
             all.by_path
                 .entry(route.path.clone())
                 .or_insert_with(|| Arc::new(route));
         }
         all.fallback = fallback.map(|mut route| {
-            route.target_index = all.targets.index_of(&route.target);
+            all.targets.number(&mut route);
             Arc::new(route)
         });
         all
@@ -160,7 +216,7 @@ impl Routes {
     #[must_use]
     pub fn with_health(mut self, health: Arc<Health>) -> Self {
         for mut route in health.routes() {
-            route.target_index = self.targets.index_of(&route.target);
+            route.first.target_index = self.targets.index_of(&route.first.target);
             self.by_path
                 .entry(route.path.clone())
                 .or_insert_with(|| Arc::new(route));
@@ -179,13 +235,19 @@ impl Routes {
         self.by_path.get(path).or(self.fallback.as_ref())
     }
 
-    /// How many different targets there are; [`Route::target_index`] counts up to it.
+    /// How many different targets there are; a destination's index counts up to it.
     pub(super) fn target_count(&self) -> usize {
         self.targets.0.len()
     }
 }
 
 impl Targets {
+    fn number(&mut self, route: &mut Route) {
+        for destination in route.destinations_mut() {
+            destination.target_index = self.index_of(&destination.target);
+        }
+    }
+
     fn index_of(&mut self, target: &Arc<dyn Dispatch>) -> usize {
         let same = |known: &Arc<dyn Dispatch>| {
             Arc::as_ptr(known).cast::<()>() == Arc::as_ptr(target).cast::<()>()
@@ -243,7 +305,7 @@ mod tests {
             None,
         );
         assert_eq!(routes.target_count(), 2);
-        let index = |path| routes.find(path).unwrap().target_index();
+        let index = |path| routes.find(path).unwrap().destination(0).target_index;
         assert_eq!(index("/a"), index("/c"));
         assert_ne!(index("/a"), index("/b"));
     }

@@ -7,7 +7,7 @@
 //! | any other       | [`Transport::start`], [`Transport::shutdown`], [`Transport::join`]             |
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,6 +51,7 @@ pub(super) struct Shared {
     pub(super) workers: Vec<Worker>,
     state: Mutex<State>,
     finished: watch::Sender<bool>,
+    connections_made: AtomicU64,
 }
 
 /// One network thread, from outside.
@@ -108,6 +109,7 @@ impl Transport {
             }),
             state: Mutex::default(),
             finished: watch::Sender::new(false),
+            connections_made: AtomicU64::new(0),
         });
         let acceptors = {
             let _entered = runtimes[0].enter();
@@ -288,6 +290,11 @@ impl Shared {
             outbox.stop(at);
         }
         Ok(registration)
+    }
+
+    /// The number of a connection that has just been accepted.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.connections_made.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The thread with the fewest connections.

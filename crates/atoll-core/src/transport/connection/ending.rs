@@ -52,16 +52,9 @@ where
                 None => stream.responder.reset(Reason::CANCEL),
             }
         }
-        let counters = &self.outbox.counters;
-        count(match reason {
-            CancelReason::Deadline => &counters.deadlines_exceeded,
-            CancelReason::Client => &counters.cancelled_by_client,
-            CancelReason::ConnectionLost => &counters.lost_with_connection,
-            CancelReason::Shutdown => &counters.cancelled_by_shutdown,
-            CancelReason::BadRequest => &counters.bad_requests,
-        });
+        count(self.outbox.counters.of(reason));
         if let Some(call) = call {
-            call.route().target().cancelled(&call);
+            call.target().cancelled(&call);
         }
     }
 
@@ -88,14 +81,17 @@ where
             return;
         };
         let (_, moved_at) = stream.responder.unwatch();
+        let is_answered = stream.stage.call().is_some_and(|call| call.is_answered());
         let streams = &self.streams;
         self.stalls.forget_one(|key| streams.contains(key));
         let Some(moved_at) = moved_at else { return };
         if now.duration_since(moved_at) < self.service.config.send_timeout {
             return self.watch_blocked(key);
         }
-        count(&self.outbox.counters.stalled_replies);
-        self.cancel(key, CancelReason::Client, None);
+        if is_answered {
+            count(&self.outbox.counters.stalled_replies);
+        }
+        self.cancel(key, CancelReason::SlowClient, None);
     }
 
     /// The connection is gone: so is whatever waits for it.

@@ -1,0 +1,88 @@
+"""One message to many streams of stock clients."""
+
+# Handlers take what they don't need.
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tests.rpc.support import TIMEOUT, probe_pb2, probe_pb2_grpc, running, until
+
+from atoll import rpc
+
+
+class Watched(probe_pb2_grpc.StreamsServicer):  # type: ignore[misc] # generated at test time
+    def __init__(self, broadcast: rpc.Broadcast[Any]) -> None:
+        self.broadcast = broadcast
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        await self.broadcast.serve(context)
+
+    async def Once(self, request: Any, context: Any) -> Any:
+        with pytest.raises(RuntimeError, match="streams its replies"):
+            self.broadcast.subscribe(context)
+        return request
+
+
+async def test_every_subscriber_gets_every_message_in_order() -> None:
+    broadcast: rpc.Broadcast[Any] = rpc.Broadcast()
+    server = rpc.server()
+    probe_pb2_grpc.add_StreamsServicer_to_server(Watched(broadcast), server)
+    sent = [str(number) for number in range(100)]
+    async with running(server) as target, grpc.aio.insecure_channel(target) as channel:
+        stub = probe_pb2_grpc.StreamsStub(channel)
+        calls = [stub.Watch(probe_pb2.Note(), timeout=60) for _ in range(50)]
+        await until(lambda: broadcast.stats().subscribers == 50)
+        for text in sent:
+            broadcast.send(probe_pb2.Note(text=text))
+
+        async def received(call: Any) -> list[str]:
+            return [(await call.read()).text for _ in sent]
+
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*map(received, calls)) == [sent] * 50
+        calls[0].cancel()
+        await until(lambda: broadcast.stats().subscribers == 49)
+        assert broadcast.stats() == (49, 100, 0, 0)
+        assert (await stub.Once(probe_pb2.Note(text="x"), timeout=TIMEOUT)).text == "x"
+    await until(lambda: broadcast.stats().subscribers == 0)
+
+
+async def test_a_subscriber_that_does_not_read_loses_its_stream_and_no_other_does() -> None:
+    broadcast: rpc.Broadcast[Any] = rpc.Broadcast(max_waiting=100_000)
+    server = rpc.server()
+    probe_pb2_grpc.add_StreamsServicer_to_server(Watched(broadcast), server)
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+    async with running(server) as target:
+        async with (
+            grpc.aio.insecure_channel(target) as channel,
+            grpc.aio.insecure_channel(target, options=options) as slow_channel,
+        ):
+            reader = probe_pb2_grpc.StreamsStub(channel).Watch(probe_pb2.Note(), timeout=60)
+            slow = probe_pb2_grpc.StreamsStub(slow_channel).Watch(probe_pb2.Note(), timeout=60)
+            await until(lambda: broadcast.stats().subscribers == 2)
+            note = probe_pb2.Note(text="x" * 50_000)
+            async with asyncio.timeout(60):
+                while broadcast.stats().ended == 0:
+                    broadcast.send(note)
+                    assert await reader.read() == note
+            assert broadcast.stats().subscribers == 1
+            broadcast.send(note)
+            assert await reader.read() == note
+            del slow
+
+
+async def test_what_can_not_be_sent_or_made_is_refused() -> None:
+    with pytest.raises(ValueError, match="'end' or 'miss'"):
+        rpc.Broadcast(slow_subscribers="drop")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_waiting=0"):
+        rpc.Broadcast(max_waiting=0)
+    broadcast: rpc.Broadcast[bytes] = rpc.Broadcast(bytes)
+    broadcast.send(b"to nobody")
+    with pytest.raises(AttributeError):
+        rpc.Broadcast().send(b"no message")
