@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 
 import pytest
@@ -14,8 +15,15 @@ if importlib.util.find_spec("grpc") is None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers."""
+    config.addinivalue_line("markers", "alone: measures time, so that a run of the whole suite has nothing beside it")
     config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
     config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")
+
+
+def pytest_collection_finish() -> None:
+    """Takes what exists by now out of the collections' sight: hundreds of tests collect garbage, their own."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,8 +38,9 @@ __all__ = [
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
-    "answers_stack_questions",
+    "begin_stack_answers",
     "current_loop",
+    "end_stack_answers",
     "injected_delays",
     "plain_attributes",
     "prepare_stack_sampler",
@@ -222,11 +223,14 @@ class MonitorCore:
 def prepare_stack_sampler(signal: int) -> int | None:
     """Makes the pipe for stacks that `signal` causes; returns the descriptor for faulthandler, or None elsewhere."""
 
-def answers_stack_questions(begins: bool) -> None:
-    """A Python thread answers `wait_stack_question` from now on, or no more."""
+def begin_stack_answers() -> int:
+    """A Python thread answers questions from now on; returns its number for `wait_stack_question`."""
 
-def wait_stack_question(patience: float) -> tuple[int, int] | None:
-    """Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about."""
+def end_stack_answers(answerer: int) -> None:
+    """The thread with that number answers no more, and `wait_stack_question` gives it None at once."""
+
+def wait_stack_question(answerer: int) -> tuple[int, int] | None:
+    """Waits for the number of a question and the system's number of the thread it is about."""
 
 def answer_stack_question(number: int, stack: str) -> None:
     """Answers a question with a stack in faulthandler's form, empty when there is none."""

@@ -34,6 +34,7 @@ def failed_checks(result: dict[str, Any]) -> list[str]:
     return [check["name"] for check in result["checks"] if not check["passed"]]
 
 
+@pytest.mark.alone
 @pytest.mark.demo
 @pytest.mark.whole_grpcio
 @pytest.mark.parametrize("kind", ["sleep", "cpu"])
@@ -57,6 +58,7 @@ def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path:
     assert "NodeService.Heartbeat" in {handler["name"] for handler in loops["node_manager"]["handlers"]}
 
 
+@pytest.mark.alone
 @pytest.mark.demo
 @pytest.mark.whole_grpcio
 def test_a_call_that_keeps_the_gil_is_reported_for_what_it_is() -> None:
@@ -108,6 +110,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     process.communicate(timeout=20)
 
 
+@pytest.mark.alone
 @pytest.mark.demo
 @pytest.mark.server_process
 @pytest.mark.parametrize("server", [()], indirect=True)
@@ -120,6 +123,7 @@ def test_the_demo_joins_a_running_server_and_says_so_when_nothing_can_be_made_sl
     assert "The run was healthy; all 10 nodes stayed alive." in shown
 
 
+@pytest.mark.alone
 @pytest.mark.demo
 @pytest.mark.server_process
 @pytest.mark.skipif(sys.executable == SERVER_PYTHON, reason="the demo's own server is of this interpreter, too")

@@ -253,13 +253,14 @@ def test_delayed_handlers_run_after_their_delay_in_the_order_of_their_due_times(
     def note(name: str) -> None:
         ran.append((name, io_context.now() - begin))
 
-    io_context.post(note, "second", delay=0.02)
-    io_context.post(note, "first", delay=0.01)
     io_context.post(note, "at once")
+    # Far apart: a thread that is held up between the two posts must not turn their due times round.
+    io_context.post(note, "second", delay=0.4)
+    io_context.post(note, "first", delay=0.01)
     io_context.run()
     assert [name for name, _ in ran] == ["at once", "first", "second"]
     assert ran[1][1] >= 0.01
-    assert ran[2][1] >= 0.02
+    assert ran[2][1] >= 0.4
 
 
 @pytest.mark.parametrize("delay", [-1.0, float("nan"), float("inf"), 1e12])

@@ -261,8 +261,9 @@ def test_quantiles_are_right_to_an_eighth(io_context: atoll.IoContext) -> None:
     [stats] = io_context.stats()
     taken.sort()
     for fraction in (0.1, 0.5, 0.9):
-        exact = taken[int(fraction * len(taken))]
-        assert stats.execution_time.quantile(fraction) == pytest.approx(exact, rel=0.2)
+        # Ten ranks to either side, for steps that were held up between the loop's clock and this one's.
+        least, most = (taken[int(fraction * len(taken)) + ranks] for ranks in (-10, 10))
+        assert least / 1.125 <= stats.execution_time.quantile(fraction) <= most * 1.125
     assert stats.execution_time.quantile(0.0) == stats.execution_time.min
     assert stats.execution_time.quantile(1.0) == stats.execution_time.max
 

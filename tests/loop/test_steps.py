@@ -109,6 +109,16 @@ def test_run_for_returns_at_once_when_nothing_is_left_to_do(io_context: atoll.Io
     assert io_context.stopped
 
 
+@pytest.mark.parametrize("duration", [0, 1e-6, 0.001])
+def test_run_for_runs_what_is_ready_however_short_its_time(io_context: atoll.IoContext, duration: float) -> None:
+    ran: list[int] = []
+    with io_context.work_guard():
+        for number in range(100):
+            io_context.post(ran.append, number)
+            assert io_context.run_for(duration) == 1
+    assert ran == list(range(100))
+
+
 @pytest.mark.parametrize("duration", [-1, float("nan"), float("inf")])
 def test_run_for_takes_a_number_of_seconds(io_context: atoll.IoContext, duration: float) -> None:
     with pytest.raises(ValueError, match="duration"):
@@ -128,7 +138,7 @@ def test_every_kind_of_run_may_follow_every_other(io_context: atoll.IoContext) -
     with io_context.work_guard():
         for number in range(12):
             io_context.post(ran.append, number)
-            (io_context.poll, io_context.poll_one, io_context.run_one, lambda: io_context.run_for(0.02))[number % 4]()
+            (io_context.poll, io_context.poll_one, io_context.run_one, lambda: io_context.run_for(0.001))[number % 4]()
     assert ran == list(range(12))
 
 

@@ -151,6 +151,7 @@ def test_windows_add_up_to_the_whole_while_the_loop_works(running: atoll.IoConte
     snapshots = [running.stats()]
     while len(snapshots) < 100 or snapshots[-1].total < 500:
         snapshots.append(running.stats())
+        time.sleep(0.0005)  # or this thread keeps the GIL for a switch interval, each time that a handler gives it away
     ended.set()
     poster.join()
     windows = [later - earlier for earlier, later in itertools.pairwise(snapshots)]

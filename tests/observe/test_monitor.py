@@ -79,8 +79,9 @@ def seen(monitor: LoopMonitor) -> LoopHealth:
     return health
 
 
-def has_seen(monitor: LoopMonitor, stalls: int) -> bool:
-    return seen(monitor).stalls == stalls and all(stall.over for stall in monitor.stalls())
+def has_seen(monitor: LoopMonitor, handler: str) -> bool:
+    """Whether the handler's stall has ended. On a loaded machine there are others, of what is no handler."""
+    return any(stall.handler == handler and stall.over for stall in monitor.stalls())
 
 
 def test_a_loop_that_runs_is_healthy_and_its_probes_are_no_work(loop: atoll.IoContext, monitor: LoopMonitor) -> None:
@@ -235,25 +236,31 @@ def test_a_loop_that_only_waits_is_no_stall(loop: atoll.IoContext, monitor: Loop
 def test_reports_are_one_log_entry_each_and_too_many_are_counted_instead(
     loop: atoll.IoContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = MonitorOptions(stall_threshold=0.005, stall_reports_per_minute=2)
+    options = MonitorOptions(stall_threshold=0.02, stall_reports_per_minute=2)
     with LoopMonitor(options) as monitor:
         monitor.watch(loop)
         for number in range(4):
-            loop.submit(time.sleep, 0.04, name=f"stall {number}").result(30)
-            wait_for(functools.partial(has_seen, monitor, number + 1), "a stall's end")
-        assert seen(monitor).stalls == 4
+            loop.submit(time.sleep, 0.06, name=f"stall {number}").result(30)
+            wait_for(functools.partial(has_seen, monitor, f"stall {number}"), "a stall's end")
+        assert seen(monitor).stalls >= 4
     records = [record for record in caplog.records if record.levelno == logging.WARNING and hasattr(record, "stack")]
-    assert [record.handler for record in records] == ["stall 0", "stall 1"]  # type: ignore[attr-defined]
-    assert "loop worker stalled: handler stall 0 kept it for" in records[0].getMessage()
+    assert len(records) == 2
+    handlers = [record.handler for record in records]  # type: ignore[attr-defined]
+    assert [name for name in handlers if name] == ["stall 0", "stall 1"][: 2 - handlers.count(None)]
+    for record, name in zip(records, handlers, strict=True):
+        what = f"handler {name}" if name else "something that is no handler"
+        assert f"loop worker stalled: {what} kept it for" in record.getMessage()
 
 
 def test_no_more_stalls_are_retained_than_asked(loop: atoll.IoContext) -> None:
-    with LoopMonitor(MonitorOptions(stall_threshold=0.005, stalls_retained=2)) as monitor:
+    with LoopMonitor(MonitorOptions(stall_threshold=0.02, stalls_retained=2)) as monitor:
         monitor.watch(loop)
         for number in range(3):
-            loop.submit(time.sleep, 0.04, name=f"stall {number}").result(30)
-            wait_for(functools.partial(has_seen, monitor, number + 1), "a stall's end")
-        assert [it.handler for it in monitor.stalls()] == ["stall 1", "stall 2"]
+            loop.submit(time.sleep, 0.06, name=f"stall {number}").result(30)
+            wait_for(functools.partial(has_seen, monitor, f"stall {number}"), "a stall's end")
+        retained = monitor.stalls()
+        assert len(retained) == 2
+        assert "stall 0" not in [it.handler for it in retained]
 
 
 def test_a_loop_may_have_a_threshold_of_its_own(monitor: LoopMonitor, loop: atoll.IoContext) -> None:
@@ -336,3 +343,11 @@ def test_a_signal_that_can_not_be_had_is_refused_and_never_sent() -> None:
 def test_a_setting_that_can_not_work_is_an_error_that_names_it(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
         MonitorOptions(**{option: value})  # type: ignore[arg-type]
+
+
+def test_a_monitor_ends_at_once_though_its_threads_wait_for_something_to_do() -> None:
+    began = time.monotonic()
+    for _ in range(40):
+        with LoopMonitor():
+            time.sleep(0.001)
+    assert time.monotonic() - began < 10, "each would take half a second"

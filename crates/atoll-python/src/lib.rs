@@ -91,8 +91,8 @@ mod _core {
     use crate::module_home::ModuleHome;
     #[pymodule_export]
     use crate::monitor::{
-        MonitorCore, activate_stack_sampler, answer_stack_question, answers_stack_questions,
-        prepare_stack_sampler, wait_stack_question,
+        MonitorCore, activate_stack_sampler, answer_stack_question, begin_stack_answers,
+        end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
     use crate::server_call::ServerCall;

@@ -196,17 +196,22 @@ pub(crate) fn activate_stack_sampler(py: Python<'_>, signal: i32) -> Option<i32>
     })
 }
 
-/// A Python thread answers `wait_stack_question` from now on, or no more.
+/// A Python thread answers questions from now on; returns its number for `wait_stack_question`.
 #[pyfunction]
-pub(crate) fn answers_stack_questions(py: Python<'_>, begins: bool) {
-    py.detach(|| stack::answers(begins));
+pub(crate) fn begin_stack_answers(py: Python<'_>) -> u64 {
+    py.detach(stack::begin_answers)
 }
 
-/// Waits up to `patience` seconds for the number of a question and the system's number of the thread it is about.
+/// The thread with that number answers no more, and `wait_stack_question` gives it None at once.
 #[pyfunction]
-pub(crate) fn wait_stack_question(py: Python<'_>, patience: f64) -> Option<(u64, i32)> {
-    let patience = Duration::try_from_secs_f64(patience).unwrap_or_default();
-    py.detach(|| stack::wait_for_question(patience))
+pub(crate) fn end_stack_answers(py: Python<'_>, answerer: u64) {
+    py.detach(|| stack::end_answers(answerer));
+}
+
+/// Waits for the number of a question and the system's number of the thread it is about.
+#[pyfunction]
+pub(crate) fn wait_stack_question(py: Python<'_>, answerer: u64) -> Option<(u64, i32)> {
+    py.detach(|| stack::wait_for_question(answerer))
 }
 
 /// Answers a question with a stack in faulthandler's form, empty when there is none.

@@ -28,8 +28,8 @@ struct ServerOptions {
     max_send_message_size: Option<usize>,
     max_concurrent_streams: u32,
     max_header_list_size: u32,
-    limits: ConnectionLimits,
     share_ports: bool,
+    limits: ConnectionLimits,
 }
 
 /// One dispatch target per loop.

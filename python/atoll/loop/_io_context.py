@@ -309,6 +309,8 @@ class IoContext(LoopCore):
     def run_for(self, duration: float) -> int:
         """Runs as `run` does, for at most `duration` seconds of the context's clock; does not stop the context.
 
+        What is ready when it begins runs in any case, as far as one drain budget goes.
+
         Raises:
             ValueError: When the duration is not a number of seconds. And what `run` raises.
         """
@@ -381,13 +383,21 @@ class IoContext(LoopCore):
             empty = contextvars.Context()
             empty.run(loop.add_reader, self._fileno, self._drain)
             empty.run(loop.call_soon, self._drain)
-            timer = None if duration is None else empty.run(loop.call_later, duration, self._end_run)
+            timers: list[asyncio.Handle] = []
+            if duration is not None:
+                end = self.now() + duration
+                # After the first drain, or a short time would be over before it, on uvloop at once.
+                timers.append(empty.run(loop.call_soon, lambda: timers.append(self._ended_at(end, loop))))
             try:
                 loop.run_forever()
             finally:
                 loop.remove_reader(self._fileno)
-                if timer is not None:
+                for timer in timers:
                     timer.cancel()
+
+    def _ended_at(self, end: float, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle:
+        """Ends the run when the context's clock says `end`."""
+        return loop.call_later(max(end - self.now(), 0.0), self._end_run)
 
     @contextlib.contextmanager
     def _entered(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:

@@ -7,40 +7,37 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
-from atoll._core import answer_stack_question, answers_stack_questions, wait_stack_question
+from atoll._core import answer_stack_question, begin_stack_answers, end_stack_answers, wait_stack_question
 
 if TYPE_CHECKING:
     from types import FrameType
 
-_PATIENCE: Final = 0.5
 _MOST_FRAMES: Final = 100
 
 
 class StackThread:
     """Answers questions for stacks on a thread of its own, from `start()` to `stop()`."""
 
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=_answer, args=(self._stopped,), name="atoll-stacks", daemon=True)
-
     def start(self) -> None:
         """Starts it; raises what keeps a thread from starting."""
-        self._thread.start()
-        answers_stack_questions(begins=True)
+        self._answerer = begin_stack_answers()
+        self._thread = threading.Thread(target=_answer, args=(self._answerer,), name="atoll-stacks", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            end_stack_answers(self._answerer)
+            raise
 
     def stop(self) -> None:
         """Ends it and waits for that. Not on the thread itself."""
-        self._stopped.set()
-        answers_stack_questions(begins=False)
+        end_stack_answers(self._answerer)
         self._thread.join()
 
 
-def _answer(stopped: threading.Event) -> None:
-    while not stopped.is_set():
-        question = wait_stack_question(_PATIENCE)
-        if question is not None:
-            number, thread = question
-            answer_stack_question(number, _stack(thread))
+def _answer(answerer: int) -> None:
+    while (question := wait_stack_question(answerer)) is not None:
+        number, thread = question
+        answer_stack_question(number, _stack(thread))
 
 
 def _stack(native_id: int) -> str:

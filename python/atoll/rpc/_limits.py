@@ -118,7 +118,7 @@ class LimitReader:
         elif name in _PING_INTERVALS:
             self._ping_interval = whole(name, value, 0) / 1000
         elif name == "grpc.keepalive_permit_without_calls":
-            self._values["keepalive_without_calls"] = bool(whole(name, value, 0, 1))
+            self._values["keepalive_without_calls"] = bool(whole(name, value, 0))
         elif name == "grpc.max_allowed_incoming_connections":
             self._values["max_connections"] = whole(name, value, 1)
         elif name == "atoll.max_connections_per_peer":
@@ -152,7 +152,7 @@ class LimitReader:
 
 
 def whole(name: str, value: object, least: int, most: int = 2**31 - 1) -> int:
-    """The value of a channel option that is a whole number, by default in the range of C's int.
+    """The value of a channel option that is a whole number, in the range of C's int.
 
     Raises:
         TypeError: When it is none.

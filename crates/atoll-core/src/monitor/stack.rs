@@ -10,6 +10,7 @@
 //! | `SAMPLERS` | whoever prepares and activates one | monitors | its mutex, also while a stack is being read |
 //! | `ASKS` | monitors, and the Python threads that answer | the same | its mutex |
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -121,7 +122,9 @@ struct AskState {
     /// The thread that is asked for, until somebody takes the question.
     thread: Option<i32>,
     answer: Option<(u64, String)>,
-    answerers: usize,
+    /// The Python threads that answer, by numbers that are never used again.
+    answerers: HashSet<u64>,
+    last_answerer: u64,
 }
 
 static ASKS: PerProcess<Asks> = PerProcess::new();
@@ -156,25 +159,40 @@ impl Asks {
     }
 }
 
-/// A Python thread answers questions from now on, or no more.
-pub fn answers(begins: bool) {
+/// A Python thread answers questions from now on; returns the number by which it asks for them.
+#[must_use]
+pub fn begin_answers() -> u64 {
     let asks = ASKS.get();
     let mut state = asks.lock();
-    state.answerers = if begins {
-        state.answerers + 1
-    } else {
-        state.answerers.saturating_sub(1)
-    };
-    drop(state);
+    state.last_answerer += 1;
+    let answerer = state.last_answerer;
+    state.answerers.insert(answerer);
+    answerer
+}
+
+/// The Python thread with that number answers no more, and waits for no question any longer.
+pub fn end_answers(answerer: u64) {
+    let asks = ASKS.get();
+    asks.lock().answerers.remove(&answerer);
     asks.changed.notify_all();
 }
 
-/// Waits up to `patience` for a question, (its number, the thread); a Python thread that does not hold the GIL meanwhile.
+/// Waits for a question, (its number, the thread); a Python thread that does not hold the GIL meanwhile. None after
+/// [`end_answers`].
 #[must_use]
-pub fn wait_for_question(patience: Duration) -> Option<(u64, i32)> {
-    ASKS.get().wait(patience, |state| {
-        state.thread.take().map(|thread| (state.number, thread))
-    })
+pub fn wait_for_question(answerer: u64) -> Option<(u64, i32)> {
+    let asks = ASKS.get();
+    let mut state = asks.lock();
+    while state.answerers.contains(&answerer) {
+        if let Some(thread) = state.thread.take() {
+            return Some((state.number, thread));
+        }
+        state = asks
+            .changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    None
 }
 
 /// Answers the question `number` with a stack, empty when there is none.
@@ -189,7 +207,7 @@ fn ask(thread: i32) -> Option<String> {
     let asks = ASKS.get();
     let number = {
         let mut state = asks.lock();
-        if state.answerers == 0 {
+        if state.answerers.is_empty() {
             return None;
         }
         state.number += 1;

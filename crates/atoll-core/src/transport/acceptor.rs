@@ -97,8 +97,9 @@ fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
         Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
         Accepted::Unix(_) => ("unix:".into(), None),
     };
-    let outbox = Outbox::new(name, Arc::clone(&worker.counters));
-    let outbox = Arc::new(outbox.with_number(shared.next_connection()));
+    let outbox =
+        Outbox::new(name, Arc::clone(&worker.counters)).with_number(shared.next_connection());
+    let outbox = Arc::new(outbox);
     let service = Arc::clone(&shared.service);
     let registration = match shared.register_connection(worker, &outbox, peer) {
         Ok(registration) => registration,
