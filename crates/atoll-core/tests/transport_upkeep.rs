@@ -61,7 +61,7 @@ async fn a_request_that_trickles_is_given_up_and_one_that_is_merely_large_is_not
     let mut client = server.client().await;
     let mut trickle = client.open(request(ECHO), None).await;
     let mut slow = client.open(request(ECHO), None).await;
-    let body = frame(&[7; 40_000]);
+    let body = frame(&vec![7; 40_000]);
     let start = Instant::now();
     let (mut sent, mut trickled) = (0, 0);
     while sent < body.len() {
@@ -342,19 +342,19 @@ fn times_that_are_no_limits_are_refused() {
     type Set = fn(&mut TransportConfig);
     let cases: [(&str, Set); 6] = [
         ("body_timeout", |config| {
-            config.body_timeout = Some(Duration::ZERO)
+            config.body_timeout = Some(Duration::ZERO);
         }),
         ("max_connection_idle", |config| {
-            config.max_connection_idle = Some(Duration::ZERO)
+            config.max_connection_idle = Some(Duration::ZERO);
         }),
         ("max_connection_age", |config| {
-            config.max_connection_age = Some(Duration::ZERO)
+            config.max_connection_age = Some(Duration::ZERO);
         }),
         ("keepalive_time", |config| {
-            config.keepalive_time = Some(Duration::ZERO)
+            config.keepalive_time = Some(Duration::ZERO);
         }),
         ("keepalive_timeout", |config| {
-            config.keepalive_timeout = Duration::ZERO
+            config.keepalive_timeout = Duration::ZERO;
         }),
         ("max_connections", |config| config.max_connections = 0),
     ];
