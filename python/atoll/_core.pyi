@@ -14,12 +14,14 @@ from atoll.loop._options import LoopOptions
 from atoll.observe._monitor import MonitorOptions
 from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
-from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
+from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
+    "AuthenticationCore",
     "BoundHandler",
     "BroadcastCore",
+    "CertificatesCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -150,6 +152,7 @@ class LoopCore:
     ) -> None: ...
     def _enter_thread(self) -> None: ...
     def _leave_thread(self) -> None: ...
+    def _host_runs(self, runs: bool) -> None: ...
     def _end_run(self) -> None: ...
     def _drain(self) -> None: ...
     def _submit(
@@ -169,7 +172,17 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
+    def _snapshot(
+        self,
+    ) -> tuple[
+        list[int],
+        list[int],
+        int,
+        int,
+        list[_Handler],
+        tuple[float, float, float, float, float],
+        tuple[float, float | None],
+    ]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -262,6 +275,9 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+def gil_waits() -> tuple[float, _Distribution]:
+    """All waits of all gauges of the process, and a time in seconds from an arbitrary origin."""
 
 @final
 class EndpointCore:
@@ -427,12 +443,24 @@ class ServerCall:
 
     @property
     def _path(self) -> str: ...
+    def peer_identity_key(self) -> str | None:
+        """The property that tells who the client is: `x509_subject_alternative_name`, or `x509_common_name`.
+
+        None when it showed no certificate.
+        """
+
+    def peer_identities(self) -> list[bytes] | None:
+        """The values of that property; None when the client showed no certificate."""
+
+    def _auth_context(self) -> list[tuple[str, list[bytes]]]: ...
     @property
     def _authority(self) -> str: ...
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
+    def _cancel_reason(
+        self,
+    ) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -451,6 +479,31 @@ class ServerCall:
     def _convert_with(
         self, deserializer: Callable[[bytes], Any] | None, serializer: Callable[[Any], bytes] | None
     ) -> None: ...
+
+@disjoint_base
+class AuthenticationCore:
+    """What network threads check before a call reaches Python; see `atoll.rpc.Authentication`."""
+
+    def __new__(
+        cls,
+        tokens: Sequence[str] | None,
+        cluster_id: str | None,
+        cluster_id_key: str,
+        require_cluster_id: bool,
+        exempt_health: bool,
+    ) -> Self: ...
+    def _replace_tokens(self, tokens: Sequence[str]) -> bool: ...
+    def _refused(self) -> tuple[int, int, int, int]: ...
+
+@disjoint_base
+class CertificatesCore:
+    """Certificates that network threads read and any thread may replace; see `atoll.rpc.ServerCertificates`."""
+
+    def __new__(cls, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None, require_client_auth: bool) -> Self: ...
+    def _replace(self, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None) -> None: ...
+    @property
+    def require_client_auth(self) -> bool:
+        """Whether a client must show a certificate of the roots."""
 
 @final
 class BroadcastCore:
@@ -473,9 +526,12 @@ class BroadcastCore:
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions) -> Self: ...
-    def add_port(self, address: str) -> int:
-        """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
+    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
+        """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
+
+        Returns the port, or 0 for a Unix socket.
+        """
 
     def start(
         self,
@@ -484,8 +540,10 @@ class ServerCore:
         fallback: Method | None,
         health: HealthSpec | None,
     ) -> None:
-        """Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
-        `fallback`, or is answered UNIMPLEMENTED.
+        """Serves the methods.
+
+        The keys of `spread_methods` choose between their loops. A path that none of them has goes to `fallback`, or is
+        answered UNIMPLEMENTED.
         """
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:
@@ -499,6 +557,9 @@ class ServerCore:
 
     def offences(self) -> dict[str, int]:
         """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+
+    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
+        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""

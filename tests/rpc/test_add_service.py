@@ -70,7 +70,9 @@ async def test_the_policy_places_what_is_added_by_its_descriptor(client: ClientP
         assert b"x on placed" in ((await client.call(target, ASK, note(text="x"))).reply or b"")
 
 
-async def test_a_missing_method_is_unimplemented_as_in_generated_classes(client: ClientProcess, new_loop: NewLoop) -> None:
+async def test_a_missing_method_is_unimplemented_as_in_generated_classes(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
     class AsksOnly:
         async def Ask(self, request: Any, context: Any) -> Any:
             return request

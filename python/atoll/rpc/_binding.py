@@ -7,6 +7,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from atoll.errors import RegistrationError
 from atoll.loop import IoContext
+from atoll.rpc._credentials import ServerCredentials
 from atoll.rpc._descriptor import check_descriptor, check_methods
 from atoll.rpc._registry import Registry, SpreadServicer
 from atoll.rpc._spread import Spread
@@ -52,9 +53,9 @@ class Binding:
         """See `Server.add_insecure_port`."""
         return self._bound_server.add_insecure_port(address)
 
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
+    def add_secure_port(self, address: str, server_credentials: ServerCredentials) -> int:
         """See `Server.add_secure_port`."""
-        self._bound_server.add_secure_port(address, server_credentials)
+        return self._bound_server.add_secure_port(address, server_credentials)
 
     async def start(self) -> None:
         """See `Server.start`."""
@@ -124,7 +125,7 @@ class PoolBinding:
     def _add(self, factory: Callable[[], Any], add: Callable[[Any, IoContext, Registry], None]) -> None:
         self._bound_server._registry.add_spread(SpreadServicer(factory, add, self._spread))  # noqa: SLF001
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> NoReturn:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> NoReturn:  # noqa: ARG002 - grpc's signature
         """Refuses: one instance can't live on several loops.
 
         Raises:
@@ -132,7 +133,7 @@ class PoolBinding:
         """
         raise self._one_instance("")
 
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> NoReturn:
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> NoReturn:  # noqa: ARG002
         """Refuses: one instance can't live on several loops.
 
         Raises:

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::authentication::Authentication;
 use super::frame_limit::FrameLimit;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
@@ -77,7 +79,7 @@ pub struct TransportConfig {
     /// Connections that one client address may have open (of IPv6, one /64 network); `None` is unlimited, which is right
     /// behind a proxy.
     pub max_connections_per_peer: Option<usize>,
-    /// A connection that has not sent its HTTP/2 preface by then is closed.
+    /// A connection that has not finished its TLS handshake, if there is one, and sent its HTTP/2 preface by then is closed.
     pub handshake_timeout: Duration,
     /// A unary request that is not complete and brings less than 1 KiB in this time, or in twice this time at the latest,
     /// is answered `DEADLINE_EXCEEDED`; `None` waits for ever.
@@ -96,6 +98,8 @@ pub struct TransportConfig {
     pub keepalive_without_calls: bool,
     /// How long a stopping connection may take to hand its last replies to the client.
     pub close_timeout: Duration,
+    /// What every call is asked for, before anything else is done for it.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Default for TransportConfig {
@@ -133,6 +137,7 @@ impl Default for TransportConfig {
             keepalive_timeout: Duration::from_secs(20),
             keepalive_without_calls: false,
             close_timeout: Duration::from_millis(500),
+            authentication: None,
         }
     }
 }

@@ -189,7 +189,9 @@ where
             return responder.refuse(Refusal::Status(shutting_down()));
         }
         let header_limit = self.service.config.max_header_list_size as usize;
-        let head = match request::check(parts, &self.service.routes, header_limit, now) {
+        let authentication = self.service.config.authentication.as_deref();
+        let routes = &self.service.routes;
+        let head = match request::check(parts, routes, header_limit, authentication, now) {
             Ok(head) => head,
             Err(refusal) => return responder.refuse(refusal),
         };

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::authentication::AuthenticationStats;
 use super::call::CancelReason;
 use super::offence::{OffenceCounters, OffenceCounts};
 
@@ -15,6 +16,11 @@ pub(super) struct Counters {
     pub(super) late_replies: AtomicU64,
     pub(super) accept_errors: AtomicU64,
     pub(super) connection_errors: AtomicU64,
+    pub(super) tls_handshakes: AtomicU64,
+    pub(super) tls_plaintext: AtomicU64,
+    pub(super) tls_without_http2: AtomicU64,
+    pub(super) tls_client_certificates_refused: AtomicU64,
+    pub(super) tls_handshakes_failed: AtomicU64,
     pub(super) deadlines_exceeded: AtomicU64,
     pub(super) cancelled_by_client: AtomicU64,
     pub(super) lost_with_connection: AtomicU64,
@@ -41,6 +47,16 @@ pub struct TransportStats {
     pub accept_errors: u64,
     /// Connections that ended with an error: garbage, a broken protocol, a flood, a lost peer.
     pub connection_errors: u64,
+    /// Connections that finished a TLS handshake.
+    pub tls_handshakes: u64,
+    /// Connections to a TLS port that did not speak TLS; these and the following three are `connection_errors`, too.
+    pub tls_plaintext: u64,
+    /// TLS clients that did not offer the protocol `h2`.
+    pub tls_without_http2: u64,
+    /// TLS clients that showed no certificate although one is required, or one that was not accepted.
+    pub tls_client_certificates_refused: u64,
+    /// TLS handshakes that failed otherwise: out of time, nothing in common, or the client did not trust the server.
+    pub tls_handshakes_failed: u64,
     /// Calls answered by the transport because their deadline passed.
     pub deadlines_exceeded: u64,
     /// Calls that their client reset.
@@ -60,6 +76,8 @@ pub struct TransportStats {
     pub bad_requests: u64,
     /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
     pub stalled_replies: u64,
+    /// Calls that were refused because of who sent them.
+    pub authentication: AuthenticationStats,
 }
 
 impl Counters {
@@ -82,6 +100,12 @@ impl Counters {
         stats.late_replies += self.late_replies.load(Ordering::Relaxed);
         stats.accept_errors += self.accept_errors.load(Ordering::Relaxed);
         stats.connection_errors += self.connection_errors.load(Ordering::Relaxed);
+        stats.tls_handshakes += self.tls_handshakes.load(Ordering::Relaxed);
+        stats.tls_plaintext += self.tls_plaintext.load(Ordering::Relaxed);
+        stats.tls_without_http2 += self.tls_without_http2.load(Ordering::Relaxed);
+        stats.tls_client_certificates_refused +=
+            self.tls_client_certificates_refused.load(Ordering::Relaxed);
+        stats.tls_handshakes_failed += self.tls_handshakes_failed.load(Ordering::Relaxed);
         stats.deadlines_exceeded += self.deadlines_exceeded.load(Ordering::Relaxed);
         stats.cancelled_by_client += self.cancelled_by_client.load(Ordering::Relaxed);
         stats.lost_with_connection += self.lost_with_connection.load(Ordering::Relaxed);

@@ -23,6 +23,7 @@
 
 mod acceptor;
 pub(crate) mod address;
+mod authentication;
 mod base64;
 mod batches;
 mod body;
@@ -55,9 +56,11 @@ mod spread;
 mod status;
 mod streams;
 mod timeout;
+mod tls;
 mod wire;
 
 pub use address::BindError;
+pub use authentication::{Authentication, AuthenticationStats, ClusterId};
 pub use body::Message;
 pub use call::{Call, CancelReason};
 pub use compression::Encoding;
@@ -72,3 +75,4 @@ pub use routes::{Dispatch, Route, Routes};
 pub use server::Transport;
 pub use spread::Chooser;
 pub use status::{Code, Status};
+pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

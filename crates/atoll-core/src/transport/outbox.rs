@@ -7,6 +7,7 @@
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
 //! | `stop_at`  | `Transport::shutdown`, the connection task | the connection task | the lock |
 //! | `last_read` | the connection task               | the connection task | nothing      |
+//! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
@@ -14,7 +15,7 @@
 //! lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use http::HeaderMap;
 use super::counters::Counters;
 use super::reply::Reply;
 use super::streams::StreamKey;
+use super::tls::TlsPeer;
 
 /// What a call asks its connection to send.
 pub(super) enum Outgoing {
@@ -37,6 +39,8 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     inner: Mutex<Inner>,
     pub(super) peer: Box<str>,
+    /// Set when a TLS handshake is done, before there are calls.
+    pub(super) tls: OnceLock<TlsPeer>,
     /// Counts the connections of the transport, from 0 on.
     pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
@@ -64,6 +68,7 @@ impl Outbox {
         Self {
             inner: Mutex::default(),
             peer,
+            tls: OnceLock::new(),
             number: 0,
             counters,
             opened: Instant::now(),

@@ -113,9 +113,13 @@ impl Transport {
         });
         let acceptors = {
             let _entered = runtimes[0].enter();
-            let sockets = listeners.into_iter().flat_map(|listener| listener.sockets);
+            let sockets = listeners.into_iter().flat_map(|listener| {
+                let certificates = listener.certificates;
+                let with_certificates = move |socket| (socket, certificates.clone());
+                listener.sockets.into_iter().map(with_certificates)
+            });
             sockets
-                .map(|socket| acceptor::spawn(&shared, socket))
+                .map(|(socket, certificates)| acceptor::spawn(&shared, socket, certificates))
                 .collect::<io::Result<_>>()?
         };
         let health = shared.service.routes.health().cloned();
@@ -210,6 +214,9 @@ impl Transport {
         let mut stats = TransportStats::default();
         for worker in &self.shared.workers {
             worker.counters.add_to(&mut stats);
+        }
+        if let Some(authentication) = &self.shared.service.config.authentication {
+            stats.authentication = authentication.stats();
         }
         stats
     }
