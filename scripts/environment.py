@@ -53,7 +53,18 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 NO_WHEELS = {"grpcio", "grpcio-tools", "pygrpc-native"}
 if sys.version_info < (3, 14):
     # Free threading was an experiment then; by now most projects make wheels for 3.14 and later only.
-    NO_WHEELS |= {"ast-serialize", "hypothesis", "librt", "mypy", "pydantic", "pydantic-core", "rloop", "uvloop"}
+    NO_WHEELS |= {
+        "ast-serialize",
+        "cffi",
+        "cryptography",
+        "hypothesis",
+        "librt",
+        "mypy",
+        "pydantic",
+        "pydantic-core",
+        "rloop",
+        "uvloop",
+    }
 
 # What the wheel is made from.
 SOURCES = ("Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE", "crates", "python")

@@ -18,8 +18,10 @@ from atoll.rpc._options import ServerOptions
 from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
+    "AuthenticationCore",
     "BoundHandler",
     "BroadcastCore",
+    "CertificatesCore",
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
@@ -427,6 +429,16 @@ class ServerCall:
 
     @property
     def _path(self) -> str: ...
+    def peer_identity_key(self) -> str | None:
+        """The property that tells who the client is: `x509_subject_alternative_name`, or `x509_common_name`.
+
+        None when it showed no certificate.
+        """
+
+    def peer_identities(self) -> list[bytes] | None:
+        """The values of that property; None when the client showed no certificate."""
+
+    def _auth_context(self) -> list[tuple[str, list[bytes]]]: ...
     @property
     def _authority(self) -> str: ...
     @property
@@ -454,6 +466,31 @@ class ServerCall:
         self, deserializer: Callable[[bytes], Any] | None, serializer: Callable[[Any], bytes] | None
     ) -> None: ...
 
+@disjoint_base
+class AuthenticationCore:
+    """What network threads check before a call reaches Python; see `atoll.rpc.Authentication`."""
+
+    def __new__(
+        cls,
+        tokens: Sequence[str] | None,
+        cluster_id: str | None,
+        cluster_id_key: str,
+        require_cluster_id: bool,
+        exempt_health: bool,
+    ) -> Self: ...
+    def _replace_tokens(self, tokens: Sequence[str]) -> bool: ...
+    def _refused(self) -> tuple[int, int, int, int]: ...
+
+@disjoint_base
+class CertificatesCore:
+    """Certificates that network threads read and any thread may replace; see `atoll.rpc.ServerCertificates`."""
+
+    def __new__(cls, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None, require_client_auth: bool) -> Self: ...
+    def _replace(self, pairs: Sequence[tuple[bytes, bytes]], roots: bytes | None) -> None: ...
+    @property
+    def require_client_auth(self) -> bool:
+        """Whether a client must show a certificate of the roots."""
+
 @final
 class BroadcastCore:
     """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
@@ -475,9 +512,12 @@ class BroadcastCore:
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions) -> Self: ...
-    def add_port(self, address: str) -> int:
-        """Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket."""
+    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
+        """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
+
+        Returns the port, or 0 for a Unix socket.
+        """
 
     def start(
         self,
@@ -500,6 +540,12 @@ class ServerCore:
 
     def join(self) -> None:
         """Waits for the network threads to end."""
+
+    def offences(self) -> dict[str, int]:
+        """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+
+    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
+        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""

@@ -7,6 +7,7 @@ __all__ = [
     "AbortError",
     "AtollError",
     "BindError",
+    "CertificateError",
     "ChaosConfigurationError",
     "DeadlineExceededError",
     "DeadlockError",
@@ -54,6 +55,10 @@ class AbortError(AtollError):
 
 class BindError(AtollError, RuntimeError):
     """The address that you gave can't be listened on: in use, not this machine's, or not an address."""
+
+
+class CertificateError(AtollError, ValueError):
+    """Your certificates or keys can't be used: not PEM, not a pair, or not there. The message says which, and why."""
 
 
 class ChaosConfigurationError(AtollError, ValueError):

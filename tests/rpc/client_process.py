@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +21,17 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
+
+
+def open_channel(target: str, name: str, options: Any) -> grpc.aio.Channel:
+    """A channel; one named `tls=FOLDER,AUTHORITY[,CLIENT]` is secured with these files, whatever follows a `#`."""
+    if not name.startswith("tls="):
+        return grpc.aio.insecure_channel(target, options=options)
+    folder, authority, *own = name.removeprefix("tls=").partition("#")[0].split(",")
+    pem = Path(folder)
+    key, chain = ((pem / f"{own[0]}.{end}").read_bytes() for end in ("key", "pem")) if own else (None, None)
+    credentials = grpc.ssl_channel_credentials((pem / f"{authority}.pem").read_bytes(), key, chain)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 class Client:
@@ -60,7 +72,7 @@ class Client:
             target, name = address
             authority = name.removeprefix("authority=")
             options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
-            self.channels[address] = grpc.aio.insecure_channel(target, options=options)
+            self.channels[address] = open_channel(target, name, options)
         channel: Any = self.channels[address]
         # The same on the wire, but only for a stream does grpcio hand out headers that come before the reply.
         method = channel.unary_stream(path) if watch else channel.unary_unary(path)

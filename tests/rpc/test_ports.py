@@ -152,12 +152,6 @@ async def test_connections_made_before_the_start_are_served_after_it(client: Cli
         assert (await early.outcome()).code == "OK"
 
 
-async def test_secure_ports_are_not_served_yet_and_the_error_says_what_to_do() -> None:
-    credentials = grpc.ssl_server_credentials([(b"key", b"certificate")])
-    with pytest.raises(NotImplementedError, match="terminate TLS in front of the server"):
-        rpc.server().add_secure_port("127.0.0.1:0", credentials)
-
-
 async def test_a_port_is_shared_only_when_both_servers_say_so(client: ClientProcess) -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return b"here"

@@ -1,11 +1,12 @@
 //! Where Rust errors become Python exceptions.
 
-use atoll_core::transport::{BindError, Encoding};
+use atoll_core::transport::{BindError, CertificateError, Encoding};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 mod classes {
     #![allow(missing_docs)]
+    pyo3::import_exception!(atoll.errors, CertificateError);
     pyo3::import_exception!(atoll.errors, ForkedError);
     pyo3::import_exception!(atoll.errors, LoopClosedError);
     pyo3::import_exception!(atoll.errors, MailboxFull);
@@ -92,6 +93,11 @@ pub(crate) fn not_bound(problem: &BindError) -> PyErr {
         None => PyValueError::new_err(problem.to_string()),
         Some(_) => PyOSError::new_err(problem.to_string()),
     }
+}
+
+/// Certificates or keys can't be used.
+pub(crate) fn certificates(problem: &CertificateError) -> PyErr {
+    classes::CertificateError::new_err(problem.to_string())
 }
 
 /// The server has been started.

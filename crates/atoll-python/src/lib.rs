@@ -10,6 +10,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`vectorcall`]: calls of our classes without a tuple.
@@ -22,9 +23,11 @@
 #![allow(clippy::similar_names)]
 
 mod affinity;
+mod authentication;
 mod bound_handler;
 mod broadcast;
 mod call;
+mod certificates;
 mod chaos;
 mod checked_function;
 mod context;
@@ -47,6 +50,7 @@ mod monitor;
 mod posting;
 mod server_call;
 mod server_core;
+mod server_limits;
 mod shared;
 mod snapshot;
 mod vectorcall;
@@ -59,9 +63,13 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::authentication::AuthenticationCore;
+    #[pymodule_export]
     use crate::bound_handler::BoundHandler;
     #[pymodule_export]
     use crate::broadcast::BroadcastCore;
+    #[pymodule_export]
+    use crate::certificates::CertificatesCore;
     #[pymodule_export]
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]

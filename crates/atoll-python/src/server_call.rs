@@ -6,11 +6,12 @@
 //! | `streaming` | the loop, before the handler sees the object | any thread; its waiters the loop's | a mutex |
 //! | `reply` | the handler, and whatever it hands the context to | the same, and the loop at the end | a mutex |
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use atoll_core::transport::{
-    Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, metadata,
+    AuthContext, Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, TlsPeer,
+    metadata,
 };
 use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
@@ -22,6 +23,9 @@ use crate::call::{decompressed, deserialize, serialize, undeserializable, unseri
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
 use crate::{current, error};
+
+/// A property of the client, with its values.
+type Property<'py> = (&'static str, Vec<Bound<'py, PyBytes>>);
 
 /// What the handler has said about the reply so far.
 #[derive(Default)]
@@ -157,6 +161,11 @@ impl ServerCall {
         })
     }
 
+    fn auth(&self) -> PyResult<&AuthContext> {
+        static INSECURE: LazyLock<AuthContext> = LazyLock::new(AuthContext::insecure);
+        Ok(self.call()?.tls().map_or(&*INSECURE, TlsPeer::auth_context))
+    }
+
     pub(crate) fn attached(&self) -> Option<&Arc<Call>> {
         self.call.get()
     }
@@ -182,6 +191,10 @@ impl ServerCall {
         answer.done = true;
         std::mem::take(&mut answer.callbacks)
     }
+}
+
+fn all_bytes<'py>(py: Python<'py>, values: &[Vec<u8>]) -> Vec<Bound<'py, PyBytes>> {
+    values.iter().map(|value| PyBytes::new(py, value)).collect()
 }
 
 /// Metadata from Python: pairs of a name and a string, or bytes for names that end in `-bin`.
@@ -241,6 +254,24 @@ impl ServerCall {
 
     fn peer(&self) -> PyResult<&str> {
         Ok(self.call()?.peer())
+    }
+
+    /// The client's properties, each with its values.
+    fn _auth_context<'py>(&self, py: Python<'py>) -> PyResult<Vec<Property<'py>>> {
+        let properties = self.auth()?.properties().iter();
+        Ok(properties
+            .map(|(name, values)| (*name, all_bytes(py, values)))
+            .collect())
+    }
+
+    fn peer_identity_key(&self) -> PyResult<Option<&'static str>> {
+        Ok(self.auth()?.identity_key())
+    }
+
+    fn peer_identities<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+        let context = self.auth()?;
+        let key = context.identity_key();
+        Ok(key.map(|key| all_bytes(py, context.values(key))))
     }
 
     #[getter]

@@ -8,15 +8,18 @@ use std::time::Duration;
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
-    Chooser, Dispatch, Listener, Route, Routes, Transport, TransportConfig,
+    Chooser, Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::authentication::AuthenticationCore;
+use crate::certificates::CertificatesCore;
 use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
+use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
 /// The settings of a server: `atoll.rpc._options.ServerOptions`.
@@ -28,6 +31,7 @@ struct ServerOptions {
     max_concurrent_streams: u32,
     max_header_list_size: u32,
     share_ports: bool,
+    limits: ConnectionLimits,
 }
 
 /// One dispatch target per loop.
@@ -114,6 +118,8 @@ pub(crate) struct ServerCore {
     config: TransportConfig,
     share_ports: bool,
     stage: Mutex<Stage>,
+    /// Kept while the server runs: what renews certificates ends with them.
+    credentials: Mutex<Vec<Py<CertificatesCore>>>,
 }
 
 impl ServerCore {
@@ -128,8 +134,11 @@ impl ServerCore {
 #[pymethods]
 impl ServerCore {
     #[new]
-    #[pyo3(signature = (options))]
-    fn new(options: ServerOptions) -> PyResult<Self> {
+    #[pyo3(signature = (options, authentication=None))]
+    fn new(
+        options: ServerOptions,
+        authentication: Option<&Bound<'_, AuthenticationCore>>,
+    ) -> PyResult<Self> {
         let defaults = TransportConfig::default();
         let config = TransportConfig {
             network_threads: options.network_threads.unwrap_or(defaults.network_threads),
@@ -137,8 +146,10 @@ impl ServerCore {
             max_send_message_size: options.max_send_message_size.unwrap_or(usize::MAX),
             max_concurrent_streams: options.max_concurrent_streams,
             max_header_list_size: options.max_header_list_size,
+            authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
             ..defaults
         };
+        let config = options.limits.applied_to(config)?;
         config
             .validate()
             .map_err(|problem| PyValueError::new_err(problem.to_string()))?;
@@ -146,20 +157,32 @@ impl ServerCore {
             config,
             share_ports: options.share_ports,
             stage: Mutex::new(Stage::Open(Vec::new())),
+            credentials: Mutex::default(),
         })
     }
 
-    /// Binds `address` and listens; connections wait until the start. Returns the port, or 0 for a Unix socket.
-    fn add_port(&self, py: Python<'_>, address: &str) -> PyResult<u16> {
+    /// Binds `address` and listens, with TLS if there are certificates; connections wait until the start. Returns the port, or 0
+    /// for a Unix socket.
+    #[pyo3(signature = (address, certificates=None))]
+    fn add_port(
+        &self,
+        py: Python<'_>,
+        address: &str,
+        certificates: Option<Py<CertificatesCore>>,
+    ) -> PyResult<u16> {
         let share = self.share_ports;
-        let listener = py
+        let mut listener = py
             .detach(|| Listener::bind_with(address, share))
             .map_err(|problem| PyOSError::new_err(problem.to_string()))?;
+        if let Some(certificates) = &certificates {
+            listener = listener.with_tls(Arc::clone(&certificates.get().certificates));
+        }
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
             Stage::Open(listeners) => listeners.push(listener),
             Stage::Started(..) | Stage::Stopped => return Err(error::server_started()),
         }
+        lock(&self.credentials).extend(certificates);
         Ok(port)
     }
 
@@ -258,8 +281,33 @@ impl ServerCore {
             py.detach(|| transport.join());
         }
         let before = std::mem::replace(&mut *lock(&self.stage), Stage::Stopped);
-        // Not under the lock: whatever is freed with the servicers may come back here.
-        drop(before);
+        let credentials = std::mem::take(&mut *lock(&self.credentials));
+        // Not under the locks: whatever is freed with the servicers may come back here.
+        drop((before, credentials));
+    }
+
+    /// (finished, not TLS, without h2, client certificate refused, failed otherwise) of the TLS handshakes.
+    fn tls_handshakes(&self) -> (u64, u64, u64, u64, u64) {
+        let stats = self.transport().map(|transport| transport.stats());
+        let stats = stats.unwrap_or_default();
+        (
+            stats.tls_handshakes,
+            stats.tls_plaintext,
+            stats.tls_without_http2,
+            stats.tls_client_certificates_refused,
+            stats.tls_handshakes_failed,
+        )
+    }
+
+    /// How often clients did what no well-behaved client does, by name; what never happened is left out.
+    fn offences(&self) -> HashMap<&'static str, u64> {
+        let counts = self.transport().map(|transport| transport.stats().offences);
+        let counts = counts.unwrap_or_default();
+        Offence::ALL
+            .into_iter()
+            .map(|offence| (offence.name(), counts.get(offence)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// (connections open, calls in flight).

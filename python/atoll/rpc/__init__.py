@@ -1,7 +1,17 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
+from atoll.rpc._authentication import Authentication, Unauthenticated
 from atoll.rpc._broadcast import Broadcast, BroadcastStats
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
+from atoll.rpc._credentials import (
+    ServerCertificateConfiguration,
+    ServerCertificates,
+    ServerCredentials,
+    dynamic_ssl_server_credentials,
+    ssl_server_certificate_configuration,
+    ssl_server_credentials,
+    ssl_server_credentials_from_files,
+)
 from atoll.rpc._factory import server
 from atoll.rpc._generic import HandlerCallDetails
 from atoll.rpc._health import HealthOptions, ServerHealth
@@ -12,6 +22,7 @@ from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
     "EOF",
+    "Authentication",
     "Broadcast",
     "BroadcastStats",
     "Compression",
@@ -19,12 +30,20 @@ __all__ = [
     "HealthOptions",
     "Metadatum",
     "Server",
+    "ServerCertificateConfiguration",
+    "ServerCertificates",
+    "ServerCredentials",
     "ServerHealth",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
+    "Unauthenticated",
     "by_connection",
     "by_metadata",
+    "dynamic_ssl_server_credentials",
     "serve",
     "server",
+    "ssl_server_certificate_configuration",
+    "ssl_server_credentials",
+    "ssl_server_credentials_from_files",
 ]

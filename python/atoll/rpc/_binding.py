@@ -7,6 +7,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from atoll.errors import RegistrationError
 from atoll.loop import IoContext
+from atoll.rpc._credentials import ServerCredentials
 from atoll.rpc._descriptor import check_descriptor, check_methods
 from atoll.rpc._registry import Registry, SpreadServicer
 from atoll.rpc._spread import Spread
@@ -52,9 +53,9 @@ class Binding:
         """See `Server.add_insecure_port`."""
         return self._bound_server.add_insecure_port(address)
 
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
+    def add_secure_port(self, address: str, server_credentials: ServerCredentials) -> int:
         """See `Server.add_secure_port`."""
-        self._bound_server.add_secure_port(address, server_credentials)
+        return self._bound_server.add_secure_port(address, server_credentials)
 
     async def start(self) -> None:
         """See `Server.start`."""

@@ -100,15 +100,9 @@ class _CallContext(ServerCall):
         if not self._compress(int(compression)) and not self.done():
             raise self._usage_error("set_compression() comes before the initial metadata and the first message")
 
-    def peer_identities(self) -> None:
-        """None: the client is not authenticated."""
-
-    def peer_identity_key(self) -> None:
-        """None: the client is not authenticated."""
-
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Empty: the client is not authenticated."""
-        return {}
+        """What is known of the client: how the connection is secured, and what its certificate says, if it has one."""
+        return dict(self._auth_context())
 
     def _aborted(self, code: Code, details: str, trailing_metadata: Metadata) -> AbortError:
         number = code_number(code)

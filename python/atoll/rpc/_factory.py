@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import PlacementError
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement, through
 from atoll.rpc._registry import Placement
@@ -25,6 +26,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     placement: Placement | None = None,
     network_threads: int | None = None,
     health: bool | HealthOptions = False,
+    auth: Authentication | None = None,
     reflection: bool = False,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
@@ -41,6 +43,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
+        auth: What is asked of every call, before it reaches Python; None for nothing.
         reflection: Whether tools such as grpcurl may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
@@ -63,7 +66,12 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
             "does not"
         ) from error
     make = partial(
-        make_server, placement=placement, network_threads=network_threads, health=health, reflection=reflection
+        make_server,
+        placement=placement,
+        network_threads=network_threads,
+        health=health,
+        auth=auth,
+        reflection=reflection,
     )
     arguments: dict[str, Any] = {
         "migration_thread_pool": migration_thread_pool,

@@ -9,6 +9,7 @@ import grpc.aio
 
 from atoll.errors import AbortError
 from atoll.loop import IoContext, IoContextPool
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._health import HealthOptions
@@ -83,6 +84,7 @@ def make_server(
     placement: Placement | None,
     network_threads: int | None,
     health: bool | HealthOptions,
+    auth: Authentication | None,
     reflection: bool,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
@@ -103,6 +105,7 @@ def make_server(
         interceptors=tuple(interceptors or ()),
         compression=compression,
         health=health,
+        auth=auth,
         reflection=reflection,
     )
     if handlers:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atoll.rpc._limits import ConnectionLimits, LimitReader, whole
+
 _logger = logging.getLogger("atoll.rpc")
 _warned: set[str] = set()
 
@@ -22,6 +24,7 @@ class ServerOptions:
         max_concurrent_streams: Calls that one connection may have in flight.
         max_header_list_size: The largest metadata of a request.
         share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
+        limits: What connections may ask of the server.
     """
 
     network_threads: int | None = None
@@ -30,6 +33,7 @@ class ServerOptions:
     max_concurrent_streams: int = 1000
     max_header_list_size: int = 16 * 1024
     share_ports: bool = False
+    limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
 
 def _size(value: int) -> int | None:
@@ -44,30 +48,25 @@ def server_options(network_threads: int | None, channel_options: Sequence[tuple[
         ValueError: When a value can't work; the message names it.
     """
     values: dict[str, Any] = {"network_threads": network_threads}
+    limits = LimitReader()
     for name, value in channel_options:
         match name:
             case "grpc.max_receive_message_length":
-                values["max_receive_message_size"] = _size(_whole(name, value, _UNLIMITED))
+                values["max_receive_message_size"] = _size(whole(name, value, _UNLIMITED))
             case "grpc.max_send_message_length":
-                values["max_send_message_size"] = _size(_whole(name, value, _UNLIMITED))
+                values["max_send_message_size"] = _size(whole(name, value, _UNLIMITED))
             case "grpc.max_concurrent_streams":
-                values["max_concurrent_streams"] = _whole(name, value, 1)
+                values["max_concurrent_streams"] = whole(name, value, 1)
             case "grpc.max_metadata_size":
-                values["max_header_list_size"] = _whole(name, value, 1)
+                values["max_header_list_size"] = whole(name, value, 1)
             case "grpc.so_reuseport":
-                values["share_ports"] = bool(_whole(name, value, 0, 1))
+                values["share_ports"] = bool(whole(name, value, 0, 1))
+            case _ if limits.read(name, value):
+                pass
             case _:
                 if name not in _warned:
                     _warned.add(name)
                     _logger.warning("the channel option %s has no effect on an Atoll server", name)
     if network_threads is not None:
-        _whole("network_threads", network_threads, 1)
-    return ServerOptions(**values)
-
-
-def _whole(name: str, value: object, least: int, most: int = 2**31 - 1) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} is not a whole number")
-    if not least <= value <= most:
-        raise ValueError(f"{name}={value!r} is not a number from {least} to {most}")
-    return value
+        whole("network_threads", network_threads, 1)
+    return ServerOptions(**values, limits=limits.limits())

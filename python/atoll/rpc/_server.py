@@ -8,15 +8,17 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any, ClassVar, NoReturn, overload
+from typing import Any, ClassVar, overload
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from atoll._core import ServerCore
 from atoll.errors import BindError, ServerStateError
 from atoll.loop import IoContext, IoContextPool
+from atoll.rpc._authentication import Authentication
 from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
+from atoll.rpc._credentials import ServerCredentials, certificates_of
 from atoll.rpc._descriptor import check_descriptor
 from atoll.rpc._generic import ask_each
 from atoll.rpc._health import HealthOptions, ServerHealth, health_options
@@ -46,6 +48,7 @@ class Server:
         interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
             that the called path has.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
+        auth: What is asked of every call; None for nothing.
         reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
@@ -65,6 +68,7 @@ class Server:
         compression: int | None = None,
         interceptors: Sequence[Any] = (),
         health: bool | HealthOptions = False,
+        auth: Authentication | None = None,
         reflection: bool = False,
     ) -> None:
         """Creates the server; nothing listens yet."""
@@ -72,7 +76,7 @@ class Server:
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._interceptors = check_interceptors(interceptors)
-        self._core = ServerCore(server_options(network_threads, options))
+        self._core = ServerCore(server_options(network_threads, options), auth)
         self._registry = Registry(placement)
         self._life = Life(self._core)
         self._health = ServerHealth(self._core, health_options(health))
@@ -185,17 +189,27 @@ class Server:
         except OSError as error:
             raise BindError(str(error)) from None
 
-    def add_secure_port(self, address: str, server_credentials: object) -> NoReturn:
-        """Not served yet.
+    def add_secure_port(self, address: str, server_credentials: ServerCredentials) -> int:
+        """Listens on `address` with TLS; connections are served from the start on.
+
+        Args:
+            address: As for `add_insecure_port`.
+            server_credentials: What `rpc.ssl_server_credentials` returns; grpc's own object hides what it holds.
+
+        Returns:
+            The port, which the system chooses for port 0; 1 for a Unix socket.
 
         Raises:
-            NotImplementedError: Always.
+            BindError: When the address can't be listened on; the message says why.
+            ServerStateError: When the server has been started.
+            TypeError: When the credentials are not of this package; the message shows the right call.
         """
-        raise NotImplementedError(
-            f"TLS is not served yet, so {address!r} can't be secured with {server_credentials!r}: terminate TLS in "
-            "front of the "
-            f"server and use add_insecure_port on loopback"
-        )
+        self._check_not_started("ports")
+        certificates = certificates_of(server_credentials)
+        try:
+            return self._core.add_port(address, certificates) or 1
+        except OSError as error:
+            raise BindError(str(error)) from None
 
     # ----------------------------------------------------------------------------------------------- starting, stopping
 

@@ -12,21 +12,26 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::connection::{Connection, Service};
 use super::counters::count;
+use super::handshake::{Handshake, shake_hands};
 use super::linger::{SharedSocket, Socket, linger};
 use super::listener::{ListeningSocket, SocketFile};
+use super::offence::{self, Offence};
 use super::outbox::Outbox;
+use super::peers::Peer;
 use super::server::Shared;
+use super::tls::{self, Refused, ServerCertificates, TlsSocket};
 
 /// How long accepting rests after an error such as "too many open files": doubled each time, up to the
 /// second.
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Streams that we reset and whose late frames are still recognised as such.
-const REMEMBERED_RESETS: usize = 1000;
+/// Of a port with TLS.
+type Certificates = Option<Arc<ServerCertificates>>;
 
 enum AsyncListener {
     Tcp(TcpListener),
@@ -58,7 +63,11 @@ impl AsyncListener {
 }
 
 /// Accepts on `socket` until the task is aborted, which closes it.
-pub(super) fn spawn(shared: &Arc<Shared>, socket: ListeningSocket) -> io::Result<AbortHandle> {
+pub(super) fn spawn(
+    shared: &Arc<Shared>,
+    socket: ListeningSocket,
+    certificates: Certificates,
+) -> io::Result<AbortHandle> {
     let listener = match socket {
         ListeningSocket::Tcp(listener) => AsyncListener::Tcp(TcpListener::from_std(listener)?),
         ListeningSocket::Unix(listener, file) => {
@@ -68,17 +77,21 @@ pub(super) fn spawn(shared: &Arc<Shared>, socket: ListeningSocket) -> io::Result
     let registration = shared.register_task();
     let task = shared.workers[0]
         .runtime
-        .spawn(async move { accept_forever(&registration.shared, &listener).await });
+        .spawn(async move { accept_forever(&registration.shared, &listener, &certificates).await });
     Ok(task.abort_handle())
 }
 
-async fn accept_forever(shared: &Arc<Shared>, listener: &AsyncListener) {
+async fn accept_forever(
+    shared: &Arc<Shared>,
+    listener: &AsyncListener,
+    certificates: &Certificates,
+) {
     let mut pause = FIRST_ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
             Ok(accepted) => {
                 pause = FIRST_ACCEPT_PAUSE;
-                spawn_connection(shared, accepted);
+                spawn_connection(shared, accepted, certificates.clone());
             }
             // The client has gone again: not our trouble.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -91,27 +104,31 @@ async fn accept_forever(shared: &Arc<Shared>, listener: &AsyncListener) {
     }
 }
 
-fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted) {
+fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted, certificates: Certificates) {
     let worker = shared.least_busy_worker();
-    let peer = match &accepted {
-        Accepted::Tcp(_, address) => peer_name(*address),
-        Accepted::Unix(_) => "unix:".into(),
+    let (name, peer) = match &accepted {
+        Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
+        Accepted::Unix(_) => ("unix:".into(), None),
     };
     let outbox =
-        Outbox::new(peer, Arc::clone(&worker.counters)).with_number(shared.next_connection());
+        Outbox::new(name, Arc::clone(&worker.counters)).with_number(shared.next_connection());
     let outbox = Arc::new(outbox);
-    let registration = shared.register_connection(worker, &outbox);
     let service = Arc::clone(&shared.service);
+    let registration = match shared.register_connection(worker, &outbox, peer) {
+        Ok(registration) => registration,
+        // Closed at once: a client that waits in the backlog instead would not know why.
+        Err(offence) => return offence::report(&service, &outbox, offence),
+    };
     worker.runtime.spawn(async move {
         let _registration = registration;
         let counters = Arc::clone(&outbox.counters);
         let served = match accepted {
             Accepted::Tcp(stream, _) => match tcp_stream(stream) {
-                Ok(stream) => serve_and_linger(stream, service, outbox).await,
+                Ok(stream) => serve_and_linger(stream, certificates, service, outbox).await,
                 Err(_) => false,
             },
             Accepted::Unix(stream) => match UnixStream::from_std(stream) {
-                Ok(stream) => serve_and_linger(stream, service, outbox).await,
+                Ok(stream) => serve_and_linger(stream, certificates, service, outbox).await,
                 Err(_) => false,
             },
         };
@@ -130,37 +147,80 @@ fn tcp_stream(stream: std::net::TcpStream) -> io::Result<TcpStream> {
 /// Serves one connection and closes it so that the client gets all of it; whether its end was a clean one.
 async fn serve_and_linger<S: Socket>(
     socket: S,
+    certificates: Certificates,
     service: Arc<Service>,
     outbox: Arc<Outbox>,
 ) -> bool {
     let socket = Arc::new(socket);
     let limit = service.config.close_timeout;
-    let served = serve(SharedSocket(Arc::clone(&socket)), service, outbox).await;
+    let until = Instant::now() + service.config.handshake_timeout;
+    let served = match certificates {
+        None => {
+            let io = SharedSocket(Arc::clone(&socket));
+            serve(std::future::ready(Some(io)), until, service, outbox).await
+        }
+        Some(certificates) => {
+            let io = secure(
+                Arc::clone(&socket),
+                certificates,
+                until,
+                Arc::clone(&outbox),
+            );
+            serve(io, until, service, outbox).await
+        }
+    };
     // Boxed, since it is short and the connection may be long.
     Box::pin(linger(&*socket, limit)).await;
     served
 }
 
-/// Serves one connection to its end; whether that was a clean one. TLS will wrap `io` before it comes here,
-/// and a counter of control frames too.
-async fn serve<S>(io: S, service: Arc<Service>, outbox: Arc<Outbox>) -> bool
+/// The TLS handshake, counted; who the client is goes into the outbox.
+async fn secure<S: Socket>(
+    socket: Arc<S>,
+    certificates: Arc<ServerCertificates>,
+    until: Instant,
+    outbox: Arc<Outbox>,
+) -> Option<TlsSocket<S>> {
+    let handshake = tls::accept(socket, &certificates);
+    let outcome = tokio::time::timeout_at(until, handshake).await;
+    let counters = &outbox.counters;
+    match outcome.unwrap_or(Err(Refused::Failed)) {
+        Ok((io, peer)) => {
+            count(&counters.tls_handshakes);
+            // Set once: there is one handshake.
+            let _ = outbox.tls.set(peer);
+            Some(io)
+        }
+        Err(refused) => {
+            count(match refused {
+                Refused::Plaintext => &counters.tls_plaintext,
+                Refused::WithoutHttp2 => &counters.tls_without_http2,
+                Refused::ClientCertificate => &counters.tls_client_certificates_refused,
+                Refused::Failed => &counters.tls_handshakes_failed,
+            });
+            None
+        }
+    }
+}
+
+/// Serves one connection to its end; whether that was a clean one. `open` makes of the socket what is read and written, or
+/// nothing; HTTP/2 has begun by `until`.
+async fn serve<S>(
+    open: impl Future<Output = Option<S>>,
+    until: Instant,
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = &service.config;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(config.initial_stream_window)
-        .initial_connection_window_size(config.initial_connection_window)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .max_header_list_size(2 * config.max_header_list_size)
-        .max_frame_size(config.max_frame_size)
-        .max_send_buffer_size(config.max_send_buffer_size)
-        .max_pending_accept_reset_streams(config.max_pending_resets)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS);
-    let timeout = config.handshake_timeout;
     // Boxed, so that neither it nor its timer is kept for the life of the connection.
-    let mut handshake = Box::pin(tokio::time::timeout(timeout, builder.handshake(io)));
+    let mut handshake = Box::pin(async {
+        match open.await {
+            Some(io) => tokio::time::timeout_at(until, shake_hands(io, &service, &outbox)).await,
+            None => Ok(Handshake::Failed),
+        }
+    });
     let outcome = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending if outbox.sleep_until_stopped(cx) => Poll::Pending,
@@ -168,11 +228,16 @@ where
     })
     .await;
     drop(handshake);
-    match outcome {
-        Some(Ok(Ok(h2))) => Connection::new(h2, service, outbox).await.is_ok(),
-        Some(Ok(Err(_)) | Err(_)) => false,
-        None => true,
-    }
+    let h2 = match outcome {
+        Some(Ok(Handshake::Http2(h2))) => *h2,
+        Some(Ok(Handshake::Answered)) | None => return true,
+        Some(Ok(Handshake::Failed)) => return false,
+        Some(Err(_)) => {
+            offence::report(&service, &outbox, Offence::SlowHandshake);
+            return false;
+        }
+    };
+    Connection::new(h2, service, outbox).await.is_ok()
 }
 
 /// The client's address as grpc writes it.

@@ -64,6 +64,12 @@ impl Decoder {
         Ok(())
     }
 
+    /// How much of a message and its prefix is here, in bytes.
+    pub(super) fn received(&self) -> usize {
+        let message = self.partial.as_ref().map_or(0, |(bytes, _)| bytes.len());
+        self.prefix_filled + message
+    }
+
     /// Reads on in the prefix; once that is complete, gives the message if all of it is here, else makes it the partial one.
     fn begin(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, Status> {
         let missing = (MESSAGE_PREFIX - self.prefix_filled).min(chunk.len());
@@ -139,6 +145,11 @@ impl Assembler {
             decoder: Decoder::new(limit, may_be_compressed),
             message: None,
         }
+    }
+
+    /// How much of a message that is not complete is here, in bytes.
+    pub(super) fn received(&self) -> usize {
+        self.decoder.received()
     }
 
     /// Adds the next bytes of the body.

@@ -30,6 +30,7 @@ use super::reply::Reply;
 use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
+use super::tls::TlsPeer;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
 
 /// Why the transport answered or gave up a call itself.
@@ -200,6 +201,12 @@ impl Call {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.outbox.peer
+    }
+
+    /// Who the client is, on a connection with TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsPeer> {
+        self.outbox.tls.get()
     }
 
     /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not

@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use super::authentication::Authentication;
+use super::frame_limit::FrameLimit;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
@@ -11,6 +15,10 @@ const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 /// HTTP/2 allows frame sizes from 16 KiB to this one (RFC 9113, section 4.2).
 const LARGEST_FRAME: u64 = (1 << 24) - 1;
 const SMALLEST_FRAME: u64 = 1 << 14;
+
+/// What the frames of one turn of reading (64 KiB) may cost at most, with room: less would close connections of clients that
+/// send small messages fast.
+const SMALLEST_OVERHEAD: u64 = 2 << 20;
 
 const LARGEST_U32: u64 = u32::MAX as u64;
 
@@ -50,10 +58,48 @@ pub struct TransportConfig {
     /// Streams that a client may open and reset before they have been accepted, which only a flood does in
     /// numbers; beyond that the connection is closed with `ENHANCE_YOUR_CALM`.
     pub max_pending_resets: usize,
-    /// A connection that has not sent its HTTP/2 preface by then is closed.
+    /// Errors on streams, such as data for a call that is over, that one connection may make in its life; beyond that
+    /// it is closed with `ENHANCE_YOUR_CALM`. Streams over [`Self::max_concurrent_streams`] count.
+    pub max_stream_errors: usize,
+    /// What small DATA frames that nobody has read may cost a connection, in bytes: each costs what it lacks of 256. Beyond
+    /// that the connection is closed with `ENHANCE_YOUR_CALM`.
+    pub small_frame_overhead: usize,
+    /// PINGs that a client may send. Each frame of a reply earns one, because that is when clients measure bandwidth.
+    pub pings: FrameLimit,
+    /// SETTINGS that a client may send; each frame of a reply earns one.
+    pub settings: FrameLimit,
+    /// Streams that a client may reset within the first 0.1 s of their life; each reply earns one.
+    pub resets: FrameLimit,
+    /// `WINDOW_UPDATE`s that a client may send; each frame of a reply earns four.
+    pub window_updates: FrameLimit,
+    /// Frames of no use to a server that a client may send: PRIORITY, unknown types, answers to pings.
+    pub stray_frames: FrameLimit,
+    /// Connections that may be open; more are closed as soon as they are accepted.
+    pub max_connections: usize,
+    /// Connections that one client address may have open (of IPv6, one /64 network); `None` is unlimited, which is right
+    /// behind a proxy.
+    pub max_connections_per_peer: Option<usize>,
+    /// A connection that has not finished its TLS handshake, if there is one, and sent its HTTP/2 preface by then is closed.
     pub handshake_timeout: Duration,
+    /// A unary request that is not complete and brings less than 1 KiB in this time, or in twice this time at the latest,
+    /// is answered `DEADLINE_EXCEEDED`; `None` waits for ever.
+    pub body_timeout: Option<Duration>,
+    /// A connection without calls is asked to go (GOAWAY) after this time; `None` is never.
+    pub max_connection_idle: Option<Duration>,
+    /// A connection is asked to go (GOAWAY) at this age, give or take a tenth at random; `None` is never.
+    pub max_connection_age: Option<Duration>,
+    /// Calls of a connection that has reached its age may go on for this long; `None` is without end.
+    pub max_connection_age_grace: Option<Duration>,
+    /// A client from which nothing has come for this time, and which has a call, is pinged; `None` is never.
+    pub keepalive_time: Option<Duration>,
+    /// A client that says nothing for this time after a ping is given up.
+    pub keepalive_timeout: Duration,
+    /// Whether clients without calls are pinged, too.
+    pub keepalive_without_calls: bool,
     /// How long a stopping connection may take to hand its last replies to the client.
     pub close_timeout: Duration,
+    /// What every call is asked for, before anything else is done for it.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Default for TransportConfig {
@@ -73,8 +119,25 @@ impl Default for TransportConfig {
             reply_buffer: 64 << 10,
             send_timeout: Duration::from_secs(300),
             max_pending_resets: 100,
+            max_stream_errors: 10_000,
+            small_frame_overhead: 4 << 20,
+            pings: FrameLimit::new(100, Duration::from_millis(100)),
+            settings: FrameLimit::new(100, Duration::from_secs(1)),
+            resets: FrameLimit::new(1000, Duration::from_millis(10)),
+            window_updates: FrameLimit::new(10_000, Duration::from_millis(1)),
+            stray_frames: FrameLimit::new(1000, Duration::from_millis(10)),
+            max_connections: 1 << 16,
+            max_connections_per_peer: None,
             handshake_timeout: Duration::from_secs(20),
+            body_timeout: Some(Duration::from_secs(60)),
+            max_connection_idle: None,
+            max_connection_age: None,
+            max_connection_age_grace: None,
+            keepalive_time: Some(Duration::from_secs(2 * 3600)),
+            keepalive_timeout: Duration::from_secs(20),
+            keepalive_without_calls: false,
             close_timeout: Duration::from_millis(500),
+            authentication: None,
         }
     }
 }
@@ -119,6 +182,60 @@ impl TransportConfig {
                 self.max_send_buffer_size as u64,
                 1..=LARGEST_U32,
             ),
+            (
+                "small_frame_overhead",
+                self.small_frame_overhead as u64,
+                SMALLEST_OVERHEAD..=u64::MAX,
+            ),
+            ("pings.burst", self.pings.burst.into(), 1..=LARGEST_U32),
+            // A client's first frame is one.
+            (
+                "settings.burst",
+                self.settings.burst.into(),
+                2..=LARGEST_U32,
+            ),
+            ("resets.burst", self.resets.burst.into(), 1..=LARGEST_U32),
+            (
+                "window_updates.burst",
+                self.window_updates.burst.into(),
+                1..=LARGEST_U32,
+            ),
+            (
+                "stray_frames.burst",
+                self.stray_frames.burst.into(),
+                1..=LARGEST_U32,
+            ),
+            ("max_connections", self.max_connections as u64, 1..=u64::MAX),
+            (
+                "max_connections_per_peer",
+                self.max_connections_per_peer.unwrap_or(1) as u64,
+                1..=u64::MAX,
+            ),
+            (
+                "body_timeout (ms)",
+                least_time(self.body_timeout),
+                1..=u64::MAX,
+            ),
+            (
+                "max_connection_idle (ms)",
+                least_time(self.max_connection_idle),
+                1..=u64::MAX,
+            ),
+            (
+                "max_connection_age (ms)",
+                least_time(self.max_connection_age),
+                1..=u64::MAX,
+            ),
+            (
+                "keepalive_time (ms)",
+                least_time(self.keepalive_time),
+                1..=u64::MAX,
+            ),
+            (
+                "keepalive_timeout (ms)",
+                least_time(Some(self.keepalive_timeout)),
+                1..=u64::MAX,
+            ),
         ];
         for (field, value, allowed) in fields {
             if !allowed.contains(&value) {
@@ -131,6 +248,11 @@ impl TransportConfig {
         }
         Ok(())
     }
+}
+
+/// A limit in whole milliseconds; no limit is as good as a long one.
+fn least_time(limit: Option<Duration>) -> u64 {
+    limit.map_or(u64::MAX, |limit| limit.as_millis() as u64)
 }
 
 /// A field of [`TransportConfig`] has a value that the transport cannot serve; the message says which are
@@ -150,6 +272,9 @@ impl fmt::Display for ConfigError {
             allowed,
         } = self;
         let (least, most) = (allowed.start(), allowed.end());
+        if *most == u64::MAX {
+            return write!(formatter, "{field} is {value}; it must be at least {least}");
+        }
         write!(
             formatter,
             "{field} is {value}; it must be between {least} and {most}"

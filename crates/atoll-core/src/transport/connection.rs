@@ -8,6 +8,8 @@
 //! reset it; a body that is not complete says so through the same waker. Nothing polls all streams.
 
 mod ending;
+mod incoming;
+mod upkeep;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,6 +25,7 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::ending::{Stopping, deadline_exceeded, shutting_down};
+use self::upkeep::Upkeep;
 use super::batches::Batches;
 use super::body::{Assembler, Decoder, Message};
 use super::call::{Call, CallHead, CancelReason};
@@ -31,12 +34,13 @@ use super::config::TransportConfig;
 use super::counters::count;
 use super::deadlines::{Alarm, Deadlines};
 use super::flow::Flow;
+use super::offence::OffenceNotes;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
 use super::status::Status;
-use super::streams::{Incoming, Reading, Stage, Stream, StreamKey, Streams};
+use super::streams::{BodyProgress, Incoming, Reading, Stage, Stream, StreamKey, Streams};
 use super::wire::{Progress, Responder};
 
 /// Rounds of the loop before other connections of the thread get their turn.
@@ -46,6 +50,7 @@ const MOST_ROUNDS: usize = 16;
 pub(super) struct Service {
     pub(super) config: TransportConfig,
     pub(super) routes: Arc<Routes>,
+    pub(super) notes: OffenceNotes,
 }
 
 /// An established connection; a future that ends with it.
@@ -67,6 +72,7 @@ where
     /// Calls of the last batches, which do not have their slot's waker yet.
     unwatched: Vec<StreamKey>,
     stopping: Stopping,
+    upkeep: Upkeep,
     replies: Vec<Outgoing>,
     /// Streams with messages to be sent.
     unsent: Vec<StreamKey>,
@@ -139,6 +145,7 @@ where
             batches: Batches::new(&service.routes),
             unwatched: Vec::new(),
             stopping: Stopping::No,
+            upkeep: Upkeep::new(&service.config),
             replies: Vec::new(),
             unsent: Vec::new(),
             ready: Vec::new(),
@@ -182,7 +189,9 @@ where
             return responder.refuse(Refusal::Status(shutting_down()));
         }
         let header_limit = self.service.config.max_header_list_size as usize;
-        let head = match request::check(parts, &self.service.routes, header_limit, now) {
+        let authentication = self.service.config.authentication.as_deref();
+        let routes = &self.service.routes;
+        let head = match request::check(parts, routes, header_limit, authentication, now) {
             Ok(head) => head,
             Err(refusal) => return responder.refuse(refusal),
         };
@@ -192,7 +201,7 @@ where
         let is_compressed = head.encoding != Encoding::Identity;
         if head.route.streams_requests {
             let decoder = Decoder::new(limit, is_compressed);
-            let incoming = Box::new(Incoming { body, decoder });
+            let incoming = Box::new(Incoming::new(body, decoder));
             self.start(key, head, Message::default(), Some(incoming), responder);
             return self.read_requests(key);
         }
@@ -211,6 +220,10 @@ where
                 let reading = Reading {
                     head,
                     body,
+                    progress: BodyProgress {
+                        at: now,
+                        received: assembler.received(),
+                    },
                     assembler,
                 };
                 self.streams
@@ -218,6 +231,7 @@ where
                 if let Some(at) = deadline {
                     self.deadlines.insert(at, key);
                 }
+                self.watch_body(now);
             }
             Body::Lost => {}
             Body::Refused(status) => responder.refuse(Refusal::Status(status)),
@@ -326,44 +340,18 @@ where
         let Stage::Streaming(call, incoming) = &mut stream.stage else {
             return;
         };
-        let (Some(flow), Some(Incoming { body, decoder })) = (call.flow(), incoming.as_deref_mut())
-        else {
+        let (Some(flow), Some(reading)) = (call.flow(), incoming.as_deref_mut()) else {
             return;
         };
         let mut tell = false;
-        let mut whole = |message| {
+        let outcome = reading.read(flow, &mut cx, |message| {
             tell |= flow.arrived(message);
             Ok(())
-        };
-        let outcome = loop {
-            if flow.withholds() {
-                break Body::Incomplete;
-            }
-            match body.poll_data(&mut cx) {
-                Poll::Pending => break Body::Incomplete,
-                Poll::Ready(None) => break Body::Complete,
-                Poll::Ready(Some(Err(_))) => break Body::Lost,
-                Poll::Ready(Some(Ok(chunk))) => {
-                    // Fails only for more than was received.
-                    let _ = body.flow_control().release_capacity(chunk.len());
-                    if let Err(status) = decoder.push(chunk, &mut whole) {
-                        break Body::Refused(status);
-                    }
-                    if body.is_end_stream() {
-                        break Body::Complete;
-                    }
-                }
-            }
-        };
-        let outcome = match (outcome, decoder.finish()) {
-            (Body::Complete, Err(status)) => Body::Refused(status),
-            (Body::Complete, Ok(())) => {
-                tell |= flow.complete();
-                *incoming = None;
-                Body::Incomplete
-            }
-            (outcome, _) => outcome,
-        };
+        });
+        if matches!(outcome, Body::Complete) {
+            tell |= flow.complete();
+            *incoming = None;
+        }
         if tell {
             self.batches.push_progress(call);
         }

@@ -3,6 +3,9 @@
 use super::call::CancelReason;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::authentication::AuthenticationStats;
+use super::offence::{OffenceCounters, OffenceCounts};
+
 /// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,
 /// except `connections`, by which new connections are spread.
 #[derive(Debug, Default)]
@@ -13,10 +16,18 @@ pub(super) struct Counters {
     pub(super) late_replies: AtomicU64,
     pub(super) accept_errors: AtomicU64,
     pub(super) connection_errors: AtomicU64,
+    pub(super) tls_handshakes: AtomicU64,
+    pub(super) tls_plaintext: AtomicU64,
+    pub(super) tls_without_http2: AtomicU64,
+    pub(super) tls_client_certificates_refused: AtomicU64,
+    pub(super) tls_handshakes_failed: AtomicU64,
     pub(super) deadlines_exceeded: AtomicU64,
     pub(super) cancelled_by_client: AtomicU64,
     pub(super) lost_with_connection: AtomicU64,
     pub(super) cancelled_by_shutdown: AtomicU64,
+    pub(super) idle_connections_closed: AtomicU64,
+    pub(super) aged_connections_closed: AtomicU64,
+    pub(super) offences: OffenceCounters,
     pub(super) bad_requests: AtomicU64,
     pub(super) stalled_replies: AtomicU64,
 }
@@ -36,6 +47,16 @@ pub struct TransportStats {
     pub accept_errors: u64,
     /// Connections that ended with an error: garbage, a broken protocol, a flood, a lost peer.
     pub connection_errors: u64,
+    /// Connections that finished a TLS handshake.
+    pub tls_handshakes: u64,
+    /// Connections to a TLS port that did not speak TLS; these and the following three are `connection_errors`, too.
+    pub tls_plaintext: u64,
+    /// TLS clients that did not offer the protocol `h2`.
+    pub tls_without_http2: u64,
+    /// TLS clients that showed no certificate although one is required, or one that was not accepted.
+    pub tls_client_certificates_refused: u64,
+    /// TLS handshakes that failed otherwise: out of time, nothing in common, or the client did not trust the server.
+    pub tls_handshakes_failed: u64,
     /// Calls answered by the transport because their deadline passed.
     pub deadlines_exceeded: u64,
     /// Calls that their client reset.
@@ -44,10 +65,19 @@ pub struct TransportStats {
     pub lost_with_connection: u64,
     /// Calls answered by the transport because the server stopped.
     pub cancelled_by_shutdown: u64,
+    /// Connections asked to go because nobody used them.
+    pub idle_connections_closed: u64,
+    /// Connections asked to go because of their age.
+    pub aged_connections_closed: u64,
+    /// What clients did that no well-behaved client does, by kind. A connection that was closed for it is one of
+    /// `connection_errors`, too.
+    pub offences: OffenceCounts,
     /// Calls answered by the transport because a message broke the protocol or a limit.
     pub bad_requests: u64,
     /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
     pub stalled_replies: u64,
+    /// Calls that were refused because of who sent them.
+    pub authentication: AuthenticationStats,
 }
 
 impl Counters {
@@ -70,10 +100,19 @@ impl Counters {
         stats.late_replies += self.late_replies.load(Ordering::Relaxed);
         stats.accept_errors += self.accept_errors.load(Ordering::Relaxed);
         stats.connection_errors += self.connection_errors.load(Ordering::Relaxed);
+        stats.tls_handshakes += self.tls_handshakes.load(Ordering::Relaxed);
+        stats.tls_plaintext += self.tls_plaintext.load(Ordering::Relaxed);
+        stats.tls_without_http2 += self.tls_without_http2.load(Ordering::Relaxed);
+        stats.tls_client_certificates_refused +=
+            self.tls_client_certificates_refused.load(Ordering::Relaxed);
+        stats.tls_handshakes_failed += self.tls_handshakes_failed.load(Ordering::Relaxed);
         stats.deadlines_exceeded += self.deadlines_exceeded.load(Ordering::Relaxed);
         stats.cancelled_by_client += self.cancelled_by_client.load(Ordering::Relaxed);
         stats.lost_with_connection += self.lost_with_connection.load(Ordering::Relaxed);
         stats.cancelled_by_shutdown += self.cancelled_by_shutdown.load(Ordering::Relaxed);
+        stats.idle_connections_closed += self.idle_connections_closed.load(Ordering::Relaxed);
+        stats.aged_connections_closed += self.aged_connections_closed.load(Ordering::Relaxed);
+        self.offences.add_to(&mut stats.offences);
         stats.bad_requests += self.bad_requests.load(Ordering::Relaxed);
         stats.stalled_replies += self.stalled_replies.load(Ordering::Relaxed);
     }

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -14,17 +15,30 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// What TCP and Unix streams have in common: all of it through a shared reference.
 pub(crate) trait Socket: AsFd {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Copies what has been received without taking it; 0 at the end.
+    fn try_peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
     fn try_read_buf(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize>;
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Like [`Self::try_peek`], as soon as there is something.
+    fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_peek(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                seen => return Poll::Ready(seen),
+            }
+        }
+    }
 }
 
 macro_rules! socket {
@@ -35,6 +49,9 @@ macro_rules! socket {
             }
             fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.poll_write_ready(cx)
+            }
+            fn try_peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.try_io(Interest::READABLE, || peek(&SockRef::from(self), buffer))
             }
             fn try_read_buf(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
                 self.try_read_buf(buffer)
@@ -54,6 +71,17 @@ macro_rules! socket {
 
 socket!(TcpStream);
 socket!(UnixStream);
+
+fn peek(socket: &SockRef<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut bytes = [MaybeUninit::uninit(); 64];
+    let room = buffer.len().min(bytes.len());
+    let seen = socket.peek(&mut bytes[..room])?;
+    for (to, from) in buffer.iter_mut().zip(&bytes[..seen]) {
+        // SAFETY: `peek` has written as many bytes as it says.
+        *to = unsafe { from.assume_init() };
+    }
+    Ok(seen)
+}
 
 /// One of two handles to a socket: the one that h2 reads, writes and drops.
 pub(crate) struct SharedSocket<S>(pub(crate) Arc<S>);

@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
 use super::address::{Address, BindError};
+use super::tls::ServerCertificates;
 
 /// Connections that may wait to be accepted; the system's own limit (`somaxconn`) also applies.
 const BACKLOG: i32 = 4096;
@@ -23,6 +25,7 @@ const PORT_ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub struct Listener {
     pub(super) sockets: Vec<ListeningSocket>,
+    pub(super) certificates: Option<Arc<ServerCertificates>>,
     port: Option<u16>,
 }
 
@@ -68,6 +71,7 @@ impl Listener {
                 let socket = bind_unix(&path).map_err(failed)?;
                 Ok(Self {
                     sockets: vec![socket],
+                    certificates: None,
                     port: None,
                 })
             }
@@ -82,10 +86,18 @@ impl Listener {
                     .and_then(|listener| listener.local_addr().ok());
                 Ok(Self {
                     sockets: listeners.into_iter().map(ListeningSocket::Tcp).collect(),
+                    certificates: None,
                     port: port.map(|address| address.port()),
                 })
             }
         }
+    }
+
+    /// Serves its connections over TLS only.
+    #[must_use]
+    pub fn with_tls(mut self, certificates: Arc<ServerCertificates>) -> Self {
+        self.certificates = Some(certificates);
+        self
     }
 
     /// The port that was bound, also where 0 was asked for; a Unix socket has none.

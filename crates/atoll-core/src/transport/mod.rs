@@ -16,12 +16,14 @@
 //! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
 //! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
 //!
-//! A call's way: `acceptor` accepts it, `connection` owns the task, `request` checks the headers, `body`
+//! A call's way: `acceptor` accepts it, `handshake` finds out what the client speaks, `frame_guard` looks at
+//! the heads of its frames, `connection` owns the task, `request` checks the headers, `body`
 //! puts the message together, `routes` names the target, `call` is shared with it, `outbox` brings the
 //! reply back, `wire` sends it.
 
 mod acceptor;
 pub(crate) mod address;
+mod authentication;
 mod base64;
 mod batches;
 mod body;
@@ -33,11 +35,19 @@ mod connection;
 mod counters;
 mod deadlines;
 mod flow;
+mod frame_guard;
+mod frame_heads;
+mod frame_limit;
+mod handshake;
 pub mod health;
+mod http1;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
+mod offence;
+mod opening;
 mod outbox;
+mod peers;
 mod reply;
 mod request;
 mod routes;
@@ -46,18 +56,23 @@ mod spread;
 mod status;
 mod streams;
 mod timeout;
+mod tls;
 mod wire;
 
 pub use address::BindError;
+pub use authentication::{Authentication, AuthenticationStats, ClusterId};
 pub use body::Message;
 pub use call::{Call, CancelReason};
 pub use compression::Encoding;
 pub use config::{ConfigError, TransportConfig};
 pub use counters::TransportStats;
 pub use flow::{Received, Sent};
+pub use frame_limit::FrameLimit;
 pub use listener::Listener;
+pub use offence::{Offence, OffenceCounts, OffenceNote};
 pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
 pub use server::Transport;
 pub use spread::Chooser;
 pub use status::{Code, Status};
+pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

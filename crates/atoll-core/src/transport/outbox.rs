@@ -5,16 +5,19 @@
 //! | `replies`  | any thread that answers a call     | the connection task | the lock     |
 //! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
-//! | `stop_at`  | `Transport::shutdown`              | the connection task | the lock     |
+//! | `stop_at`  | `Transport::shutdown`, the connection task | the connection task | the lock |
+//! | `last_read` | the connection task               | the connection task | nothing      |
+//! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
 //! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,6 +25,7 @@ use http::HeaderMap;
 use super::counters::Counters;
 use super::reply::Reply;
 use super::streams::StreamKey;
+use super::tls::TlsPeer;
 
 /// What a call asks its connection to send.
 pub(super) enum Outgoing {
@@ -35,9 +39,14 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     inner: Mutex<Inner>,
     pub(super) peer: Box<str>,
+    /// Set when a TLS handshake is done, before there are calls.
+    pub(super) tls: OnceLock<TlsPeer>,
     /// Counts the connections of the transport, from 0 on.
     pub(super) number: u64,
     pub(super) counters: Arc<Counters>,
+    opened: Instant,
+    /// Nanoseconds from `opened` to the last time that something came from the client.
+    last_read: AtomicU64,
 }
 
 #[derive(Default)]
@@ -59,14 +68,29 @@ impl Outbox {
         Self {
             inner: Mutex::default(),
             peer,
+            tls: OnceLock::new(),
             number: 0,
             counters,
+            opened: Instant::now(),
+            last_read: AtomicU64::new(0),
         }
     }
 
     pub(super) fn with_number(mut self, number: u64) -> Self {
         self.number = number;
         self
+    }
+
+    /// Something has come from the client.
+    pub(super) fn has_read(&self, now: Instant) {
+        let since_opened = now.saturating_duration_since(self.opened);
+        self.last_read
+            .store(since_opened.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// When something last came from the client, or the connection itself.
+    pub(super) fn last_read(&self) -> Instant {
+        self.opened + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -7,6 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
+use super::authentication::Authentication;
 use super::call::CallHead;
 use super::compression::{ENCODINGS, Encoding};
 use super::routes::Routes;
@@ -27,11 +28,12 @@ pub(super) enum Refusal {
 }
 
 /// Checks the headers in the order in which grpc-go does, so that the answer to a request with several
-/// mistakes is the same.
+/// mistakes is the same; and who calls, as soon as it is a call.
 pub(super) fn check(
     parts: Parts,
     routes: &Routes,
     header_limit: usize,
+    authentication: Option<&Authentication>,
     now: Instant,
 ) -> Result<CallHead, Refusal> {
     if parts.method != Method::POST {
@@ -49,8 +51,14 @@ pub(super) fn check(
         let text = format!("SERVER: Received metadata larger than max ({size} vs. {header_limit})");
         return Err(Refusal::Status(Status::new(Code::ResourceExhausted, text)));
     }
-    let timeout = requested_timeout(&parts.headers)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    if let Some(authentication) = authentication {
+        // Before anything is said about what is served here.
+        authentication
+            .check(path, &parts.headers)
+            .map_err(Refusal::Status)?;
+    }
+    let timeout = requested_timeout(&parts.headers)?;
     let Some(route) = routes.find(path) else {
         return Err(Refusal::Status(Status::new(
             Code::Unimplemented,
@@ -119,7 +127,7 @@ mod tests {
             .body(())
             .unwrap()
             .into_parts();
-        check(parts, &Routes::default(), 1000, Instant::now())
+        check(parts, &Routes::default(), 1000, None, Instant::now())
             .err()
             .expect("nothing is routed here")
     }

@@ -24,7 +24,9 @@ use super::connection::Service;
 use super::counters::{Counters, TransportStats};
 use super::health::Health;
 use super::listener::Listener;
+use super::offence::{Offence, OffenceNote, OffenceNotes};
 use super::outbox::Outbox;
+use super::peers::{Peer, Peers};
 use super::routes::Routes;
 use crate::{clock, native_thread};
 
@@ -61,6 +63,8 @@ pub(super) struct Worker {
 #[derive(Default)]
 struct State {
     connections: Slab<Arc<Outbox>>,
+    /// Empty unless they are limited.
+    peers: Peers,
     /// Tasks that must end before the transport has: connections, acceptors, and the one that shutdown
     /// starts.
     tasks: usize,
@@ -98,16 +102,24 @@ impl Transport {
         };
         let shared = Arc::new(Shared {
             workers: runtimes.iter().map(worker).collect(),
-            service: Arc::new(Service { config, routes }),
+            service: Arc::new(Service {
+                config,
+                routes,
+                notes: OffenceNotes::default(),
+            }),
             state: Mutex::default(),
             finished: watch::Sender::new(false),
             connections_made: AtomicU64::new(0),
         });
         let acceptors = {
             let _entered = runtimes[0].enter();
-            let sockets = listeners.into_iter().flat_map(|listener| listener.sockets);
+            let sockets = listeners.into_iter().flat_map(|listener| {
+                let certificates = listener.certificates;
+                let with_certificates = move |socket| (socket, certificates.clone());
+                listener.sockets.into_iter().map(with_certificates)
+            });
             sockets
-                .map(|socket| acceptor::spawn(&shared, socket))
+                .map(|(socket, certificates)| acceptor::spawn(&shared, socket, certificates))
                 .collect::<io::Result<_>>()?
         };
         let health = shared.service.routes.health().cloned();
@@ -203,7 +215,16 @@ impl Transport {
         for worker in &self.shared.workers {
             worker.counters.add_to(&mut stats);
         }
+        if let Some(authentication) = &self.shared.service.config.authentication {
+            stats.authentication = authentication.stats();
+        }
         stats
+    }
+
+    /// Who of late did what no well-behaved client does, the latest last: at most one note a second of each kind.
+    #[must_use]
+    pub fn offences(&self) -> Vec<OffenceNote> {
+        self.shared.service.notes.latest()
     }
 }
 
@@ -244,24 +265,38 @@ impl Shared {
         Registration {
             shared: Arc::clone(self),
             connection: None,
+            peer: None,
         }
     }
 
-    /// Counts a connection of `worker` in; a transport that is stopping stops it too.
+    /// Counts a connection of `worker` in, unless there are too many; a transport that is stopping stops it too.
     pub(super) fn register_connection(
         self: &Arc<Self>,
         worker: &Worker,
         outbox: &Arc<Outbox>,
-    ) -> Registration {
+        peer: Option<Peer>,
+    ) -> Result<Registration, Offence> {
+        let config = &self.service.config;
         let mut registration = self.register_task();
         let mut state = self.lock();
+        if state.connections.len() >= config.max_connections {
+            drop(state);
+            return Err(Offence::TooManyConnections);
+        }
+        if let (Some(peer), Some(most)) = (peer, config.max_connections_per_peer) {
+            if !state.peers.enter(peer, most) {
+                drop(state);
+                return Err(Offence::TooManyConnectionsOfPeer);
+            }
+            registration.peer = Some(peer);
+        }
         let index = state.connections.insert(Arc::clone(outbox));
         registration.connection = Some((index, Arc::clone(&worker.counters)));
         worker.counters.connections.fetch_add(1, Ordering::Relaxed);
         if let Some(at) = state.stop_at {
             outbox.stop(at);
         }
-        registration
+        Ok(registration)
     }
 
     /// The number of a connection that has just been accepted.
@@ -283,6 +318,7 @@ impl Shared {
 pub(super) struct Registration {
     pub(super) shared: Arc<Shared>,
     connection: Option<(usize, Arc<Counters>)>,
+    peer: Option<Peer>,
 }
 
 impl Drop for Registration {
@@ -292,6 +328,9 @@ impl Drop for Registration {
         if let Some((index, counters)) = self.connection.take() {
             state.connections.remove(index);
             counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(peer) = self.peer {
+            state.peers.leave(peer);
         }
         if state.tasks > 0 || state.stop_at.is_none() {
             return;

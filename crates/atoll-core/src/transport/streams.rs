@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use h2::RecvStream;
 use slab::Slab;
 
@@ -53,12 +54,23 @@ impl Stage {
 pub(super) struct Incoming {
     pub(super) body: RecvStream,
     pub(super) decoder: Decoder,
+    /// What has come and waits until the handler has taken what came before.
+    pub(super) kept: BytesMut,
+    /// The client has sent its last byte.
+    pub(super) has_ended: bool,
 }
 
 pub(super) struct Reading {
     pub(super) head: CallHead,
     pub(super) body: RecvStream,
     pub(super) assembler: Assembler,
+    pub(super) progress: BodyProgress,
+}
+
+/// How far a request had come when it was last looked at.
+pub(super) struct BodyProgress {
+    pub(super) at: Instant,
+    pub(super) received: usize,
 }
 
 /// The table of streams.
@@ -134,6 +146,19 @@ impl Streams {
 
     pub(super) fn is_empty(&self) -> bool {
         self.slab.is_empty()
+    }
+
+    /// The streams whose request is not complete.
+    pub(super) fn reading(&mut self) -> impl Iterator<Item = (StreamKey, &mut Reading)> {
+        self.slab
+            .iter_mut()
+            .filter_map(|(index, stream)| match &mut stream.stage {
+                Stage::Reading(reading) => {
+                    let (index, generation) = (index as u32, stream.generation);
+                    Some((StreamKey { index, generation }, &mut **reading))
+                }
+                Stage::Dispatched(_) | Stage::Streaming(..) => None,
+            })
     }
 
     pub(super) fn keys(&self) -> Vec<StreamKey> {

@@ -10,6 +10,7 @@
 )]
 
 pub mod frames;
+pub mod fuzz;
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;

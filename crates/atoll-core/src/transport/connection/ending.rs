@@ -146,7 +146,9 @@ where
             };
             let deadline = self.deadlines.earliest();
             let stall = self.stalls.earliest();
-            let Some(next) = [stopping, deadline, stall].into_iter().flatten().min() else {
+            let upkeep = self.next_upkeep();
+            let times = [stopping, deadline, stall, upkeep];
+            let Some(next) = times.into_iter().flatten().min() else {
                 return Round::Done;
             };
             if !self.alarm.has_rung(next, cx) {
@@ -158,6 +160,12 @@ where
             }
             while let Some(key) = self.stalls.pop_due(now) {
                 self.look_at_blocked(key, now);
+            }
+            if upkeep.is_some_and(|at| at <= now) {
+                match self.keep_up(now) {
+                    Round::Done => {}
+                    round => return round,
+                }
             }
             if stopping.is_some_and(|at| at <= now) {
                 match self.stopping {

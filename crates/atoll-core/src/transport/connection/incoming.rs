@@ -1,0 +1,91 @@
+//! Reads the messages of a streaming request as far as its handler keeps up.
+//!
+//! What comes after that is taken from h2 all the same, without opening the client's window for more: h2 keeps each frame apart, at
+//! some 250 bytes each, and takes a client for a flood that sends many small ones which nobody reads. Here they are kept as
+//! one run of bytes, never more than the stream's window.
+
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::RecvStream;
+
+use super::super::body::{Decoder, Message};
+use super::super::flow::Flow;
+use super::super::status::Status;
+use super::super::streams::Incoming;
+use super::Body;
+
+/// What is decoded at once of the bytes that were kept; messages keep their piece in memory.
+const PIECE: usize = 16 << 10;
+
+impl Incoming {
+    pub(super) fn new(body: RecvStream, decoder: Decoder) -> Self {
+        Self {
+            body,
+            decoder,
+            kept: BytesMut::new(),
+            has_ended: false,
+        }
+    }
+
+    /// Gives `whole` the messages that are here, until `flow` withholds more. `cx` is woken when more comes.
+    pub(super) fn read(
+        &mut self,
+        flow: &Flow,
+        cx: &mut Context<'_>,
+        mut whole: impl FnMut(Message) -> Result<(), Status>,
+    ) -> Body {
+        loop {
+            let withholds = flow.withholds();
+            if !withholds && !self.kept.is_empty() {
+                let piece = self.take_kept();
+                if let Err(status) = self.decode(piece, &mut whole) {
+                    return Body::Refused(status);
+                }
+                continue;
+            }
+            if self.has_ended {
+                return if !self.kept.is_empty() {
+                    Body::Incomplete
+                } else if let Err(status) = self.decoder.finish() {
+                    Body::Refused(status)
+                } else {
+                    Body::Complete
+                };
+            }
+            match self.body.poll_data(cx) {
+                Poll::Pending => return Body::Incomplete,
+                Poll::Ready(None) => self.has_ended = true,
+                Poll::Ready(Some(Err(_))) => return Body::Lost,
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.has_ended = self.body.is_end_stream();
+                    if withholds {
+                        self.kept.extend_from_slice(&chunk);
+                    } else if let Err(status) = self.decode(chunk, &mut whole) {
+                        return Body::Refused(status);
+                    }
+                }
+            }
+        }
+    }
+
+    fn decode(
+        &mut self,
+        chunk: Bytes,
+        whole: impl FnMut(Message) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        // Fails only for more than was received.
+        let _ = self.body.flow_control().release_capacity(chunk.len());
+        self.decoder.push(chunk, whole)
+    }
+
+    fn take_kept(&mut self) -> Bytes {
+        let length = self.kept.len().min(PIECE);
+        let piece = Bytes::copy_from_slice(&self.kept[..length]);
+        self.kept.advance(length);
+        if self.kept.is_empty() {
+            self.kept = BytesMut::new();
+        }
+        piece
+    }
+}
