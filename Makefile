@@ -1,10 +1,10 @@
 # Every target sets up what it needs, given a CPython >= 3.11, a Rust toolchain and make; scripts/with says how.
 #
 #   PYTHON=python3.12   chooses the interpreter; otherwise it is the newest that can be found
-#   ARGS="..."          goes to the command of demo, test-python and bench
+#   ARGS="..."          goes to the command of demo, test-python, conformance and bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-rust test-python lint fmt protos lock bench docs wheel clean
+.PHONY: help demo build test test-rust test-python conformance lint fmt protos lock bench docs wheel clean
 export PYTHON ARGS
 
 help: ## list the targets
@@ -25,6 +25,9 @@ test-rust: ## run the tests of the crates, the mailbox under loom, too
 
 test-python: ## run pytest; ARGS="-k mailbox" chooses
 	@scripts/test python
+
+conformance: ## run other people's gRPC test suites against Atoll; needs Go; ARGS="--server grpcio" for comparison
+	@scripts/with test -- python -m conformance $(ARGS)
 
 lint: ## check style, types, stubs, layers and generated code
 	@scripts/lint

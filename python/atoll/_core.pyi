@@ -152,6 +152,7 @@ class LoopCore:
     ) -> None: ...
     def _enter_thread(self) -> None: ...
     def _leave_thread(self) -> None: ...
+    def _host_runs(self, runs: bool) -> None: ...
     def _end_run(self) -> None: ...
     def _drain(self) -> None: ...
     def _submit(
@@ -171,7 +172,17 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
+    def _snapshot(
+        self,
+    ) -> tuple[
+        list[int],
+        list[int],
+        int,
+        int,
+        list[_Handler],
+        tuple[float, float, float, float, float],
+        tuple[float, float | None],
+    ]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -264,6 +275,9 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+def gil_waits() -> tuple[float, _Distribution]:
+    """All waits of all gauges of the process, and a time in seconds from an arbitrary origin."""
 
 @final
 class EndpointCore:
