@@ -14,8 +14,8 @@ from atoll.loop._options import LoopOptions
 from atoll.observe._monitor import MonitorOptions
 from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
-from atoll.rpc._spread import SpreadMethod
 from atoll.rpc._options import ServerOptions
+from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
     "AuthenticationCore",
@@ -152,6 +152,7 @@ class LoopCore:
     ) -> None: ...
     def _enter_thread(self) -> None: ...
     def _leave_thread(self) -> None: ...
+    def _host_runs(self, runs: bool) -> None: ...
     def _end_run(self) -> None: ...
     def _drain(self) -> None: ...
     def _submit(
@@ -171,7 +172,17 @@ class LoopCore:
     def _post_internal(self, message: Callable[[], object]) -> bool: ...
     def _call_tasks(self) -> list[Task[Any]]: ...
     def _close(self) -> list[LoopFuture[Any]]: ...
-    def _snapshot(self) -> tuple[list[int], int, int, list[_Handler], tuple[float, float, float, float, float]]: ...
+    def _snapshot(
+        self,
+    ) -> tuple[
+        list[int],
+        list[int],
+        int,
+        int,
+        list[_Handler],
+        tuple[float, float, float, float, float],
+        tuple[float, float | None],
+    ]: ...
 
 @disjoint_base
 class ManualTimers:
@@ -264,6 +275,9 @@ class GilGauge:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
+
+def gil_waits() -> tuple[float, _Distribution]:
+    """All waits of all gauges of the process, and a time in seconds from an arbitrary origin."""
 
 @final
 class EndpointCore:
@@ -444,7 +458,9 @@ class ServerCall:
     @property
     def _connection_number(self) -> int: ...
     @property
-    def _cancel_reason(self) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
+    def _cancel_reason(
+        self,
+    ) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -524,8 +540,10 @@ class ServerCore:
         fallback: Method | None,
         health: HealthSpec | None,
     ) -> None:
-        """Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
-        `fallback`, or is answered UNIMPLEMENTED.
+        """Serves the methods.
+
+        The keys of `spread_methods` choose between their loops. A path that none of them has goes to `fallback`, or is
+        answered UNIMPLEMENTED.
         """
 
     def stop(self, grace: float | None, io_context: LoopCore, done: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,64 @@ def test_a_full_lane_raises_with_the_remedy_and_the_other_lanes_have_room(make: 
     io_context.run()
     assert ran == [10, 0, 1, 2, 11], "what was accepted runs, what was refused does not"
     assert io_context.stats().total == 5
+
+
+def test_what_a_stop_has_kept_from_its_turn_is_queued_and_takes_up_room(make: Callable[..., atoll.IoContext]) -> None:
+    io_context = make(max_queued=3)
+    ran: list[int] = []
+    io_context.post(io_context.stop)
+    io_context.post(ran.append, 1)
+    io_context.post(ran.append, 2)
+    assert io_context.run() == 1
+    assert io_context.stats().queued == {"control": 0, "normal": 2, "bulk": 0}
+    io_context.post(ran.append, 3)
+    with pytest.raises(MailboxFull):
+        io_context.post(ran.append, 4)
+    io_context.restart()
+    io_context.run()
+    assert ran == [1, 2, 3]
+    assert io_context.stats().queued == {"control": 0, "normal": 0, "bulk": 0}
+
+
+def test_what_one_step_leaves_is_queued_lane_by_lane(io_context: atoll.IoContext) -> None:
+    queued = []
+    for lane in ("bulk", "control", "normal", "bulk"):
+        io_context.post(lambda: queued.append(io_context.stats().queued), lane=lane)
+    while io_context.poll_one():
+        pass
+    assert queued == [
+        {"control": 0, "normal": 1, "bulk": 2},
+        {"control": 0, "normal": 0, "bulk": 2},
+        {"control": 0, "normal": 0, "bulk": 1},
+        {"control": 0, "normal": 0, "bulk": 0},
+    ], "what runs is queued no more"
+
+
+def test_closing_leaves_nothing_queued(io_context: atoll.IoContext) -> None:
+    io_context.post(io_context.stop)
+    future = io_context.submit(print)
+    io_context.run()
+    io_context.close()
+    assert future.cancelled()
+    assert io_context.stats().queued == {"control": 0, "normal": 0, "bulk": 0}
+
+
+def test_what_found_no_room_is_counted_by_lane_and_shown(make: Callable[..., atoll.IoContext]) -> None:
+    io_context = make(max_queued={"bulk": 1}, max_delayed=1)
+    assert "refused" not in io_context.stats().report()
+    before = io_context.stats()
+    for _ in range(4):
+        with contextlib.suppress(MailboxFull):
+            io_context.post(print, lane="bulk", name="scan")
+    for _ in range(2):
+        with contextlib.suppress(MailboxFull):
+            io_context.post(print, delay=60)
+    stats = io_context.stats()
+    assert stats.refused == {"control": 0, "normal": 1, "bulk": 3}
+    assert (stats - before).refused == stats.refused
+    assert (io_context.stats() - stats).refused == before.refused == {"control": 0, "normal": 0, "bulk": 0}
+    assert "\n  refused         control 0, normal 1, bulk 3\n" in stats.report()
+    assert stats.total == 1, "it was no handler of the loop's"
 
 
 def test_handlers_that_wait_for_their_time_are_bounded_too(make: Callable[..., atoll.IoContext]) -> None:

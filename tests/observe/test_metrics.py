@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,25 @@ def test_loops_of_one_name_are_added_up() -> None:
     assert worker.time == atoll.LoopTime(2.0, 4.0, 6.0)
 
 
+def test_of_loops_of_one_name_the_refused_are_added_up_and_the_larger_lags_count() -> None:
+    first = replace(of("worker"), refused={"control": 0, "normal": 1, "bulk": 2}, oldest_queued=2.0, lag=0.5)
+    second = replace(of("worker"), refused={"control": 0, "normal": 1, "bulk": 2}, oldest_queued=1.0, lag=1.5)
+    for loops in ([first, second], [second, first]):
+        [worker] = samples.by_name(loops)
+        assert worker.refused == {"control": 0, "normal": 2, "bulk": 4}
+        assert (worker.oldest_queued, worker.lag) == (2.0, 1.5)
+    [unprobed] = samples.by_name([replace(second, lag=None), replace(first, lag=None)])
+    assert unprobed.lag is None
+
+
 @pytest.mark.parametrize("metric", metrics.METRICS, ids=lambda metric: metric.name)
 def test_each_sample_has_the_labels_of_the_table_and_comes_once(metric: metrics.Metric) -> None:
     loops = samples.by_name([of("worker", a=1, b=2), of("worker", b=3, c=4), of("other")])
-    read = samples.distributions if metric.kind == "histogram" else samples.samples
-    labels = [labels for labels, _ in read(metric, loops)]
+    found = (
+        samples.distributions(metric, loops, atoll.Distribution(1, 1.0, 1.0, 1.0, ((1.0, 1.0, 1),)))
+        if metric.kind == "histogram"
+        else samples.samples(metric, loops)
+    )
+    labels = [labels for labels, _ in found]
     assert len(set(labels)) == len(labels)
     assert all(len(each) == len(metric.labels) for each in labels)

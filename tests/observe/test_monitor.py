@@ -351,3 +351,53 @@ def test_a_monitor_ends_at_once_though_its_threads_wait_for_something_to_do() ->
         with LoopMonitor():
             time.sleep(0.001)
     assert time.monotonic() - began < 10, "each would take half a second"
+
+
+@pytest.mark.parametrize("factory", ["asyncio", "uvloop"])
+def test_a_guest_whose_host_does_not_run_rests(monitor: LoopMonitor, factory: str) -> None:
+    new_loop = asyncio.new_event_loop if factory == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+
+    async def guest() -> atoll.IoContext:
+        return atoll.IoContext.current()
+
+    async def until_it_runs() -> None:
+        await asyncio.to_thread(wait_for, lambda: seen(monitor).is_running, "a run")
+
+    async def until_it_is_stuck() -> None:
+        wait_for(lambda: not seen(monitor).is_healthy, "bad health")
+
+    host = new_loop()
+    try:
+        monitor.watch(host.run_until_complete(guest()))
+        for _ in range(2):
+            wait_for(lambda: not seen(monitor).is_running, "rest")
+            missed = seen(monitor).missed
+            time.sleep(3 * monitor.options.deadline)
+            assert (seen(monitor).is_healthy, seen(monitor).missed) == (True, missed)
+            host.run_until_complete(until_it_runs())
+        host.run_until_complete(until_it_is_stuck())
+        assert not monitor.is_healthy
+        wait_for(lambda: monitor.is_healthy, "health of what is not stuck any more, for it rests")
+        assert not seen(monitor).is_running
+    finally:
+        host.run_until_complete(host.shutdown_asyncgens())
+        host.close()
+
+
+def test_a_guest_that_is_posted_to_is_seen_to_run_at_once(monitor: LoopMonitor) -> None:
+    host = asyncio.new_event_loop()
+
+    async def main() -> atoll.IoContext:
+        return atoll.IoContext.current()
+
+    async def run_a_post(io_context: atoll.IoContext) -> LoopHealth:
+        return await io_context.submit(seen, monitor)
+
+    try:
+        io_context = host.run_until_complete(main())
+        monitor.watch(io_context)
+        wait_for(lambda: not seen(monitor).is_running, "rest")
+        assert host.run_until_complete(run_a_post(io_context)).is_running
+    finally:
+        host.run_until_complete(host.shutdown_asyncgens())
+        host.close()

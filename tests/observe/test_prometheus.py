@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import parser
 
 import atoll
-from atoll.observe import PrometheusCollector, prometheus_text
+from atoll.errors import MailboxFull
+from atoll.observe import LagProbe, PrometheusCollector, prometheus_text
 from atoll.observe import _metrics as metrics
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def test_the_native_text_has_the_metrics_of_the_table(worked: list[atoll.IoConte
 def test_the_native_text_says_what_the_collector_says(worked: list[atoll.IoContext]) -> None:
     native, collected = families(prometheus_text()), scraped(worked)
     for metric in metrics.METRICS:
-        if metric in {metrics.TIME, metrics.LAG, metrics.PROBE}:
-            continue  # they go on while nothing happens, or are known natively only
+        if metric in {metrics.TIME, metrics.LAG, metrics.PROBE, metrics.GIL_WAIT}:
+            continue  # they go on while nothing happens, or belong to no loop
         for io_context in worked:
             for suffix in ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",):
                 expected = values(collected[metric.name], suffix, loop=io_context.name)
@@ -85,6 +86,32 @@ def test_the_native_text_knows_how_long_the_oldest_has_waited(stuck: list[atoll.
         assert 0 < before < values(later["atoll_loop_lag_seconds"], loop=io_context.name)[()]
         assert values(later["atoll_handlers_running"], loop=io_context.name)["stuck",] == 1
         assert values(later["atoll_loop_queued"], loop=io_context.name)["normal",] == 1
+
+
+def test_the_collector_knows_how_long_the_oldest_has_waited_and_what_a_lag_probe_tells(
+    stuck: list[atoll.IoContext],
+) -> None:
+    probed, other = stuck
+    with LagProbe(probed):
+        earlier, later = scraped(stuck), scraped(stuck)
+        for io_context in stuck:
+            before = values(earlier["atoll_loop_lag_seconds"], loop=io_context.name)[()]
+            assert 0 < before < values(later["atoll_loop_lag_seconds"], loop=io_context.name)[()]
+        assert set(values(later["io_context_event_loop_lag"], loop=probed.name)) == {()}
+        assert not values(later["io_context_event_loop_lag"], loop=other.name)
+    assert not scraped(stuck)["io_context_event_loop_lag"].samples
+
+
+def test_what_found_no_room_is_exported_by_lane() -> None:
+    io_context = atoll.IoContext("full", max_queued=1)
+    io_context.post(print, lane="bulk")
+    for _ in range(3):
+        with pytest.raises(MailboxFull):
+            io_context.post(print, lane="bulk")
+    for found in (scraped([io_context]), families(prometheus_text())):
+        refused = values(found["atoll_loop_refused_total"], loop="full")
+        assert refused == {("control",): 0, ("normal",): 0, ("bulk",): 3}
+    io_context.close()
 
 
 def test_the_native_text_leaves_out_loops_that_are_closed_and_handlers_that_are_not_recorded() -> None:
@@ -165,7 +192,12 @@ def test_without_a_choice_all_loops_are_exported_also_those_that_come_later() ->
 def test_a_loop_that_is_closed_or_gone_is_not_exported(worked: list[atoll.IoContext]) -> None:
     collector = PrometheusCollector([atoll.IoContext("gone"), *worked])
     worked[0].close()
-    loops = {sample.labels["loop"] for family in collector.collect() for sample in family.samples}
+    loops = {
+        sample.labels["loop"]
+        for family in collector.collect()
+        for sample in family.samples
+        if "loop" in sample.labels  # the waits for the GIL belong to none
+    }
     assert loops == {"kv_manager"}
 
 

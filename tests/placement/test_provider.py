@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -92,6 +93,47 @@ def events() -> list[str]:
     """What happened to modules."""
     Module.events.clear()
     return Module.events
+
+
+class Stubborn(Module):
+    """Starts all the same when its start is cancelled, or doesn't."""
+
+    ends_by: ClassVar[type[BaseException] | None] = None
+
+    def __init__(self, entered: threading.Event, go_on: asyncio.Event) -> None:
+        super().__init__()
+        self.entered, self.go_on = entered, go_on
+
+    async def start(self) -> None:
+        self.entered.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            await self.go_on.wait()
+        if self.ends_by is not None:
+            raise self.ends_by("as it should")
+        self.note("start")
+
+    async def stop(self) -> None:
+        self.note("stop")
+
+
+class StubbornPlacement(IoContextPolicy[Stubborn]):
+    """One loop."""
+
+    stubborn = dedicated(Stubborn)
+
+
+async def cancelled_while_it_starts(provider: IoContextProvider[Stubborn]) -> Callable[[], None]:
+    """Creates the module, gives up while its `start()` runs, and returns what lets that end."""
+    entered, go_on = threading.Event(), asyncio.Event()
+    creating = asyncio.create_task(provider.create(Stubborn, entered, go_on))
+    assert await asyncio.to_thread(entered.wait, 30)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    home = provider.io_context(Stubborn)
+    return lambda: home.post(go_on.set)
 
 
 def thread_names() -> set[str]:
@@ -542,3 +584,86 @@ class FailingPlacement2(IoContextPolicy[Failing | Kv]):
 
     inner_failing = dedicated(Failing)
     inner_kv = dedicated(Kv)
+
+
+def test_a_module_that_starts_after_its_create_was_cancelled_is_known_and_stopped(events: list[str]) -> None:
+    async def main() -> None:
+        async with IoContextProvider(StubbornPlacement) as provider:
+            let_go = await cancelled_while_it_starts(provider)
+            with pytest.raises(PlacementError, match="has not been created"):
+                provider.ref(Stubborn)
+            again = asyncio.create_task(provider.create(Stubborn, threading.Event(), asyncio.Event()))
+            await asyncio.sleep(0.05)
+            assert not again.done(), "it waits for what becomes of the first"
+            let_go()
+            with pytest.raises(PlacementError, match="created already"):
+                await again
+            await provider.ref(Stubborn).call(Stubborn.where)
+
+    asyncio.run(main())
+    assert events == [f"Stubborn {event} on stubborn" for event in ("init", "start", "stop")]
+
+
+def test_the_end_waits_for_a_module_that_still_starts_and_stops_it(events: list[str]) -> None:
+    async def main() -> None:
+        async with IoContextProvider(StubbornPlacement, stop_timeout=60) as provider:
+            let_go = await cancelled_while_it_starts(provider)
+            provider.io_context(Stubborn).post(let_go, delay=0.05)
+
+    asyncio.run(main())
+    assert events == [f"Stubborn {event} on stubborn" for event in ("init", "start", "stop")]
+
+
+def test_a_module_that_never_ends_its_start_is_named_at_the_end(events: list[str]) -> None:
+    async def main() -> None:
+        async with IoContextProvider(StubbornPlacement, stop_timeout=0.05) as provider:
+            await cancelled_while_it_starts(provider)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(main())
+    assert any("Stubborn.start() did not end within stop_timeout=0.05" in str(each) for each in caught.value.exceptions)
+    assert events == ["Stubborn init on stubborn"]
+
+
+def test_what_a_module_raises_after_its_create_was_cancelled_is_logged_and_it_may_be_created_again(
+    events: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(Stubborn, "ends_by", ValueError)
+        async with IoContextProvider(StubbornPlacement) as provider:
+            let_go = await cancelled_while_it_starts(provider)
+            let_go()
+            await provider.io_context(Stubborn).submit(monkeypatch.setattr, Stubborn, "ends_by", None, delay=0.05)
+            with pytest.raises(PlacementError, match="has not been created"):
+                provider.ref(Stubborn)
+            entered, go_on = threading.Event(), asyncio.Event()
+            go_on.set()
+            await provider.create(Stubborn, entered, go_on)
+
+    asyncio.run(main())
+    assert "Stubborn was not created: its create() had been cancelled" in caplog.text
+    assert "ValueError: as it should" in caplog.text
+    assert events == [f"Stubborn {event} on stubborn" for event in ("init", "init", "start", "stop")]
+
+
+def test_a_module_that_was_never_begun_when_its_create_was_cancelled_may_be_created(events: list[str]) -> None:
+    async def main() -> None:
+        async with IoContextProvider(Placement) as provider:
+            entered, end = threading.Event(), threading.Event()
+
+            def block() -> None:
+                entered.set()
+                end.wait(30)
+
+            provider.io_context(Nodes).post(block)
+            assert await asyncio.to_thread(entered.wait, 30)
+            creating = asyncio.create_task(provider.create(Nodes))
+            await asyncio.sleep(0)
+            creating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creating
+            end.set()
+            await provider.create(Nodes)
+
+    asyncio.run(main())
+    assert events == [f"Nodes {event} on nodes" for event in ("init", "start", "stop")]

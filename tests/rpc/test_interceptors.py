@@ -91,7 +91,9 @@ async def test_interceptors_are_asked_in_order_before_the_handler_is_chosen(
 @both
 @pytest.mark.parametrize("generic", [False, True])
 async def test_they_are_asked_for_unknown_methods_too(
-    client: ClientProcess, make_server: Server, generic: bool
+    client: ClientProcess,
+    make_server: Server,
+    generic: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     class Nothing(grpc.GenericRpcHandler):
         def service(self, handler_call_details: Any) -> Any:
@@ -236,7 +238,7 @@ async def test_the_request_is_parsed_after_them(client: ClientProcess, make_serv
         return data
 
     server = make_server(interceptors=[Tracing("it", events)])
-    handler = grpc.unary_unary_rpc_method_handler(echo, parse)
+    handler: Any = grpc.unary_unary_rpc_method_handler(echo, parse)
     server.add_registered_method_handlers("a.B", {"C": handler})
     async with running(server) as target:
         await client.call(target, "/a.B/C")
@@ -447,7 +449,7 @@ async def test_a_handler_of_another_loop_is_posted_there(client: ClientProcess, 
 
     server = rpc.server(interceptors=[Intercept(redirect)])
     add_methods(server.on(new_loop("new")), service="a.New", Where=where, Refuse=refuse)
-    streams = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
+    streams: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
     server.on(new_loop("streams")).add_registered_method_handlers("a.NewStreams", streams)
     async with running(server) as target:
         assert (await client.call(target, "/a.Old/Where")).reply == b"new"

@@ -1,7 +1,7 @@
 """Services that are spread over the loops of a pool: an instance per loop, and what pins a call to one."""
 
 # Handlers take what they don't need.
-# ruff: noqa: ARG002
+# ruff: noqa: ARG001, ARG002
 
 import asyncio
 import threading
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.rpc.conftest import Log
 from tests.rpc.support import (
     ClientProcess,
     LoopFactory,
@@ -148,14 +147,14 @@ async def test_a_factory_that_raises_keeps_the_server_from_starting(pool: IoCont
 async def test_an_instance_is_refused_and_the_error_says_what_each_loop_needs(pool: IoContextPool) -> None:
     view = rpc.server().on(pool, key=rpc.by_connection)
     with pytest.raises(RegistrationError, match=r"is one servicer, and each loop of pool 'worker' needs its own"):
-        view.add_service(PROBE, Where())  # type: ignore[arg-type] # on purpose
+        view.add_service(PROBE, Where())
     for servicer in (Where(), Where):
         with pytest.raises(RegistrationError, match=r"add_servicer\(add_\w+Servicer_to_server, YourServicer\)"):
             probe_pb2_grpc.add_ProbeServicer_to_server(servicer, view)
 
 
 async def test_a_class_without_the_methods_is_refused_at_once(pool: IoContextPool) -> None:
-    with pytest.raises(RegistrationError, match="dict has none of the methods of atoll.tests.v1.Probe"):
+    with pytest.raises(RegistrationError, match=r"dict has none of the methods of atoll\.tests\.v1\.Probe"):
         rpc.server().on(pool, key=rpc.by_connection).add_service(PROBE, dict)
 
 
@@ -185,7 +184,7 @@ def test_a_key_that_no_client_can_send_is_refused(name: str) -> None:
 
 
 async def test_calls_are_refused_when_their_loop_of_the_pool_is_gone(
-    client: ClientProcess, loop_factory: LoopFactory, log: Log
+    client: ClientProcess, loop_factory: LoopFactory
 ) -> None:
     pool = IoContextPool(1, "gone", loop_factory=loop_factory)
     pool.run()

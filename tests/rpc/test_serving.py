@@ -1,17 +1,22 @@
 """`rpc.serve`, in processes of their own: signals end them, and calls in flight may finish."""
 
+# Handlers take what they don't need.
+# ruff: noqa: ARG001
+
 import asyncio
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.rpc.conftest import LOOPS
-from tests.rpc.support import TIMEOUT, ClientProcess, path
+from tests.rpc.support import TIMEOUT, ClientProcess, add_methods, path
 
 from atoll import rpc
+from atoll.errors import ServerStateError
 
 PROGRAM = """
 import asyncio, logging, signal, sys
@@ -163,6 +168,62 @@ async def test_a_server_that_is_stopped_by_other_means_ends_the_serving() -> Non
     await asyncio.sleep(0)
     await server.stop(None)
     await asyncio.wait_for(serving, TIMEOUT)
+
+
+async def answer(request: bytes, context: Any) -> bytes:
+    return request
+
+
+async def served_here(client: ClientProcess, server: Any) -> "tuple[str, asyncio.Future[None]]":
+    """Serves on this loop; gives the address, once it answers, and the serving."""
+    add_methods(server, Answer=answer)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    serving = asyncio.ensure_future(rpc.serve(server))
+    assert (await client.call(target, path("Answer"))).code == "OK"
+    return target, serving
+
+
+async def test_a_signal_ends_all_that_is_served_on_a_loop(client: ClientProcess) -> None:
+    servers = [await served_here(client, rpc.server()) for _ in range(2)]
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(asyncio.gather(*(serving for _, serving in servers)), TIMEOUT)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+async def test_serving_a_server_twice_is_an_error_and_the_first_serving_goes_on(client: ClientProcess) -> None:
+    server = rpc.server()
+    target, serving = await served_here(client, server)
+    with pytest.raises(ServerStateError, match="has been started"):
+        await rpc.serve(server)
+    assert (await client.call(target, path("Answer"))).code == "OK"
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(serving, TIMEOUT)
+
+
+@pytest.mark.parametrize("how", ["of the loop", "of Python"])
+async def test_a_handler_of_another_signal_may_stop_the_server_more_than_once(client: ClientProcess, how: str) -> None:
+    loop = asyncio.get_running_loop()
+    server = rpc.server()
+    _, serving = await served_here(client, server)
+    stops: list[Any] = []
+
+    def stop(*_: object) -> None:
+        stops.append(asyncio.run_coroutine_threadsafe(server.stop(None if stops else 3600), loop))
+
+    if how == "of the loop":
+        loop.add_signal_handler(signal.SIGUSR1, stop)
+    else:
+        signal.signal(signal.SIGUSR1, stop)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        await asyncio.wait_for(serving, TIMEOUT)
+        for each in stops:
+            await asyncio.wait_for(asyncio.wrap_future(each), TIMEOUT)
+    finally:
+        if how == "of the loop":
+            loop.remove_signal_handler(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 async def test_cancelling_the_serving_stops_the_server(client: ClientProcess) -> None:

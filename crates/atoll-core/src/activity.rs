@@ -7,13 +7,16 @@
 //! |---|---|---|---|
 //! | `ready_since` | the poster that ends the loop's sleep, under the mailbox's mutex; else the loop's thread | any | an atomic |
 //! | `told` | readers | readers | an atomic maximum |
+//! | `rests` | whoever can tell whether a guest's host runs; the loop's thread | any | an atomic |
 //! | all others | the loop's thread | any | relaxed atomics |
 //!
 //! The loop's thread writes a few words per handler and never waits. A reader may see two fields of different moments:
 //! [`Activity::running`] reads its pair again until it agrees.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
-use std::sync::atomic::{Ordering::Release, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use std::sync::atomic::{
+    Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence,
+};
 
 use crate::clock;
 use crate::stats::SlotIndex;
@@ -52,6 +55,8 @@ pub struct Activity {
     made_at: u64,
     /// The system's number of the thread that runs the loop; zero while none does.
     thread: AtomicI32,
+    /// Whether it does not run the loop for now: nobody tells a guest when its host stops.
+    rests: AtomicBool,
     /// Since when it does.
     runs_since: AtomicU64,
     /// The running handler's slot plus one; zero when none runs.
@@ -76,6 +81,7 @@ impl Default for Activity {
         Self {
             made_at: clock::now(),
             thread: AtomicI32::new(0),
+            rests: AtomicBool::new(false),
             runs_since: AtomicU64::new(0),
             running: AtomicU32::new(0),
             running_since: AtomicU64::new(0),
@@ -100,6 +106,21 @@ impl Activity {
     pub fn runs_on(&self, thread: i32) {
         self.runs_since.store(clock::now(), Release);
         self.thread.store(thread, Release);
+        self.rests.store(false, Release);
+    }
+
+    /// Whoever can tell says whether a guest's host runs. Any thread; the loop's own says so by [`Self::runs_on`].
+    pub fn host_runs(&self, runs: bool) {
+        if self.rests.swap(!runs, AcqRel) && runs {
+            self.runs_since.store(clock::now(), Release);
+        }
+    }
+
+    /// Whether a guest's host was last seen not to run. Any thread.
+    #[inline]
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.rests.load(Relaxed)
     }
 
     /// Since when the thread that runs the loop does so, in ticks. Any thread.
@@ -196,10 +217,10 @@ impl Activity {
         None
     }
 
-    /// The system's number of the thread that runs the loop. Any thread.
+    /// The system's number of the thread that runs the loop; None while none does. Any thread.
     #[must_use]
     pub fn thread(&self) -> Option<i32> {
-        Some(self.thread.load(Acquire)).filter(|&thread| thread != 0)
+        Some(self.thread.load(Acquire)).filter(|&thread| thread != 0 && !self.rests())
     }
 
     /// Since when something is queued that nothing runs, in ticks. Any thread.
@@ -267,6 +288,23 @@ mod tests {
         );
         activity.drain_ended(120);
         assert_eq!(activity.running(), None);
+    }
+
+    #[test]
+    fn a_guest_rests_until_its_host_is_seen_to_run_or_runs_it() {
+        let activity = Activity::default();
+        activity.runs_on(7);
+        let since = activity.runs_since();
+        activity.host_runs(true);
+        assert_eq!((activity.thread(), activity.runs_since()), (Some(7), since));
+        activity.host_runs(false);
+        assert_eq!((activity.thread(), activity.rests()), (None, true));
+        activity.host_runs(true);
+        assert_eq!(activity.thread(), Some(7));
+        assert!(activity.runs_since() > since, "it is another run");
+        activity.host_runs(false);
+        activity.runs_on(8);
+        assert_eq!(activity.thread(), Some(8));
     }
 
     #[test]

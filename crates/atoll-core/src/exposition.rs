@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use crate::clock;
+use crate::gil_wait;
 use crate::registry::{self, ObservedLoop};
 use crate::stats::{Distribution, EventTracker, HandlerSlot};
 
@@ -17,8 +18,8 @@ mod metrics;
 mod writer;
 
 use metrics::{
-    ACTIVE, DELAYED, ERRORS, EXECUTION, GUARDS, HANDLERS, OLDEST, PROBE, QUEUE, QUEUED, RUNNING,
-    TIME, WALL,
+    ACTIVE, DELAYED, ERRORS, EXECUTION, GIL_WAIT, GUARDS, HANDLERS, OLDEST, PROBE, QUEUE, QUEUED,
+    REFUSED, RUNNING, TIME, WALL,
 };
 pub use metrics::{BOUNDS, Kind, METRICS, Metric};
 use writer::Text;
@@ -36,6 +37,8 @@ pub struct LoopView<'a> {
     pub name: &'a str,
     /// How many handlers wait, by lane.
     pub queued: [u64; 3],
+    /// How many handlers found no room, by lane.
+    pub refused: [u64; 3],
     /// How many posts with a delay are not yet due.
     pub delayed: u64,
     /// How many work guards are held.
@@ -63,6 +66,7 @@ impl<'a> LoopView<'a> {
         Self {
             name: observed.name(),
             queued: observed.queued().map(|count| count as u64),
+            refused: observed.refused(),
             delayed: observed.delayed() as u64,
             guards: observed.guards() as u64,
             time: Some([time.idle, time.waiting, time.running].map(clock::seconds)),
@@ -82,12 +86,13 @@ pub fn text_of_process() -> String {
             .iter()
             .filter(|observed| !observed.is_closed())
             .map(|observed| LoopView::of(observed.as_ref())),
+        &gil_wait::snapshot(),
     )
 }
 
-/// The text of all `loops`, each metric with its `HELP` and `TYPE` also when it has no sample.
+/// The text of all `loops` and of the waits for the GIL, each metric with its `HELP` and `TYPE` also when it has no sample.
 #[must_use]
-pub fn text<'a>(loops: impl IntoIterator<Item = LoopView<'a>>) -> String {
+pub fn text<'a>(loops: impl IntoIterator<Item = LoopView<'a>>, gil_waits: &Distribution) -> String {
     let loops = collected(loops);
     let mut text = Text::default();
     text.handlers(HANDLERS, &loops, |handler| handler.counts.0);
@@ -98,11 +103,13 @@ pub fn text<'a>(loops: impl IntoIterator<Item = LoopView<'a>>) -> String {
     text.histograms(EXECUTION, &loops, |handler| &handler.execution);
     text.histograms(WALL, &loops, |handler| &handler.wall);
     text.by(QUEUED, &loops, "lane", LANES, |it| Some(it.queued));
+    text.by(REFUSED, &loops, "lane", LANES, |it| Some(it.refused));
     text.loops(DELAYED, &loops, |it| Some(it.delayed));
     text.loops(GUARDS, &loops, |it| Some(it.guards));
     text.by(TIME, &loops, "state", STATES, |it| it.time);
     text.loops(OLDEST, &loops, |it| it.oldest);
     text.loops(PROBE, &loops, |it| it.probe);
+    text.of_process(GIL_WAIT, &Histogram::of(gil_waits));
     text.written()
 }
 
@@ -188,6 +195,9 @@ impl<'a> Loops<'a> {
     fn add(&mut self, view: LoopView<'a>) {
         let sum = &mut self.sum;
         for (mine, theirs) in sum.queued.iter_mut().zip(view.queued) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in sum.refused.iter_mut().zip(view.refused) {
             *mine += theirs;
         }
         sum.delayed += view.delayed;

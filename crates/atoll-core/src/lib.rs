@@ -6,6 +6,7 @@
 //! * [`endpoint`]: what this process does, told over HTTP without Python.
 //! * [`exposition`]: the statistics of loops as Prometheus text.
 //! * [`fork`]: telling a forked child from its parent.
+//! * [`gil_wait`]: how long threads waited for Python's GIL, as gauges have measured.
 //! * [`lag`]: how long a handler that is posted now waits for its turn.
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
 //! * [`monitor`]: a thread that watches loops from outside.
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod endpoint;
 pub mod exposition;
 pub mod fork;
+pub mod gil_wait;
 pub mod lag;
 pub mod mailbox;
 pub mod monitor;

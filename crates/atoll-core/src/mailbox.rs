@@ -4,16 +4,20 @@
 //! * What one thread pushes to one lane comes out in the order pushed.
 //! * The consumer is woken at most once per idle→busy change, and a push is never left behind without a wake-up.
 //! * No lane starves: while a lane has items, each [`Mailbox::take`] brings some of them.
-//! * A lane holds at most its bound; a push beyond it gives the item back.
+//! * A lane holds at most its bound, what the consumer has taken and not yet started included; a push beyond it is counted, and
+//!   gives the item back.
 //!
 //! | field | written by | read by | under |
 //! |---|---|---|---|
 //! | `lanes`, `armed`, `closed` | posters and consumer | the same | the mutex |
+//! | `taken` | the consumer, more under the mutex | any thread | relaxed atomics |
+//! | `refused` | posters | any thread | relaxed atomics |
 //! | `settings`, `tracker` | nobody after construction | posters | – |
 //!
 //! The mutex is held for a few instructions and never while Python code, a destructor or a system call runs.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::sync::{Mutex, lock};
 use crate::wake::Wake;
@@ -139,6 +143,10 @@ impl<T: Post> State<T> {
 #[derive(Debug)]
 pub struct Mailbox<T: Post, W> {
     state: Mutex<State<T>>,
+    /// How many items of each lane have been taken and not yet started.
+    taken: [AtomicUsize; 3],
+    /// How many items of each lane found no room.
+    refused: [AtomicU64; 3],
     settings: LaneSettings,
     waker: W,
     tracker: T::Tracker,
@@ -155,6 +163,8 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
                 armed: true,
                 closed: false,
             }),
+            taken: [const { AtomicUsize::new(0) }; 3],
+            refused: [const { AtomicU64::new(0) }; 3],
             settings,
             waker,
             tracker,
@@ -224,7 +234,8 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         if state.closed {
             return Err(PushError::Closed(item));
         }
-        if state.counted(lane as usize) >= limit {
+        if self.held(&state, lane as usize) >= limit {
+            self.count_refused(lane, 1);
             return Err(PushError::Full(item));
         }
         item.accepted(&self.tracker);
@@ -246,12 +257,13 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// stays in `items`. Any thread.
     pub fn push_all(&self, lane: Lane, items: &mut Vec<T>) {
         let mut state = lock(&self.state);
-        let room = self.settings.limits[lane as usize].saturating_sub(state.counted(lane as usize));
-        let count = if state.closed {
-            0
-        } else {
-            room.min(items.len())
-        };
+        if state.closed {
+            return;
+        }
+        let held = self.held(&state, lane as usize);
+        let room = self.settings.limits[lane as usize].saturating_sub(held);
+        let count = room.min(items.len());
+        self.count_refused(lane, items.len() - count);
         if count == 0 {
             return;
         }
@@ -269,8 +281,25 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         }
     }
 
+    /// How many items of `lane` wait, be it here or with the consumer.
+    fn held(&self, state: &State<T>, lane: usize) -> usize {
+        state.counted(lane) + self.taken[lane].load(Relaxed)
+    }
+
+    /// `count` items of `lane` found no room, here or wherever else they were to wait. Any thread.
+    pub fn count_refused(&self, lane: Lane, count: usize) {
+        if count > 0 {
+            self.refused[lane as usize].fetch_add(count as u64, Relaxed);
+        }
+    }
+
+    /// How many items of each lane found no room so far. Any thread.
+    pub fn refused(&self) -> [u64; 3] {
+        self.refused.each_ref().map(|count| count.load(Relaxed))
+    }
+
     /// Appends the next items to run to `batch`, urgent lanes first, each within its weight. Returns false when there is
-    /// nothing. The consumer only.
+    /// nothing. They count as queued until they are [`Self::started`]. The consumer only.
     pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
         let mut state = lock(&self.state);
         let before = batch.len();
@@ -279,12 +308,26 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
             let queue = &mut state.lanes[lane];
             let count = queue.len().min(self.settings.weights[lane]);
             batch.extend(queue.drain(..count));
+            let mut counted = count;
             if state.uncounted[lane] > 0 {
-                let taken = batch.range(first..).filter(|item| item.is_uncounted());
-                state.uncounted[lane] -= taken.count();
+                let probes = batch.range(first..).filter(|item| item.is_uncounted());
+                let probes = probes.count();
+                state.uncounted[lane] -= probes;
+                counted -= probes;
             }
+            let taken = &self.taken[lane];
+            taken.store(taken.load(Relaxed) + counted, Relaxed);
         }
         batch.len() > before
+    }
+
+    /// `item`, which has been taken from `lane`, is queued no more: it runs now, or never will. The consumer only.
+    #[inline]
+    pub fn started(&self, lane: Lane, item: &T) {
+        if !item.is_uncounted() {
+            let taken = &self.taken[lane as usize];
+            taken.store(taken.load(Relaxed).saturating_sub(1), Relaxed);
+        }
     }
 
     /// Goes to sleep unless there is something to take: the next push wakes. Returns whether it sleeps. The consumer only.
@@ -294,13 +337,23 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         state.armed
     }
 
-    /// How many items wait in each lane, those that take up no room left out. Any thread.
+    /// How many items of each lane wait, here or taken and not yet started; those that take up no room are left out. Any thread.
     pub fn queued(&self) -> [usize; 3] {
         let state = lock(&self.state);
-        [0, 1, 2].map(|lane| state.counted(lane))
+        [0, 1, 2].map(|lane| self.held(&state, lane))
     }
 
-    /// Whether nothing waits, be it counted or not. Any thread.
+    /// Shows every item that waits here to `look`, until one is an error. Under the mutex, so `look` must be short, and neither
+    /// run Python code nor wait. Any thread.
+    ///
+    /// # Errors
+    /// The first that `look` returns.
+    pub fn look_at_all<E>(&self, mut look: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        let state = lock(&self.state);
+        state.lanes.iter().flatten().try_for_each(&mut look)
+    }
+
+    /// Whether nothing waits here to be taken, be it counted or not. Any thread.
     pub fn is_empty(&self) -> bool {
         lock(&self.state).is_empty()
     }

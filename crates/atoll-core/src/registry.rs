@@ -88,6 +88,9 @@ pub trait ObservedLoop: Send + Sync {
     /// How many work guards are held.
     fn guards(&self) -> usize;
 
+    /// How many handlers found no room, by lane.
+    fn refused(&self) -> [u64; 3];
+
     /// When the longest-waiting handler was queued, in ticks; zero when none waits.
     fn oldest_queued_at(&self) -> u64;
 

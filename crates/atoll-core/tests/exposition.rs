@@ -5,15 +5,21 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atoll_core::clock;
-use atoll_core::exposition::{BOUNDS, Kind, LoopView, METRICS, text, text_of_process};
+use atoll_core::exposition::{self, BOUNDS, Kind, LoopView, METRICS, text_of_process};
+use atoll_core::gil_wait;
 use atoll_core::probe::Probe;
 use atoll_core::registry::{self, LoopRecord, ObservedLoop};
-use atoll_core::stats::EventTracker;
+use atoll_core::stats::{Distribution, EventTracker, Recorder};
 use atoll_core::timer::Due;
 
 type Labels = Vec<(String, String)>;
 /// Values by name and labels.
 type Samples = HashMap<(String, Labels), f64>;
+
+/// The text where nobody measures the GIL.
+fn text<'a>(loops: impl IntoIterator<Item = LoopView<'a>>) -> String {
+    exposition::text(loops, &Distribution::default())
+}
 
 /// The samples of a text, checked against the format's grammar on the way.
 fn parsed(text: &str) -> Samples {
@@ -52,9 +58,17 @@ fn parsed(text: &str) -> Samples {
     samples
 }
 
-/// `name{label="text",...} value`.
+/// `name{label="text",...} value`, or `name value`.
 fn sample(line: &str) -> (String, Labels, f64) {
-    let (name, mut rest) = line.split_once('{').expect("labels");
+    let Some((name, mut rest)) = line.split_once('{') else {
+        let (name, value) = line.split_once(' ').expect("a value");
+        assert!(is_name(name), "{name}");
+        return (
+            name.to_owned(),
+            Vec::new(),
+            value.parse().expect("a number"),
+        );
+    };
     assert!(is_name(name), "{name}");
     let mut labels = Vec::new();
     loop {
@@ -100,6 +114,7 @@ fn view<'a>(name: &'a str, handlers: &'a EventTracker) -> LoopView<'a> {
     LoopView {
         name,
         queued: [1, 2, 3],
+        refused: [0, 7, 0],
         delayed: 4,
         guards: 5,
         time: Some([30.5, 1.25, 0.25]),
@@ -159,6 +174,11 @@ fn a_loops_numbers_are_what_its_view_says() {
         let found = value(&samples, "atoll_loop_queued", &[of_loop, ("lane", lane)]);
         assert!((found - queued).abs() < f64::EPSILON);
     }
+    for (lane, refused) in [("control", 0.0), ("normal", 7.0), ("bulk", 0.0)] {
+        let labels = [of_loop, ("lane", lane)];
+        let found = value(&samples, "atoll_loop_refused_total", &labels);
+        assert!((found - refused).abs() < f64::EPSILON);
+    }
     for (state, seconds) in [("idle", 30.5), ("waiting", 1.25), ("running", 0.25)] {
         let labels = [of_loop, ("state", state)];
         let found = value(&samples, "atoll_loop_time_seconds_total", &labels);
@@ -189,6 +209,7 @@ fn what_a_loop_does_not_know_is_left_out() {
     assert!(samples.keys().all(|(name, _)| {
         [
             "atoll_loop_queued",
+            "atoll_loop_refused_total",
             "atoll_loop_delayed",
             "atoll_loop_work_guards",
         ]
@@ -313,6 +334,11 @@ fn loops_of_one_name_are_added_up_so_that_no_series_comes_twice() {
             2.0,
         ),
         ("atoll_loop_queued", vec![of_loop, ("lane", "normal")], 4.0),
+        (
+            "atoll_loop_refused_total",
+            vec![of_loop, ("lane", "normal")],
+            14.0,
+        ),
         ("atoll_loop_delayed", vec![of_loop], 8.0),
         ("atoll_loop_lag_seconds", vec![of_loop], 2.0),
         ("io_context_event_loop_lag", vec![of_loop], 0.001),
@@ -364,6 +390,31 @@ fn counters_and_buckets_only_grow_while_a_loop_works() {
     });
 }
 
+#[test]
+fn the_waits_for_the_gil_are_the_processs_and_bear_no_labels() {
+    let waits = Recorder::default();
+    for _ in 0..3 {
+        waits.record(clock::ticks(MILLISECOND * 3));
+    }
+    let samples = parsed(&exposition::text([], &waits.snapshot()));
+    assert!((value(&samples, "atoll_gil_wait_seconds_count", &[]) - 3.0).abs() < f64::EPSILON);
+    assert!((value(&samples, "atoll_gil_wait_seconds_sum", &[]) - 0.009).abs() < 1e-6);
+    for (le, expected) in [("0.002", 0.0), ("0.005", 3.0), ("+Inf", 3.0)] {
+        let found = value(&samples, "atoll_gil_wait_seconds_bucket", &[("le", le)]);
+        assert!((found - expected).abs() < f64::EPSILON, "{le}: {found}");
+    }
+}
+
+#[test]
+fn all_gauges_of_the_process_measure_into_one_distribution() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1_000).for_each(gil_wait::record));
+        }
+    });
+    assert_eq!(gil_wait::snapshot().count, 4_000);
+}
+
 struct Listed {
     name: &'static str,
     closed: bool,
@@ -395,6 +446,10 @@ impl ObservedLoop for Listed {
 
     fn guards(&self) -> usize {
         1
+    }
+
+    fn refused(&self) -> [u64; 3] {
+        [0; 3]
     }
 
     fn oldest_queued_at(&self) -> u64 {
@@ -444,5 +499,9 @@ fn the_text_of_the_process_has_the_loops_that_are_not_closed() {
     let lag = value(&samples, "atoll_loop_lag_seconds", &[("loop", "open")]);
     assert!(lag >= 0.1, "{lag}");
     drop(listed);
-    assert!(parsed(&text_of_process()).is_empty(), "they are gone");
+    let of_loops = |samples: &Samples| {
+        let names = samples.keys().map(|(name, _)| name);
+        names.filter(|name| !name.starts_with("atoll_gil_")).count()
+    };
+    assert_eq!(of_loops(&parsed(&text_of_process())), 0, "they are gone");
 }

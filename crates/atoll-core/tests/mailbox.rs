@@ -196,6 +196,55 @@ fn what_takes_up_no_room_is_neither_counted_nor_in_the_way() {
     let mut batch = VecDeque::new();
     mailbox.take(&mut batch);
     assert_eq!(batch.len(), 2);
+    for item in &batch {
+        mailbox.started(Lane::Normal, item);
+    }
     assert_eq!(mailbox.queued(), [0; 3]);
     mailbox.push(Lane::Normal, Observed(false)).unwrap();
+}
+
+#[test]
+fn what_is_taken_counts_as_queued_and_takes_up_room_until_it_starts() {
+    let mailbox = mailbox(3);
+    for n in 0..3 {
+        mailbox.push(Lane::Bulk, Item(0, n)).unwrap();
+    }
+    let mut batch = VecDeque::new();
+    mailbox.take(&mut batch);
+    assert_eq!(mailbox.queued(), [0, 0, 3]);
+    assert!(mailbox.is_empty(), "there is nothing to take");
+    assert!(mailbox.push(Lane::Bulk, Item(0, 3)).is_err());
+    mailbox.started(Lane::Bulk, &batch.pop_front().unwrap());
+    assert_eq!(mailbox.queued(), [0, 0, 2]);
+    let mut items = vec![Item(0, 3), Item(0, 4)];
+    mailbox.push_all(Lane::Bulk, &mut items);
+    assert_eq!(items, [Item(0, 4)], "there was room for one");
+}
+
+#[test]
+fn what_finds_no_room_is_counted_by_lane_and_what_comes_too_late_is_not() {
+    let mailbox = mailbox(1);
+    mailbox.push(Lane::Normal, Item(0, 0)).unwrap();
+    assert!(mailbox.push(Lane::Normal, Item(0, 1)).is_err());
+    mailbox.push_all(Lane::Control, &mut vec![Item(1, 0), Item(1, 1), Item(1, 2)]);
+    mailbox.count_refused(Lane::Bulk, 5);
+    assert_eq!(mailbox.refused(), [2, 1, 5]);
+    mailbox.close();
+    assert!(mailbox.push(Lane::Normal, Item(0, 2)).is_err());
+    mailbox.push_all(Lane::Normal, &mut vec![Item(0, 3)]);
+    assert_eq!(mailbox.refused(), [2, 1, 5]);
+}
+
+#[test]
+fn all_that_waits_can_be_looked_at_until_an_error() {
+    let mailbox = mailbox(9);
+    for (lane, n) in [(Lane::Bulk, 2), (Lane::Control, 0), (Lane::Normal, 1)] {
+        mailbox.push(lane, Item(0, n)).unwrap();
+    }
+    let mut seen = Vec::new();
+    let all = mailbox.look_at_all(|item| {
+        seen.push(item.1);
+        if item.1 < 1 { Ok(()) } else { Err(item.1) }
+    });
+    assert_eq!((all, seen), (Err(1), vec![0, 1]));
 }

@@ -20,7 +20,7 @@ use crate::context::{run_in, run_in_fresh};
 use crate::current;
 use crate::handler_steps::{Completion, FirstStep, HandlerSteps};
 use crate::item::{Item, Job};
-use crate::loop_core::{LoopCore, lock};
+use crate::loop_core::{LoopCore, lock, thread_number};
 
 /// Keeps what a drain did not run, however the drain ends.
 struct Batch<'a> {
@@ -92,6 +92,10 @@ impl LoopCore {
             items,
             asleep: false,
         };
+        if !core.owner && core.shared.activity().rests() {
+            // Its host runs again, maybe on another thread.
+            core.shared.activity().runs_on(thread_number());
+        }
         let Some(asyncio_loop) = asyncio_loop else {
             return Ok(());
         };
@@ -143,6 +147,7 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
+            mailbox.started(item.lane(), &item);
             if core.recording {
                 // Otherwise nobody knows when it was queued, and finding that out costs more than recording.
                 activity.next_is(first_queued_at(&batch.items));

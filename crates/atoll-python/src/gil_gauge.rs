@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use atoll_core::clock;
 use atoll_core::fork;
+use atoll_core::gil_wait;
 use atoll_core::native_thread;
 use atoll_core::stats::Recorder;
 use pyo3::prelude::*;
@@ -50,7 +51,9 @@ impl Inner {
             let asked = clock::now();
             let got = Python::try_attach(|_| clock::now());
             let Some(got) = got else { return };
-            self.waits.record(got.saturating_sub(asked));
+            let waited = got.saturating_sub(asked);
+            self.waits.record(waited);
+            gil_wait::record(waited);
             stopped = lock(&self.stopped);
         }
     }
@@ -103,6 +106,16 @@ impl GilGauge {
             let _ = thread.join();
         }
     }
+}
+
+/// (a time in seconds from an arbitrary origin, all waits until then of all gauges of the process, also of those that have been
+/// stopped).
+#[pyfunction]
+pub(crate) fn gil_waits() -> (f64, DistributionTuple) {
+    (
+        clock::seconds(clock::now()),
+        distribution(&gil_wait::snapshot()),
+    )
 }
 
 impl Drop for GilGauge {

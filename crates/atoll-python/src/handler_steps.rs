@@ -332,6 +332,12 @@ impl HandlerSteps {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.coroutine)?;
-        visit.call(&self.core)
+        visit.call(&self.core)?;
+        // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
+        match self.completion.try_lock().as_deref() {
+            Ok(Some(Completion::Future(future))) => visit.call(future),
+            Ok(Some(Completion::Call(context))) => visit.call(context),
+            Ok(Some(Completion::Post) | None) | Err(_) => Ok(()),
+        }
     }
 }

@@ -7,6 +7,7 @@ use atoll_core::probe::Probe;
 use atoll_core::registry::LoopRecord;
 use atoll_core::stats::SlotIndex;
 use atoll_core::transport::Call;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -51,6 +52,31 @@ pub(crate) enum Item {
 }
 
 impl Item {
+    /// The lane that it waits in.
+    #[inline]
+    pub(crate) fn lane(&self) -> Lane {
+        match self {
+            Self::Job(job) => job.lane,
+            Self::Call { .. } | Self::Probe { .. } => Lane::Normal,
+            Self::Internal(_) | Self::Cancel(_) => Lane::Control,
+        }
+    }
+
+    /// Shows the garbage collector what it refers to in Python. A call refers to its method, as its route does, which every call
+    /// of that method shares: what is not the item's alone is not its to show.
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Job(job) => {
+                visit.call(&job.handler)?;
+                visit.call(&job.args)?;
+                visit.call(&job.context)?;
+                visit.call(&job.future)
+            }
+            Self::Internal(message) => visit.call(message),
+            Self::Call { .. } | Self::Cancel(_) | Self::Probe { .. } => Ok(()),
+        }
+    }
+
     /// It has waited for its time and is queued now.
     pub(crate) fn is_queued_at(&mut self, now: u64) {
         match self {

@@ -81,7 +81,7 @@ mod _core {
     #[pymodule_export]
     use crate::exposition::prometheus_text;
     #[pymodule_export]
-    use crate::gil_gauge::GilGauge;
+    use crate::gil_gauge::{GilGauge, gil_waits};
     #[pymodule_export]
     use crate::handler_steps::HandlerSteps;
     #[pymodule_export]

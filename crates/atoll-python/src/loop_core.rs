@@ -15,6 +15,7 @@ use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings};
 use atoll_core::registry::ObservedLoop;
 use atoll_core::transport::{Code, Status};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -423,6 +424,13 @@ impl LoopCore {
         current::leave(slf);
     }
 
+    /// Says whether the asyncio loop of a guest runs, for those who watch it: nobody tells the guest. Any thread.
+    fn _host_runs(&self, runs: bool) {
+        if !self.owner {
+            self.shared.activity().host_runs(runs);
+        }
+    }
+
     /// Ends the run without stopping the context. On the loop's thread.
     fn _end_run(&self, py: Python<'_>) -> PyResult<()> {
         let asyncio_loop = lock(&self.local)
@@ -455,6 +463,9 @@ impl LoopCore {
     fn _close(&self) -> Vec<Py<PyAny>> {
         self.closed.store(true, Ordering::Release);
         let mut left: Vec<Item> = std::mem::take(&mut lock(&self.local).batch).into();
+        for item in &left {
+            self.shared.mailbox.started(item.lane(), item);
+        }
         left.extend(self.shared.close());
         let mut futures = Vec::new();
         for item in left {
@@ -498,23 +509,32 @@ impl LoopCore {
         self.executed.load(Ordering::Relaxed)
     }
 
-    /// (queued per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running)).
+    /// (queued per lane, refused per lane, delayed, guards held, handlers, (time, uptime, idle, waiting, running), (for how long
+    /// the oldest queued handler has waited, what the lag probe tells)).
     #[allow(clippy::type_complexity)]
     fn _snapshot(
         slf: &Bound<'_, Self>,
     ) -> PyResult<(
         [usize; 3],
+        [u64; 3],
         usize,
         usize,
         Vec<HandlerTuple>,
         (f64, f64, f64, f64, f64),
+        (f64, Option<f64>),
     )> {
         let core = slf.get();
         core.check_fork()?;
         let now = Self::now(slf)?;
         let time = core.shared.activity().time();
+        let oldest = match core.shared.oldest_queued_at() {
+            0 => 0,
+            at => clock::now().saturating_sub(at),
+        };
+        let lag = core.shared.record().lag();
         Ok((
             core.shared.mailbox.queued(),
+            core.shared.mailbox.refused(),
             core.shared.delayed_count(),
             core.shared.guards.load(Ordering::Relaxed),
             if core.recording {
@@ -529,7 +549,40 @@ impl LoopCore {
                 clock::seconds(time.waiting),
                 clock::seconds(time.running),
             ),
+            (
+                clock::seconds(oldest),
+                lag.map(|probe| clock::seconds(probe.lag())),
+            ),
         ))
+    }
+
+    /// The `local` lock and the `tasks` lock are held by attached threads only, and never while Python code runs: none of them
+    /// is held while the garbage collector looks, so that giving way to one costs nothing.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.task_type)?;
+        visit.call(&self.slots)?;
+        if let Ok(local) = self.local.try_lock() {
+            visit.call(&local.asyncio_loop)?;
+            local
+                .batch
+                .iter()
+                .try_for_each(|item| item.traverse(visit))?;
+        }
+        if let Ok(tasks) = self.tasks.try_lock() {
+            tasks.values().try_for_each(|task| visit.call(task))?;
+        }
+        self.shared.traverse(visit)
+    }
+
+    /// Nobody can reach it any more, so what is queued never runs.
+    fn __clear__(&self) {
+        if self.shared.is_parents() {
+            return;
+        }
+        let local = std::mem::take(&mut *lock(&self.local));
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        let left = self.shared.close();
+        drop((local, tasks, left));
     }
 }
 
@@ -546,7 +599,7 @@ fn monotonic() -> f64 {
 }
 
 /// The system's number of this thread, by which a signal reaches it; zero where that is not done.
-fn thread_number() -> i32 {
+pub(crate) fn thread_number() -> i32 {
     #[cfg(target_os = "linux")]
     // SAFETY: it takes nothing and can't fail.
     return unsafe { libc::gettid() };

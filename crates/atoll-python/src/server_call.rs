@@ -16,6 +16,7 @@ use atoll_core::transport::{
 use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
@@ -440,5 +441,18 @@ impl ServerCall {
             answer.callbacks.push(callback);
         }
         !answer.done
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
+        match self.answer.try_lock() {
+            Ok(answer) => answer.callbacks.iter().try_for_each(|it| visit.call(it)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let callbacks = std::mem::take(&mut lock(&self.answer).callbacks);
+        drop(callbacks);
     }
 }

@@ -22,6 +22,7 @@ use atoll_core::registry::{self, LoopRecord, ObservedLoop};
 use atoll_core::stats::{EventTracker, SlotIndex};
 use atoll_core::timer::{self, Due, Timers};
 use atoll_core::wake::{Wake, WakeFd};
+use pyo3::gc::{PyTraverseError, PyVisit};
 
 use crate::item::Item;
 use crate::loop_core::lock;
@@ -156,6 +157,7 @@ impl Shared {
                 return Err((DelayError::Closed, item));
             }
             if delayed.items.len() >= self.max_delayed {
+                self.mailbox.count_refused(lane, 1);
                 return Err((DelayError::Full, item));
             }
             self.delayed_count.fetch_add(1, Ordering::AcqRel);
@@ -233,6 +235,24 @@ impl Shared {
         Some(item)
     }
 
+    /// Shows the garbage collector what waits, until it has seen enough.
+    ///
+    /// It looks several times, and frees what it saw at first and did not find again: so each look must see everything, and
+    /// giving way to a thread that holds a lock (`try_lock`) would free what is in use. These locks can be waited for. Who holds
+    /// one runs no Python code, allocates no Python object and never waits for the GIL, as posters, who hold the GIL, rely on,
+    /// too; and while a look goes on, nobody who is not attached adds or takes anything. The timers' thread only moves what
+    /// waits from one to the other, both of which are locked here, in its order. A forked child's locks may be held for ever;
+    /// there nothing is shown, and so nothing freed.
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.is_parents() {
+            return Ok(());
+        }
+        let delayed = lock(&self.delayed);
+        let mut waiting = delayed.items.values();
+        waiting.try_for_each(|(_, item)| item.traverse(visit))?;
+        self.mailbox.look_at_all(|item| item.traverse(visit))
+    }
+
     /// Refuses everything from now on and gives back what waits: what is queued, then what waits for its time.
     pub(crate) fn close(&self) -> Vec<Item> {
         let mut delayed = lock(&self.delayed);
@@ -292,6 +312,10 @@ impl ObservedLoop for Shared {
 
     fn guards(&self) -> usize {
         self.guards.load(Ordering::Acquire)
+    }
+
+    fn refused(&self) -> [u64; 3] {
+        self.mailbox.refused()
     }
 
     fn oldest_queued_at(&self) -> u64 {

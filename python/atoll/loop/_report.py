@@ -51,6 +51,9 @@ def _summary(stats: LoopStats) -> list[str]:
         lines.append("  time            " + ", ".join(f"{name} {100 * share / spent:.1f} %" for name, share in shares))
     lanes = ", ".join(f"{lane} {queued:,}" for lane, queued in stats.queued.items())
     lines.append(f"  queued          {lanes}; delayed {stats.delayed:,}; work guards {stats.guards:,}")
+    if any(stats.refused.values()):
+        lanes = ", ".join(f"{lane} {refused:,}" for lane, refused in stats.refused.items())
+        lines.append(f"  refused         {lanes}")
     lines.append(f"  queue time      {_distribution(stats.queue_time)}")
     lines.append(f"  execution time  {_distribution(stats.execution_time)}")
     return lines

@@ -11,7 +11,8 @@ from atoll.loop._report import report
 
 _HandlerTuple = tuple[str, int, int, int, int, DistributionTuple, DistributionTuple, DistributionTuple]
 _TimeTuple = tuple[float, float, float, float, float]
-SnapshotTuple = tuple[list[int], int, int, list[_HandlerTuple], _TimeTuple]
+_LagTuple = tuple[float, float | None]
+SnapshotTuple = tuple[list[int], list[int], int, int, list[_HandlerTuple], _TimeTuple, _LagTuple]
 
 LANES = ("control", "normal", "bulk")
 
@@ -95,16 +96,20 @@ class LoopTime:
         )
 
 
+def _none_refused() -> dict[str, int]:
+    return dict.fromkeys(LANES, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class LoopStats:
     """A loop at one moment, as `IoContext.stats()` returns it; or, as `later - earlier`, the window between two.
 
-    In a window, what counts up is what was added in it; `queued`, `delayed`, `guards`, and the handlers' `active` and
-    `running` are those at its end. Handlers that appeared in it are whole.
+    In a window, what counts up is what was added in it; `queued`, `delayed`, `guards`, the two lags, and the handlers'
+    `active` and `running` are those at its end. Handlers that appeared in it are whole.
 
     Attributes:
         name: The loop's name.
-        queued: How many handlers wait, by lane.
+        queued: How many handlers wait, by lane; also those that a stop, or the drain budget, has kept from their turn.
         delayed: How many posts with a delay are not yet due.
         guards: How many work guards are held.
         handlers: What is known of each handler, in the order of first use.
@@ -112,6 +117,10 @@ class LoopStats:
         uptime: Seconds since the loop was made; of a window, its length. Real time, also under a manual clock.
         time: How that time was spent.
         is_window: Whether it is a window.
+        refused: How many handlers found no room, by lane: posts that raised `MailboxFull`, and calls that were answered
+            RESOURCE_EXHAUSTED.
+        oldest_queued: For how many seconds the longest-waiting handler has waited; zero when none waits.
+        lag: What the loop's `LagProbe` tells, in seconds; None without one.
     """
 
     name: str
@@ -123,6 +132,9 @@ class LoopStats:
     uptime: float = 0.0
     time: LoopTime = LoopTime()
     is_window: bool = False
+    refused: dict[str, int] = field(default_factory=_none_refused)
+    oldest_queued: float = 0.0
+    lag: float | None = None
 
     def __iter__(self) -> Iterator[EventStats]:
         """The handlers."""
@@ -178,6 +190,9 @@ class LoopStats:
             uptime=self.uptime - earlier.uptime,
             time=self.time - earlier.time,
             is_window=True,
+            refused={lane: refused - earlier.refused[lane] for lane, refused in self.refused.items()},
+            oldest_queued=self.oldest_queued,
+            lag=self.lag,
         )
 
     @property
@@ -220,7 +235,8 @@ class LoopStats:
 
 def loop_stats(name: str, snapshot: SnapshotTuple) -> LoopStats:
     """Gives the values that Rust snapshots their names."""
-    queued, delayed, guards, handlers, (taken_at, uptime, idle, waiting, running) = snapshot
+    queued, refused, delayed, guards, handlers, (taken_at, uptime, idle, waiting, running), lags = snapshot
+    oldest_queued, lag = lags
     return LoopStats(
         name=name,
         queued=dict(zip(LANES, queued, strict=True)),
@@ -242,4 +258,7 @@ def loop_stats(name: str, snapshot: SnapshotTuple) -> LoopStats:
         taken_at=taken_at,
         uptime=uptime,
         time=LoopTime(idle, waiting, running),
+        refused=dict(zip(LANES, refused, strict=True)),
+        oldest_queued=oldest_queued,
+        lag=lag,
     )

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from atoll._core import EndpointCore
 from atoll.errors import BindError
+from atoll.observe._gil_gauge import hold_shared_gauge, let_go_shared_gauge
 
 OBSERVE_VARIABLE: Final = "ATOLL_OBSERVE"
 
@@ -43,10 +44,13 @@ class ObserveEndpoint:
     Args:
         address: Where to listen: `"127.0.0.1:9464"`, `"localhost:0"`, `"[::1]:0"` (0 takes a free port) or
             `"unix:/run/atoll.sock"`. Nothing but loopback addresses and Unix sockets is accepted.
+        gil_gauge: Whether it has a `GilGauge` run as long as it does, for `atoll_gil_wait_seconds`: a thread that asks
+            for the GIL ten times a second. Observers share one; a build without a GIL has none.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, gil_gauge: bool = True) -> None:
         self._wanted = address
+        self._gil_gauge = gil_gauge
         self._core: EndpointCore | None = None
 
     @property
@@ -71,6 +75,7 @@ class ObserveEndpoint:
                 self._open()
         except (OSError, ValueError) as error:
             raise BindError(str(error)) from None
+        self._measure_the_gil()
 
     def _open(self) -> None:
         """Listens, under `_lock`; ValueError is for what is no address of ours, OSError for one that can't be had."""
@@ -79,11 +84,20 @@ class ObserveEndpoint:
             _running.add(self)
             _install_hooks()
 
+    def _measure_the_gil(self) -> None:
+        if self._gil_gauge:
+            try:
+                hold_shared_gauge(self)
+            except BaseException:
+                self.stop()
+                raise
+
     def stop(self) -> None:
         """Closes everything; the file of a Unix socket is removed. A second call does nothing."""
         with _lock:
             core, self._core = self._core, None
             _running.discard(self)
+        let_go_shared_gauge(self)
         if core is not None:
             core.stop()
 
@@ -102,7 +116,7 @@ class ObserveEndpoint:
         self.stop()
 
 
-def endpoint_from_environment() -> ObserveEndpoint | None:
+def endpoint_from_environment(*, gil_gauge: bool = True) -> ObserveEndpoint | None:
     """The process's endpoint, if the environment variable `ATOLL_OBSERVE` asks for one; started at the first call.
 
     Its value is an address as `ObserveEndpoint` takes it, in which `{pid}` stands for the process's id, so that the
@@ -111,6 +125,9 @@ def endpoint_from_environment() -> ObserveEndpoint | None:
 
     An address that is in use, say by the process that this one replaces, does not keep a service from starting: it is
     logged at level ERROR, and the next call tries again. Any thread.
+
+    Args:
+        gil_gauge: As `ObserveEndpoint` takes it, for an endpoint that this call starts.
 
     Returns:
         The endpoint, or None when none is asked for or the address can't be had now.
@@ -126,7 +143,7 @@ def endpoint_from_environment() -> ObserveEndpoint | None:
         with _lock:
             if _of_environment is not None and _of_environment.is_running:
                 return _of_environment
-            endpoint = ObserveEndpoint(value.replace("{pid}", str(os.getpid())))
+            endpoint = ObserveEndpoint(value.replace("{pid}", str(os.getpid())), gil_gauge=gil_gauge)
             endpoint._open()  # noqa: SLF001 - its own module
             _of_environment = endpoint
     except ValueError as error:
@@ -136,6 +153,7 @@ def endpoint_from_environment() -> ObserveEndpoint | None:
             "%s=%s: nothing observes this process: %s", OBSERVE_VARIABLE, value, error
         )
         return None
+    endpoint._measure_the_gil()  # noqa: SLF001 - its own module
     _logger.info("atoll top %s shows what this process does (%s)", endpoint.address, OBSERVE_VARIABLE)
     return endpoint
 

@@ -6,6 +6,7 @@ from typing import Self
 
 from atoll._core import LagProbeCore
 from atoll.loop import Distribution, IoContext
+from atoll.loop._distribution import distribution
 
 DEFAULT_INTERVAL = 0.25
 
@@ -40,8 +41,7 @@ class LagProbe:
     @property
     def latencies(self) -> Distribution:
         """All lags so far, in seconds."""
-        count, total, shortest, longest, buckets = self._core.latencies()
-        return Distribution(count, total, shortest, longest, tuple(buckets))
+        return distribution(self._core.latencies())
 
     def stop(self) -> None:
         """Measures no more; a second call does nothing."""

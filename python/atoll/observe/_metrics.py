@@ -3,8 +3,9 @@
 `docs/metrics.md` shows it, and the native text (`crates/atoll-core/src/exposition/metrics.rs`) mirrors it for scrapes
 that need no Python: tests compare the three.
 
-Labels are bounded. `loop` is a loop's name, `lane` one of three lanes, `state` one of three states; `handler` is a
-handler's name, of which a loop has at most `max_handler_names` and one more, `(other)`, for those beyond.
+Labels are bounded; what belongs to the process and not to a loop has none. `loop` is a loop's name, `lane` one of
+three lanes, `state` one of three states; `handler` is a handler's name, of which a loop has at most `max_handler_names`
+and one more, `(other)`, for those beyond.
 """
 
 from __future__ import annotations
@@ -106,6 +107,14 @@ QUEUED = Metric(
     opentelemetry="atoll.loop.queued",
     unit="{handler}",
 )
+REFUSED = Metric(
+    name="atoll_loop_refused_total",
+    kind="counter",
+    labels=("loop", "lane"),
+    help="Handlers that found no room: posts that raised MailboxFull, calls answered RESOURCE_EXHAUSTED.",
+    opentelemetry="atoll.loop.refused",
+    unit="{handler}",
+)
 DELAYED = Metric(
     name="atoll_loop_delayed",
     kind="gauge",
@@ -146,8 +155,19 @@ PROBE = Metric(
     opentelemetry="io_context_event_loop_lag",
     unit="s",
 )
+GIL_WAIT = Metric(
+    name="atoll_gil_wait_seconds",
+    kind="histogram",
+    labels=(),
+    help="How long a thread that asked for the GIL waited for it, as measured now and then.",
+    opentelemetry="atoll.gil.wait",
+    unit="s",
+)
 
-METRICS = (HANDLERS, ERRORS, ACTIVE, RUNNING, QUEUE, EXECUTION, WALL, QUEUED, DELAYED, GUARDS, TIME, LAG, PROBE)
+METRICS = (
+    *(HANDLERS, ERRORS, ACTIVE, RUNNING, QUEUE, EXECUTION, WALL),
+    *(QUEUED, REFUSED, DELAYED, GUARDS, TIME, LAG, PROBE, GIL_WAIT),
+)
 
 # The upper bounds of the exported buckets in seconds; what is longer is in the bucket `+Inf`.
 BOUNDS = (
@@ -180,7 +200,9 @@ class OpentelemetryInstrument:
     @property
     def unit(self) -> str:
         """Its unit."""
-        return "{handler}" if self.part == "count" else self.metric.unit
+        if self.part != "count":
+            return self.metric.unit
+        return "{handler}" if "handler" in self.metric.labels else "{measurement}"
 
 
 def opentelemetry_instruments() -> Iterator[OpentelemetryInstrument]:
@@ -201,7 +223,7 @@ def opentelemetry_instruments() -> Iterator[OpentelemetryInstrument]:
 def table() -> str:
     """The metrics as the table in `docs/metrics.md`."""
     rows = [
-        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {each.help} |"
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels) or 'none'} | {each.help} |"
         for each in METRICS
     ]
     return "\n".join(["| name | type | labels | what it is |", "|---|---|---|---|", *rows])

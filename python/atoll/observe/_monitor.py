@@ -5,7 +5,7 @@ callbacks, by a Python thread of the monitor's own, as soon as that gets the GIL
 
 | state | written by | read by | under |
 |---|---|---|---|
-| `_callbacks` | any | the monitor's Python thread | single operations on a list |
+| `_callbacks`, `_guests` | any | the monitor's Python thread | single operations on a list |
 | `_core`, `_thread` | who starts and stops | any | `_starting` |
 | `_left_running` | who starts and stops | the exit hook | `_left_running_lock` |
 """
@@ -17,6 +17,7 @@ import math
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,12 +26,14 @@ from typing import Final, Self
 from atoll._core import MonitorCore, activate_stack_sampler, prepare_stack_sampler
 from atoll.errors import LoopRunningError
 from atoll.loop import IoContext, awaited_calls
+from atoll.observe._gil_gauge import hold_shared_gauge, let_go_shared_gauge
 from atoll.observe._stacks import StackThread
 from atoll.observe._waiting import WaitingCycle, find_cycles
 
 _logger = logging.getLogger("atoll.observe")
 
-_CYCLE_INTERVAL: Final = 1.0
+# How often cycles and the hosts of guests are looked for.
+_TELL_INTERVAL: Final = 1.0
 _LEAST_THRESHOLD: Final = 0.001
 
 _left_running: set["LoopMonitor"] = set()
@@ -52,6 +55,8 @@ class MonitorOptions:
         stall_reports_per_minute: How many stalls of a loop are logged per minute; all are counted and retained.
         stalls_retained: How many stalls are retained, the latest.
         cycle_patience: How long modules may wait for each other in a cycle before that is reported.
+        gil_gauge: Whether a `GilGauge` runs as long as the monitor does, for `atoll_gil_wait_seconds`: a thread that
+            asks for the GIL ten times a second. Observers share one; a build without a GIL has none.
     """
 
     interval: float = 0.25
@@ -62,6 +67,7 @@ class MonitorOptions:
     stall_reports_per_minute: int = 5
     stalls_retained: int = 100
     cycle_patience: float = 5.0
+    gil_gauge: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting that can't work."""
@@ -156,7 +162,8 @@ class LoopMonitor:
     Each loop gets a probe now and then, which is no work and in no statistics: one that has no turn before the deadline
     makes the loop unhealthy. A step of a handler that takes longer than the stall threshold is reported: one log entry
     and one retained record, with the Python stack of the loop's thread taken while it was stuck. Modules that wait for
-    each other in a cycle, and can't proceed, are reported once.
+    each other in a cycle, and can't proceed, are reported once. A loop that nobody runs is neither stuck nor unhealthy;
+    whether somebody runs the host of a guest is asked twice per deadline, or every second.
 
     As a context manager it runs for the length of the block. A provider has one of its own for its loops.
 
@@ -173,6 +180,7 @@ class LoopMonitor:
         self.options = MonitorOptions() if options is None else options
         self._stack_signal = stack_signal
         self._callbacks: list[HealthCallback] = []
+        self._guests: list[weakref.ref[IoContext]] = []
         self._starting = threading.Lock()
         self._core: MonitorCore | None = None
         self._thread: threading.Thread | None = None
@@ -191,12 +199,17 @@ class LoopMonitor:
             _install_stack_sampler(self._stack_signal)
             core = MonitorCore(self.options)
             thread = threading.Thread(
-                target=_tell, args=(core, self.options, self._callbacks), name="atoll-monitor", daemon=True
+                target=_tell,
+                args=(core, self.options, self._callbacks, self._guests),
+                name="atoll-monitor",
+                daemon=True,
             )
             stacks = StackThread()
             try:
                 thread.start()
                 stacks.start()
+                if self.options.gil_gauge:
+                    hold_shared_gauge(self)
             except BaseException:
                 core.stop()
                 raise
@@ -207,6 +220,7 @@ class LoopMonitor:
         """Stops watching and waits for both threads to end. Any thread but a callback's; a second call does nothing."""
         with _left_running_lock:
             _left_running.discard(self)
+        let_go_shared_gauge(self)
         if self._core is None or self._thread is None:
             return
         self._core.stop()
@@ -231,6 +245,8 @@ class LoopMonitor:
                 f"stall_threshold={stall_threshold!r} is not a number of seconds from {_LEAST_THRESHOLD:g}"
             )
         self._started().watch(io_context, stall_threshold, counts_for_health)
+        if io_context.is_guest:
+            self._guests.append(weakref.ref(io_context))
 
     def on_health_change(self, callback: HealthCallback) -> None:
         """Has `callback(loop name, healthy)` called when a loop becomes unhealthy or healthy again.
@@ -287,12 +303,18 @@ class LoopMonitor:
         self.stop()
 
 
-def _tell(core: MonitorCore, options: MonitorOptions, callbacks: list[HealthCallback]) -> None:
+def _tell(
+    core: MonitorCore,
+    options: MonitorOptions,
+    callbacks: list[HealthCallback],
+    guests: list[weakref.ref[IoContext]],
+) -> None:
     """Logs and tells what the native thread notices, until it is stopped. A thread of its own."""
     reported: set[tuple[str, ...]] = set()
-    interval = min(_CYCLE_INTERVAL, options.cycle_patience)
+    interval = min(_TELL_INTERVAL, options.cycle_patience, options.deadline / 2)
     while (events := core.wait_events(interval)) is not None:
         health, stalls = events
+        _look_at_hosts(guests)
         cycles = {cycle.loops: cycle for cycle in find_cycles(awaited_calls(), options.cycle_patience)}
         for loops, cycle in cycles.items():
             if loops not in reported:
@@ -323,6 +345,17 @@ def _tell(core: MonitorCore, options: MonitorOptions, callbacks: list[HealthCall
                     "suppressed": suppressed,
                 },
             )
+
+
+def _look_at_hosts(guests: list[weakref.ref[IoContext]]) -> None:
+    """Tells guests whether their hosts run: nobody else does, and a guest whose host rests can't be asked anything."""
+    for reference in list(guests):
+        guest = reference()
+        host = None if guest is None else guest.loop
+        if guest is None or host is None or host.is_closed():
+            guests.remove(reference)
+        else:
+            guest._host_runs(host.is_running())  # noqa: SLF001 - for its observers
 
 
 def _milliseconds(seconds: float) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from atoll.loop import Distribution, LoopStats
 from atoll.observe import _metrics as metrics
 from atoll.observe import _samples as samples
+from atoll.observe._gil_gauge import gil_waits
 from atoll.observe._sources import Sources
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-    from atoll.loop import IoContext, LoopStats
+    from atoll.loop import IoContext
+
+_S = TypeVar("_S", LoopStats, Distribution)
 
 _KEPT_PER_WINDOW = 6
 
@@ -97,11 +101,11 @@ def _points(instrument: metrics.OpentelemetryInstrument) -> Callable[[_Observed]
         return ((value, attributes(labels)) for labels, value in samples.samples(metric, observed.loops))
 
     def count_or_sum(observed: _Observed) -> Iterable[_Point]:
-        for labels, seen in samples.distributions(metric, observed.loops):
+        for labels, seen in samples.distributions(metric, observed.loops, observed.gil_waits):
             yield (seen.count if part == "count" else seen.sum), attributes(labels)
 
     def quantiles(observed: _Observed) -> Iterable[_Point]:
-        for labels, seen in samples.distributions(metric, observed.windows):
+        for labels, seen in samples.distributions(metric, observed.windows, observed.gil_window):
             for fraction in metrics.QUANTILES:
                 yield seen.quantile(fraction), {**attributes(labels), "quantile": fraction}
 
@@ -117,9 +121,11 @@ class _Observed:
         self.lock = threading.Lock()
         self.loops: list[LoopStats] = []
         self.windows: list[LoopStats] = []
+        self.gil_waits = self.gil_window = Distribution()
         self._sources = sources
         self._window = window
-        self._earlier: WeakKeyDictionary[IoContext, deque[LoopStats]] = WeakKeyDictionary()
+        self._earlier: WeakKeyDictionary[IoContext, deque[tuple[float, LoopStats]]] = WeakKeyDictionary()
+        self._earlier_gil_waits: deque[tuple[float, Distribution]] = deque()
         self._seen_by: set[str] | None = None
 
     def refresh_for(self, instrument: str) -> None:
@@ -131,21 +137,25 @@ class _Observed:
             self._seen_by = set()
             snapshots = {io_context: io_context.stats() for io_context in self._sources.io_contexts()}
             self.loops = samples.by_name(snapshots.values())
-            self.windows = samples.by_name(self._since(io_context, now) for io_context, now in snapshots.items())
+            self.windows = samples.by_name(
+                self._since(self._earlier.setdefault(io_context, deque()), now, now.uptime)
+                for io_context, now in snapshots.items()
+            )
+            at, self.gil_waits = gil_waits()
+            self.gil_window = self._since(self._earlier_gil_waits, self.gil_waits, at)
         self._seen_by.add(instrument)
 
-    def _since(self, io_context: IoContext, now: LoopStats) -> LoopStats:
-        """The last `quantile_window` seconds of a loop; all of it while that is younger.
+    def _since(self, earlier: deque[tuple[float, _S]], now: _S, at: float) -> _S:
+        """The last `quantile_window` seconds of `now`, taken at `at` seconds; all of it while that is younger.
 
         The snapshots to start from are kept some distance apart, so that frequent collections don't pile them up, and
         the window is longer than asked for by one such distance at most, or by the time between two collections.
         """
-        earlier = self._earlier.setdefault(io_context, deque())
-        while len(earlier) > 1 and now.uptime - earlier[1].uptime >= self._window:
+        while len(earlier) > 1 and at - earlier[1][0] >= self._window:
             earlier.popleft()
         window = now
-        if earlier and now.uptime - earlier[0].uptime >= self._window:
-            window = now - earlier[0]
-        if not earlier or now.uptime - earlier[-1].uptime >= self._window / _KEPT_PER_WINDOW:
-            earlier.append(now)
+        if earlier and at - earlier[0][0] >= self._window:
+            window = now - earlier[0][1]
+        if not earlier or at - earlier[-1][0] >= self._window / _KEPT_PER_WINDOW:
+            earlier.append((at, now))
         return window

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from atoll import _core
+from atoll.loop import Distribution
 from atoll.observe import _metrics as metrics
 from atoll.observe import _samples as samples
+from atoll.observe._gil_gauge import gil_waits
 from atoll.observe._sources import Sources
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class PrometheusCollector:
         prometheus_client.REGISTRY.register(atoll.observe.PrometheusCollector())
 
     A scrape reads snapshots on the thread that scrapes and never runs on a loop, so it works while every loop is stuck;
-    it does need the GIL. The metrics are those of `docs/metrics.md`.
+    it does need the GIL. The metrics are those of `docs/metrics.md`; the waits for the GIL are the process's, whatever
+    loops are chosen.
 
     Args:
         io_contexts: The loops to export; None for all that run when a scrape comes. They are not kept alive.
@@ -56,20 +59,20 @@ class PrometheusCollector:
 
     def describe(self) -> Iterator[Family]:
         """The metrics without samples: a registry asks for them to find names that are taken."""
-        return self._families([])
+        return self._families([], Distribution())
 
     def collect(self) -> Iterator[Family]:
         """The metrics with the samples of this moment."""
-        return self._families(samples.by_name(self._sources.snapshots()))
+        return self._families(samples.by_name(self._sources.snapshots()), gil_waits()[1])
 
-    def _families(self, loops: list[LoopStats]) -> Iterator[Family]:
+    def _families(self, loops: list[LoopStats], waits: Distribution) -> Iterator[Family]:
         from prometheus_client import core, utils  # noqa: PLC0415 - an extra
 
         bounds = [*map(utils.floatToGoString, metrics.BOUNDS), "+Inf"]
         for metric in metrics.METRICS:
             if metric.kind == "histogram":
                 histogram = core.HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-                for labels, seen in samples.distributions(metric, loops):
+                for labels, seen in samples.distributions(metric, loops, waits):
                     buckets = list(zip(bounds, map(float, samples.cumulative(seen)), strict=True))
                     histogram.add_metric(labels, buckets, seen.sum)
                 yield histogram

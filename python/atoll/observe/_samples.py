@@ -30,6 +30,7 @@ def _added(first: LoopStats, second: LoopStats) -> LoopStats:
     both = replace(
         first,
         queued={lane: queued + second.queued[lane] for lane, queued in first.queued.items()},
+        refused={lane: refused + second.refused[lane] for lane, refused in first.refused.items()},
         delayed=first.delayed + second.delayed,
         guards=first.guards + second.guards,
         handlers=first.handlers + second.handlers,
@@ -38,6 +39,8 @@ def _added(first: LoopStats, second: LoopStats) -> LoopStats:
             first.time.waiting + second.time.waiting,
             first.time.running + second.time.running,
         ),
+        oldest_queued=max(first.oldest_queued, second.oldest_queued),
+        lag=max((lag for lag in (first.lag, second.lag) if lag is not None), default=None),
     )
     return _handlers_by_name(both)
 
@@ -91,6 +94,8 @@ def samples(metric: Metric, loops: Iterable[LoopStats]) -> Iterator[Sample]:
 def _loop_samples(metric: Metric, stats: LoopStats) -> Iterator[Sample]:
     if metric == metrics.QUEUED:
         yield from (((lane,), queued) for lane, queued in stats.queued.items())
+    elif metric == metrics.REFUSED:
+        yield from (((lane,), refused) for lane, refused in stats.refused.items())
     elif metric == metrics.DELAYED:
         yield (), stats.delayed
     elif metric == metrics.GUARDS:
@@ -99,10 +104,20 @@ def _loop_samples(metric: Metric, stats: LoopStats) -> Iterator[Sample]:
         yield ("idle",), stats.time.idle
         yield ("waiting",), stats.time.waiting
         yield ("running",), stats.time.running
+    elif metric == metrics.LAG:
+        yield (), stats.oldest_queued
+    elif metric == metrics.PROBE and stats.lag is not None:
+        yield (), stats.lag
 
 
-def distributions(metric: Metric, loops: Iterable[LoopStats]) -> Iterator[tuple[tuple[str, ...], Distribution]]:
+def distributions(
+    metric: Metric, loops: Iterable[LoopStats], gil_waits: Distribution
+) -> Iterator[tuple[tuple[str, ...], Distribution]]:
     """The distributions of a histogram, without those that have recorded nothing."""
+    if metric == metrics.GIL_WAIT:
+        if gil_waits.count:
+            yield (), gil_waits
+        return
     seen = _DISTRIBUTIONS[metric]
     for stats in loops:
         for handler in stats:

@@ -3,11 +3,12 @@
 | state | written by | read by | under |
 |---|---|---|---|
 | `_loops`, `_default`, `_state` | the task that enters and leaves | any | – (before modules exist, and after) |
-| `_modules`, `_created` | whoever creates, from any loop | any | single operations on a dict and a list |
+| `_modules`, `_created` | whoever creates, and the modules' loops | any | single operations on a dict and a list |
 """
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import math
@@ -19,6 +20,7 @@ from atoll.loop import (
     STOP_TIMEOUT,
     IoContext,
     IoContextThread,
+    LoopFuture,
     ModuleRef,
     gil_is_enabled,
     still_running,
@@ -128,7 +130,8 @@ class IoContextProvider(Generic[M_contra]):
         self._created: list[type] = []
         self._own_monitor = monitor is True
         self._monitor = LoopMonitor() if monitor is True else monitor or None
-        self._endpoint = None if observe is None else ObserveEndpoint(observe)
+        self._gil_gauge = self._monitor is None or self._monitor.options.gil_gauge
+        self._endpoint = None if observe is None else ObserveEndpoint(observe, gil_gauge=self._gil_gauge)
         # What is left when the provider ends: the switch interval, the probes, its own monitor.
         self._at_end = contextlib.ExitStack()
 
@@ -238,32 +241,67 @@ class IoContextProvider(Generic[M_contra]):
         Returns:
             The module. Call it through `ref`.
 
+        When it is cancelled, so is `start()`. A module whose `start()` ends well nevertheless, then or later, has been
+        created all the same: `ref` finds it, and it is stopped at the end. One that was not started may be created
+        again; that waits until its first `start()` has ended.
+
         Raises:
             PlacementError: When the policy does not cover the module, or it has been created before.
             Exception: What the constructor or `start()` raised; the module may then be created again.
         """
         member, made = self._member(module)
         name = made.__qualname__
-        if self._state == "leaving":
-            raise PlacementError(f"the provider stops, and creates no more modules: create {name} before its end")
         making = _Making()
-        if self._modules.setdefault(member, making) is not making:
+        while True:
+            self._check_may_create(name)
+            earlier = self._modules.setdefault(member, making)
+            if not (isinstance(earlier, _Making) and earlier.is_abandoned):
+                break
+            await earlier.ended()
+        if earlier is not making:
             raise PlacementError(
                 f"{member.__qualname__} has been created already, and a policy's module exists once: keep what "
                 f"create() returned, or use provider.ref({member.__qualname__})"
             )
+        home = self._loops[member]
+        checked = self._checked and home not in self._unchecked
         try:
-            home = self._loops[member]
-            checked = self._checked and home not in self._unchecked
-            instance: T = await home.submit(
-                _make, made, home if checked else None, args, kwargs, name=f"{name}.__init__"
+            future: LoopFuture[T] = home.submit(
+                self._make, member, made, home if checked else None, args, kwargs, name=f"{name}.__init__"
             )
         except BaseException:
             del self._modules[member]
             raise
+        making.future = future
+        # Whoever waits here may be cancelled, and what goes on then is nobody else's to account for.
+        future.add_done_callback(lambda _: self._forget_unless_made(member, making))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            making.is_abandoned = True
+            future.add_done_callback(functools.partial(_log_unawaited, name))
+            raise
+
+    def _check_may_create(self, name: str) -> None:
+        self._check_entered()
+        if self._state == "leaving":
+            raise PlacementError(f"the provider stops, and creates no more modules: create {name} before its end")
+
+    async def _make(
+        self, member: type, module: type, checks: IoContext | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 - a module
+        """On the module's loop, `checks` unless the module is not to check it."""
+        instance = (module if checks is None else checked_class(module, checks))(*args, **kwargs)
+        if _has_hook(type(instance), "start"):
+            await instance.start()
         self._modules[member] = instance
         self._created.append(member)
         return instance
+
+    def _forget_unless_made(self, member: type, making: "_Making") -> None:
+        """Making a module has ended, or will never begin."""
+        if self._modules.get(member) is making:
+            del self._modules[member]
 
     # ---------------------------------------------------------------------------------------------- start and end
 
@@ -293,7 +331,7 @@ class IoContextProvider(Generic[M_contra]):
             if self._endpoint is not None:
                 self._at_end.enter_context(self._endpoint)
             else:
-                endpoint_from_environment()
+                endpoint_from_environment(gil_gauge=self._gil_gauge)
             if self._monitor is not None and self._own_monitor:
                 self._at_end.enter_context(self._monitor)
             for loop in loops:
@@ -385,7 +423,7 @@ class IoContextProvider(Generic[M_contra]):
 
     async def _stop_modules(self, end: float) -> list[BaseException]:
         """Awaits `stop()` of one module after the other; when the time is up, of all that are left at once."""
-        problems: list[BaseException] = []
+        problems: list[BaseException] = await self._wait_for_makings(end)
         late: dict[asyncio.Future[None], type] = {}
         try:
             for member in reversed(self._created):
@@ -410,6 +448,24 @@ class IoContextProvider(Generic[M_contra]):
             for stopping in late:
                 stopping.cancel()
         return problems
+
+    async def _wait_for_makings(self, end: float) -> list[BaseException]:
+        """Waits for modules whose `create()` was cancelled, or is not awaited: those that start are to be stopped."""
+        makings = {
+            making.ended(): member
+            for member, making in list(self._modules.items())
+            if isinstance(making, _Making) and making.future is not None
+        }
+        if not makings:
+            return []
+        _, late = await asyncio.wait(makings, timeout=max(end - self._now(), _FLOOR))
+        return [
+            TimeoutError(
+                f"{makings[ended].__qualname__}.start() did not end within stop_timeout={self._stop_timeout}, so its "
+                f"stop() is not called: {still_running(self._loops[makings[ended]], 'is busy')}"
+            )
+            for ended in late
+        ]
 
     def _ask_to_stop(self, member: type) -> "asyncio.Future[None]":
         module = self._modules[member]
@@ -473,6 +529,34 @@ def _check_policy(policy: object) -> None:
 class _Making:
     """Stands for a module while it is being made."""
 
+    def __init__(self) -> None:
+        self.future: LoopFuture[Any] | None = None
+        # Its create() has been cancelled: it may yet end in a module, or in none.
+        self.is_abandoned = False
+
+    def ended(self) -> "asyncio.Future[None]":
+        """Done when it has ended, however it did; cancelling that does not cancel the making. On a running loop."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def tell_here() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def tell(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # nobody waits on a loop that has been closed
+                loop.call_soon_threadsafe(tell_here)
+
+        assert self.future is not None  # noqa: S101 - there is one once it has begun
+        self.future.add_done_callback(tell)
+        return ended
+
+
+def _log_unawaited(name: str, future: "LoopFuture[Any]") -> None:
+    """Logs how making a module went wrong after its `create()` had been cancelled: nobody else is told."""
+    if not future.cancelled() and (problem := future.exception()) is not None:
+        _logger.error("%s was not created: its create() had been cancelled, and then it raised", name, exc_info=problem)
+
 
 def _has_hook(module_type: type, name: str) -> bool:
     """Whether it has a coroutine function `name` without parameters: an RPC of that name takes two."""
@@ -482,14 +566,6 @@ def _has_hook(module_type: type, name: str) -> bool:
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(method).parameters.values()
     return sum(it.default is it.empty and it.kind not in optional for it in parameters) == 1
-
-
-async def _make(module: type, checks: IoContext | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - a module
-    """On the module's loop, `checks` unless the module is not to check it."""
-    instance = (module if checks is None else checked_class(module, checks))(*args, **kwargs)
-    if _has_hook(type(instance), "start"):
-        await instance.start()
-    return instance
 
 
 async def _stop(module: Any) -> None:  # noqa: ANN401 - a module with a hook

@@ -125,7 +125,7 @@ class PoolBinding:
     def _add(self, factory: Callable[[], Any], add: Callable[[Any, IoContext, Registry], None]) -> None:
         self._bound_server._registry.add_spread(SpreadServicer(factory, add, self._spread))  # noqa: SLF001
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> NoReturn:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> NoReturn:  # noqa: ARG002 - grpc's signature
         """Refuses: one instance can't live on several loops.
 
         Raises:
@@ -133,7 +133,7 @@ class PoolBinding:
         """
         raise self._one_instance("")
 
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> NoReturn:
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> NoReturn:  # noqa: ARG002
         """Refuses: one instance can't live on several loops.
 
         Raises:

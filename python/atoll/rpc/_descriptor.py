@@ -40,8 +40,8 @@ def check_descriptor(descriptor: object) -> ServiceDescriptor:
         choices = " or ".join(f"DESCRIPTOR.services_by_name[{name!r}]" for name in services)
         raise RegistrationError(f"add_service() takes the descriptor of one service, and this is a file's: {choices}")
     raise RegistrationError(
-        f"{descriptor!r} is no service's descriptor: pass module_pb2.DESCRIPTOR.services_by_name['Name'], of the module "
-        "that protoc made with --python_out"
+        f"{descriptor!r} is no service's descriptor: pass module_pb2.DESCRIPTOR.services_by_name['Name'], of the "
+        "module that protoc made with --python_out"
     )
 
 
@@ -80,9 +80,8 @@ def method_handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str
 
 
 def _handler(method: MethodDescriptor, function: Callable[..., Any] | None) -> RpcMethodHandler:
-    kind = "_".join(
-        "stream" if streaming else "unary" for streaming in (method.client_streaming, method.server_streaming)
-    )
+    directions = (method.client_streaming, method.server_streaming)
+    kind = "_".join("stream" if streaming else "unary" for streaming in directions)
     handler = ServiceMethod(
         request_streaming=method.client_streaming,
         response_streaming=method.server_streaming,

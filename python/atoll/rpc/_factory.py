@@ -27,6 +27,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     network_threads: int | None = None,
     health: bool | HealthOptions = False,
     auth: Authentication | None = None,
+    reflection: bool = False,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
 
@@ -43,6 +44,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
         auth: What is asked of every call, before it reaches Python; None for nothing.
+        reflection: Whether tools such as grpcurl may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
         ImportError: Without grpcio.
@@ -63,7 +65,14 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
             "rpc.Server, which "
             "does not"
         ) from error
-    make = partial(make_server, placement=placement, network_threads=network_threads, health=health, auth=auth)
+    make = partial(
+        make_server,
+        placement=placement,
+        network_threads=network_threads,
+        health=health,
+        auth=auth,
+        reflection=reflection,
+    )
     arguments: dict[str, Any] = {
         "migration_thread_pool": migration_thread_pool,
         "handlers": handlers,

@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import grpc
 import grpc.aio
 
 from atoll.errors import AbortError
-from atoll.loop import IoContext
+from atoll.loop import IoContext, IoContextPool
 from atoll.rpc._authentication import Authentication
-from atoll.rpc._binding import Binding
+from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement
 from atoll.rpc._registry import Placement, Registry
 from atoll.rpc._server import Server
+from atoll.rpc._spread import Key
 
 
 class GrpcAbortError(AbortError, grpc.aio.AbortError):
@@ -53,10 +54,20 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
     _context_type: ClassVar[type[ServicerContext]] = GrpcServicerContext
     _sync_context_type: ClassVar[type[SyncServicerContext]] = GrpcSyncServicerContext
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of `Server`
+    def __init__(self, **settings: Any) -> None:
         """Made by `rpc.server()`."""
         Server.__init__(self, **settings)
         self._honoured = replacement()
+
+    @overload
+    def on(self, where: IoContext) -> GrpcBinding: ...
+
+    @overload
+    def on(self, where: IoContextPool, *, key: Key) -> PoolBinding: ...
+
+    def on(self, where: IoContext | IoContextPool, *, key: Key | None = None) -> Binding | PoolBinding:
+        """See `Server.on`."""
+        return self._on(where, key)
 
     def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
         return GrpcBinding(self, io_context, registry)
@@ -74,17 +85,17 @@ def make_server(
     network_threads: int | None,
     health: bool | HealthOptions,
     auth: Authentication | None,
+    reflection: bool,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
     if maximum_concurrent_rpcs is not None:
-        raise NotImplementedError(
-            f"maximum_concurrent_rpcs={maximum_concurrent_rpcs!r} is not served yet: leave it out"
-        )
+        raise NotImplementedError(f"{maximum_concurrent_rpcs=} is not served yet: leave it out")
     for interceptor in interceptors or ():
-        if isinstance(interceptor, grpc.ServerInterceptor) and not isinstance(interceptor, grpc.aio.ServerInterceptor):
-            raise ValueError(
-                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with an "
-                "async def intercept_service"
+        kind: Any = type(interceptor)
+        if issubclass(kind, grpc.ServerInterceptor) and not issubclass(kind, grpc.aio.ServerInterceptor):
+            raise ValueError(  # noqa: TRY004 - as in grpc.aio
+                f"{interceptor!r} is an interceptor of grpc.server(): derive it from grpc.aio.ServerInterceptor, with "
+                "an async def intercept_service"
             )
     made = GrpcServer(
         placement=placement,
@@ -95,6 +106,7 @@ def make_server(
         compression=compression,
         health=health,
         auth=auth,
+        reflection=reflection,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

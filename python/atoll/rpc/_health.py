@@ -68,6 +68,11 @@ class ServerHealth:
         # Said before the start.
         self._said: dict[str, bool | None] = {}
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the server was made with `health=True`, or options of it."""
+        return self._options is not None
+
     def set_serving(self, service: str, *, serving: bool | None) -> None:
         """Says whether a service is serving, whatever its loops do; None leaves it to them again.
 

@@ -1,8 +1,8 @@
 """Who replaces `grpc.aio.server` to instrument what it makes, as OpenTelemetry and Sentry do.
 
-`rpc.server()` goes through the replacement, so that it adds to our servers what it adds to grpcio's. That needs grpcio's
-own factory, at the replacement's end, to make ours: for the length of one call its module has another class to construct,
-which is grpcio's own for everybody else.
+`rpc.server()` goes through the replacement, so that it adds to our servers what it adds to grpcio's. That needs
+grpcio's own factory, at the replacement's end, to make ours: for the length of one call its module has another class to
+construct, which is grpcio's own for everybody else.
 
 | state | written by | read by | under |
 |---|---|---|---|
@@ -37,11 +37,11 @@ def through(replaced: Callable[..., Any], arguments: Mapping[str, Any], make: Ma
     """Calls what replaced `grpc.aio.server`, and has `make(**arguments)` construct the server in place of grpcio.
 
     Returns:
-        What the replacement returned. When it did not come to construct a server, a warning is logged, and the server is
-        what `make` made.
+        What the replacement returned. When it did not come to construct a server, a warning is logged, and the server
+        is what `make` made.
     """
     module: Any = sys.modules["grpc.aio._server"]
-    made = []
+    made: list[Any] = []
 
     def construct(*args: object, **kwargs: object) -> object:
         given = inspect.signature(original.__init__).bind(None, *args, **kwargs).arguments
@@ -65,8 +65,8 @@ def through(replaced: Callable[..., Any], arguments: Mapping[str, Any], make: Ma
     if made:
         return result
     _logger.warning(
-        "%r has replaced grpc.aio.server and does not construct grpcio's server, so it adds nothing to this one: pass its "
-        "interceptors to rpc.server(interceptors=...)",
+        "%r has replaced grpc.aio.server and does not construct grpcio's server, so it adds nothing to this one: pass "
+        "its interceptors to rpc.server(interceptors=...)",
         replaced,
     )
     return make(**arguments)

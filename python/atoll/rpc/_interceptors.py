@@ -42,7 +42,7 @@ def check_interceptors(interceptors: Sequence[Any]) -> tuple[Interceptor, ...]:
     """
     for interceptor in interceptors:
         if isinstance(interceptor, type) or not callable(getattr(interceptor, "intercept_service", None)):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004 - as in grpc.aio
                 f"{interceptor!r} is no interceptor: it needs async def intercept_service(self, continuation, "
                 "handler_call_details), as grpc.aio.ServerInterceptor has it"
             )
@@ -91,11 +91,9 @@ class Interception:
             case SpreadRegistered(handlers, spread):
                 index = spread.choose(context)
                 return self._here(details.method, handlers[index], spread.io_contexts[index])
-        for generic in self.registry.generic:
-            found = generic.service(details)
-            if found is not None:
-                return found
-        return None
+            case None:
+                found = (generic.service(details) for generic in self.registry.generic)
+                return next((handler for handler in found if handler is not None), None)
 
     def _here(self, path: str, handler: RpcMethodHandler, io_context: IoContext) -> RpcMethodHandler:
         """A handler that may be called here; one of another loop is posted there."""
@@ -103,8 +101,9 @@ class Interception:
             return handler
         if handler.request_streaming or handler.response_streaming:
             raise PlacementError(
-                f"an interceptor on loop {self.io_context.name!r} chose {path}, which lives on loop {io_context.name!r} and "
-                "streams, and a stream belongs to the loop on which it arrived: place both services on one loop"
+                f"an interceptor on loop {self.io_context.name!r} chose {path}, which lives on loop "
+                f"{io_context.name!r} and streams, and a stream belongs to the loop on which it arrived: "
+                "place both services on one loop"
             )
         return cast("RpcMethodHandler", PostedHandler(handler, path, io_context))
 

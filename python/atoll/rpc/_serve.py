@@ -3,16 +3,22 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 
 from atoll.rpc._server import Server
 
 _logger = logging.getLogger("atoll.rpc")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Who is told of signals, by loop: several servers may be served on one. On the main thread only.
+_listeners: dict[asyncio.AbstractEventLoop, list[Callable[[signal.Signals], None]]] = {}
 
 
 async def serve(server: Server, grace: float | None = 20.0) -> None:
     """Starts `server`, serves until SIGTERM or Ctrl-C, then stops it. A second signal stops it at once.
+
+    Several servers may be served on one loop; a signal is for all of them. Whatever else stops the server, such as a
+    handler of another signal that calls `server.stop()`, ends the serving, too.
 
     Args:
         server: The server, with its services and ports.
@@ -32,14 +38,7 @@ async def serve(server: Server, grace: float | None = 20.0) -> None:
         _logger.info("%s: stopping %s", number.name, "at once" if hurry.is_set() else f"within {grace} s")
         asked.set()
 
-    try:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, on_signal, number)
-    except (RuntimeError, ValueError) as error:
-        raise RuntimeError(
-            "serve() receives signals, which only the main thread can: call server.start() and server.stop() here "
-            "instead"
-        ) from error
+    _listen(loop, on_signal)
     try:
         await server.start()
         stopped_elsewhere = asyncio.ensure_future(server.wait_for_termination())
@@ -51,8 +50,29 @@ async def serve(server: Server, grace: float | None = 20.0) -> None:
             stopped_elsewhere.cancel()
             await _stop(server, grace, hurry)
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        _listeners[loop].remove(on_signal)
+        if not _listeners[loop]:
+            del _listeners[loop]
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+def _listen(loop: asyncio.AbstractEventLoop, on_signal: Callable[[signal.Signals], None]) -> None:
+    if loop not in _listeners:
+        try:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, _tell, loop, number)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(
+                "serve() receives signals, which only the main thread can: call server.start() and server.stop() here "
+                "instead"
+            ) from error
+    _listeners.setdefault(loop, []).append(on_signal)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, number: signal.Signals) -> None:
+    for on_signal in tuple(_listeners.get(loop, ())):
+        on_signal(number)
 
 
 async def _stop(server: Server, grace: float | None, hurry: asyncio.Event) -> None:

@@ -28,6 +28,7 @@ from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._life import Life
 from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._options import server_options
+from atoll.rpc._reflection import VERSIONS, Reflection, describe, describe_health
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._status import Compression
@@ -48,6 +49,7 @@ class Server:
             that the called path has.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
         auth: What is asked of every call; None for nothing.
+        reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
     Raises:
         ValueError: When an option can't work, or an interceptor is none; the message names it.
@@ -67,6 +69,7 @@ class Server:
         interceptors: Sequence[Any] = (),
         health: bool | HealthOptions = False,
         auth: Authentication | None = None,
+        reflection: bool = False,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._compression = int(Compression(compression or 0))
@@ -77,6 +80,7 @@ class Server:
         self._registry = Registry(placement)
         self._life = Life(self._core)
         self._health = ServerHealth(self._core, health_options(health))
+        self._reflection = reflection
         self._started = False
         # What had replaced `grpc.aio.server` when this server was made through it.
         self._honoured: Callable[..., Any] | None = None
@@ -105,11 +109,14 @@ class Server:
             PlacementError: By the view, when the policy places the servicer elsewhere.
             TypeError: When a pool has no key, or a loop has one.
         """
+        return self._on(where, key)
+
+    def _on(self, where: IoContext | IoContextPool, key: Key | None) -> Binding | PoolBinding:
         if isinstance(where, IoContextPool):
             if key is None:
                 raise TypeError(
-                    f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), or "
-                    "key=rpc.by_metadata('tenant')"
+                    f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), "
+                    "or key=rpc.by_metadata('tenant')"
                 )
             return PoolBinding(self, Spread.over(where, key))
         if key is not None:
@@ -147,7 +154,8 @@ class Server:
 
         Raises:
             PlacementError: When the policy places the servicer elsewhere than `server.on()` binds it.
-            RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a class.
+            RegistrationError: When `descriptor` is no service's, or the servicer has none of the methods, or is a
+                class.
             ServerStateError: When the server has been started.
         """
         self._registry.add_service(check_descriptor(descriptor), servicer, None)
@@ -225,6 +233,8 @@ class Server:
         if not self._interceptors:
             warn_of_replacement(self._honoured)
         await self._registry.make_spread_servicers()
+        if self._reflection:
+            self._add_reflection()
         self._registry.closed = True
         methods, spread_methods = self._methods(home)
         fallback = None
@@ -244,6 +254,15 @@ class Server:
         for service, lived_on in places.items():
             names = sorted(io_context.name for io_context in lived_on)
             _logger.info("service %s lives on loop %s", service, ", ".join(names))
+
+    def _add_reflection(self) -> None:
+        """Adds both versions of the reflection service, which tells of itself and of what the transport serves, too."""
+        versions = [describe(version) for version in VERSIONS]
+        own = [*versions, *([describe_health()] if self._health.is_served else [])]
+        services = {*self._registry.service_names(), *(service.full_name for service in own)}
+        pools = [service.file.pool for service in (*self._registry.descriptors, *own)]
+        for descriptor in versions:
+            self._registry.add_service(descriptor, Reflection(descriptor, services, pools), None)
 
     def _methods(self, home: IoContext) -> tuple[list[Method], list[SpreadMethod]]:
         methods: list[Method] = []

@@ -75,6 +75,11 @@ pub(super) const QUEUED: Metric = metric(
     Kind::Gauge,
     "Handlers that wait in the mailbox.",
 );
+pub(super) const REFUSED: Metric = metric(
+    "atoll_loop_refused_total",
+    Kind::Counter,
+    "Handlers that found no room: posts that raised MailboxFull, calls answered RESOURCE_EXHAUSTED.",
+);
 pub(super) const DELAYED: Metric = metric(
     "atoll_loop_delayed",
     Kind::Gauge,
@@ -98,10 +103,16 @@ pub(super) const PROBE: Metric = metric(
     "How long the loop's lag probe waited in its queue the last time, in seconds.",
 );
 
+pub(super) const GIL_WAIT: Metric = metric(
+    "atoll_gil_wait_seconds",
+    Kind::Histogram,
+    "How long a thread that asked for the GIL waited for it, as measured now and then.",
+);
+
 /// All metrics, in the order in which they are written.
-pub const METRICS: [Metric; 13] = [
-    HANDLERS, ERRORS, ACTIVE, RUNNING, QUEUE, EXECUTION, WALL, QUEUED, DELAYED, GUARDS, TIME,
-    OLDEST, PROBE,
+pub const METRICS: [Metric; 15] = [
+    HANDLERS, ERRORS, ACTIVE, RUNNING, QUEUE, EXECUTION, WALL, QUEUED, REFUSED, DELAYED, GUARDS,
+    TIME, OLDEST, PROBE, GIL_WAIT,
 ];
 
 /// The upper bounds of the exported buckets in seconds, and as the label `le` has them: as Python writes them, so that both

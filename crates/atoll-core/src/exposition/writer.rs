@@ -23,13 +23,14 @@ impl Text {
     }
 
     fn sample(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        let _ = write!(self.0, "{name}{suffix}{{");
+        let _ = write!(self.0, "{name}{suffix}");
         for (index, (label, text)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"", if index == 0 { "" } else { "," });
+            let _ = write!(self.0, "{}{label}=\"", if index == 0 { '{' } else { ',' });
             self.escaped(text, true);
             self.0.push('"');
         }
-        let _ = writeln!(self.0, "}} {value}");
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{end} {value}");
     }
 
     /// A label's value escapes its quotes; a `HELP` does not.
@@ -102,23 +103,33 @@ impl Text {
             for handler in handlers {
                 let histogram = seen(handler);
                 if histogram.count > 0 {
-                    self.histogram(metric.name, sum.name, handler.name, histogram);
+                    let labels = [("loop", sum.name), ("handler", handler.name)];
+                    self.histogram(metric.name, &labels, histogram);
                 }
             }
         }
     }
 
-    fn histogram(&mut self, name: &str, loop_name: &str, handler: &str, histogram: &Histogram) {
-        let (of_loop, of_handler) = (("loop", loop_name), ("handler", handler));
+    /// What belongs to the process and not to a loop, if anything was recorded.
+    pub(super) fn of_process(&mut self, metric: Metric, histogram: &Histogram) {
+        self.head(metric);
+        if histogram.count > 0 {
+            self.histogram(metric.name, &[], histogram);
+        }
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let mut below = 0;
+        let mut bucket = labels.to_vec();
         for ((_, bound), count) in BOUNDS.iter().zip(histogram.counts) {
             below += count;
-            let labels = [of_loop, of_handler, ("le", *bound)];
-            self.sample(name, "_bucket", &labels, below);
+            bucket.push(("le", bound));
+            self.sample(name, "_bucket", &bucket, below);
+            bucket.pop();
         }
-        let labels = [of_loop, of_handler, ("le", "+Inf")];
-        self.sample(name, "_bucket", &labels, histogram.count);
-        self.sample(name, "_sum", &[of_loop, of_handler], histogram.sum);
-        self.sample(name, "_count", &[of_loop, of_handler], histogram.count);
+        bucket.push(("le", "+Inf"));
+        self.sample(name, "_bucket", &bucket, histogram.count);
+        self.sample(name, "_sum", labels, histogram.sum);
+        self.sample(name, "_count", labels, histogram.count);
     }
 }

@@ -348,7 +348,10 @@ impl State {
                     .stall_watch
                     .look(&*observed, thread, clock::now(), stalls, records);
             } else {
-                watched.responsiveness.resting();
+                if watched.responsiveness.resting() {
+                    let name = observed.name().to_owned();
+                    events.push_back(Event::Health(name, true, watched.responsiveness.latency));
+                }
                 watched.stall_watch.resting(now, &watched.stalls, records);
             }
             alive.push(observed);

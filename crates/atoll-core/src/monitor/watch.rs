@@ -104,10 +104,13 @@ impl Responsiveness {
         before != self.healthy
     }
 
-    /// Looks at a loop that nobody runs: what it was sent is no sign of anything.
-    pub fn resting(&mut self) {
+    /// Looks at a loop that nobody runs: what it was sent is no sign of anything, and it is stuck no more. Returns whether its
+    /// health has changed.
+    pub fn resting(&mut self) -> bool {
         self.sent = None;
         self.answered_at = None;
+        self.in_time = 0;
+        !std::mem::replace(&mut self.healthy, true)
     }
 
     fn send(&mut self, observed: &dyn ObservedLoop, now: u64) {
@@ -207,6 +210,9 @@ mod tests {
         }
         fn guards(&self) -> usize {
             0
+        }
+        fn refused(&self) -> [u64; 3] {
+            [0; 3]
         }
         fn oldest_queued_at(&self) -> u64 {
             0
@@ -406,10 +412,19 @@ mod tests {
     #[test]
     fn a_resting_loop_is_not_found_stuck() {
         let mut case = Case::new();
-        case.seen.resting();
+        assert!(!case.seen.resting());
         case.now += 1_000;
         assert!(!case.look(0));
         assert!(case.seen.healthy);
         assert_eq!(case.out(), 2, "it is asked anew");
+    }
+
+    #[test]
+    fn a_stuck_loop_that_comes_to_rest_is_stuck_no_more() {
+        let mut case = Case::new();
+        case.look(60);
+        assert!(!case.seen.healthy);
+        assert!(case.seen.resting(), "its health changes");
+        assert!(case.seen.healthy && !case.seen.resting());
     }
 }
