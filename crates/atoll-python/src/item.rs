@@ -58,7 +58,7 @@ impl Item {
         match self {
             Self::Job(job) => job.lane,
             Self::Call { .. } | Self::Probe { .. } => Lane::Normal,
-            Self::Internal(_) | Self::Cancel(_) => Lane::Control,
+            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => Lane::Control,
         }
     }
 
@@ -73,7 +73,7 @@ impl Item {
                 visit.call(&job.future)
             }
             Self::Internal(message) => visit.call(message),
-            Self::Call { .. } | Self::Cancel(_) | Self::Probe { .. } => Ok(()),
+            Self::Call { .. } | Self::Cancel(_) | Self::Progress(_) | Self::Probe { .. } => Ok(()),
         }
     }
 

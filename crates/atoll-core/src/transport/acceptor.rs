@@ -164,6 +164,7 @@ async fn serve_and_linger<S: Socket>(
                 Arc::clone(&socket),
                 certificates,
                 until,
+                Arc::clone(&service),
                 Arc::clone(&outbox),
             );
             serve(io, until, service, outbox).await
@@ -179,10 +180,14 @@ async fn secure<S: Socket>(
     socket: Arc<S>,
     certificates: Arc<ServerCertificates>,
     until: Instant,
+    service: Arc<Service>,
     outbox: Arc<Outbox>,
 ) -> Option<TlsSocket<S>> {
     let handshake = tls::accept(socket, &certificates);
     let outcome = tokio::time::timeout_at(until, handshake).await;
+    if outcome.is_err() {
+        offence::report(&service, &outbox, Offence::SlowHandshake);
+    }
     let counters = &outbox.counters;
     match outcome.unwrap_or(Err(Refused::Failed)) {
         Ok((io, peer)) => {
