@@ -12,6 +12,8 @@ use transport_support::frames::{ACK, FrameClient, GOAWAY, PING, Script};
 use transport_support::{ECHO, HELD, Server, request, soon};
 
 const SHORT: Duration = Duration::from_millis(100);
+/// Longer than a client takes to begin a call, even on a busy machine.
+const ENOUGH: Duration = Duration::from_secs(1);
 /// Never, as far as a test can tell.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -59,7 +61,7 @@ async fn a_request_that_trickles_is_given_up_and_one_that_is_merely_large_is_not
     let mut client = server.client().await;
     let mut trickle = client.open(request(ECHO), None).await;
     let mut slow = client.open(request(ECHO), None).await;
-    let body = frame(&[7; 40_000]);
+    let body = frame(&vec![7; 40_000]);
     let start = Instant::now();
     let (mut sent, mut trickled) = (0, 0);
     while sent < body.len() {
@@ -81,14 +83,14 @@ async fn a_request_that_trickles_is_given_up_and_one_that_is_merely_large_is_not
 
 #[tokio::test]
 async fn a_call_whose_request_is_complete_may_take_as_long_as_it_likes() {
-    let mut server = server_with(|config| config.body_timeout = Some(SHORT));
+    let mut server = server_with(|config| config.body_timeout = Some(ENOUGH));
     let pending = server
         .client()
         .await
         .open(request(HELD), Some(frame(b"")))
         .await;
     let call = server.call().await;
-    tokio::time::sleep(5 * SHORT).await;
+    tokio::time::sleep(2 * ENOUGH + SHORT).await;
     assert!(call.reply(Reply::ok(frame(b"late"))));
     assert_eq!(pending.answer().await.status(), 0);
 }
@@ -184,7 +186,7 @@ async fn a_client_without_calls_is_pinged_only_when_asked_for() {
 
 #[tokio::test]
 async fn an_idle_connection_is_asked_to_go() {
-    let server = server_with(|config| config.max_connection_idle = Some(SHORT));
+    let server = server_with(|config| config.max_connection_idle = Some(ENOUGH));
     let mut client = FrameClient::connect(server.port, &[]);
     client.play(&Script::new().call(1, ECHO, b""));
     while !client.recv_frame().expect("a reply").ends_stream() {}
@@ -205,11 +207,11 @@ async fn an_idle_connection_is_asked_to_go() {
 
 #[tokio::test]
 async fn a_connection_with_a_call_is_not_idle() {
-    let mut server = server_with(|config| config.max_connection_idle = Some(SHORT));
+    let mut server = server_with(|config| config.max_connection_idle = Some(ENOUGH));
     let mut client = server.client().await;
     let pending = client.open(request(HELD), Some(frame(b""))).await;
     let call = server.call().await;
-    tokio::time::sleep(5 * SHORT).await;
+    tokio::time::sleep(2 * ENOUGH).await;
     assert_eq!(server.transport.stats().idle_connections_closed, 0);
     call.reply(Reply::ok(frame(b"")));
     assert_eq!(pending.answer().await.status(), 0);
@@ -219,7 +221,7 @@ async fn a_connection_with_a_call_is_not_idle() {
 
 #[tokio::test]
 async fn an_old_connection_is_asked_to_go_and_its_calls_finish() {
-    let mut server = server_with(|config| config.max_connection_age = Some(SHORT));
+    let mut server = server_with(|config| config.max_connection_age = Some(ENOUGH));
     let mut client = server.client().await;
     let pending = client.open(request(HELD), Some(frame(b""))).await;
     let call = server.call().await;
@@ -254,7 +256,7 @@ async fn an_old_connection_is_asked_to_go_and_its_calls_finish() {
 #[tokio::test]
 async fn calls_of_an_old_connection_are_answered_when_its_grace_is_over() {
     let mut server = server_with(|config| {
-        config.max_connection_age = Some(SHORT);
+        config.max_connection_age = Some(ENOUGH);
         config.max_connection_age_grace = Some(SHORT);
     });
     let mut client = server.client().await;
@@ -340,19 +342,19 @@ fn times_that_are_no_limits_are_refused() {
     type Set = fn(&mut TransportConfig);
     let cases: [(&str, Set); 6] = [
         ("body_timeout", |config| {
-            config.body_timeout = Some(Duration::ZERO)
+            config.body_timeout = Some(Duration::ZERO);
         }),
         ("max_connection_idle", |config| {
-            config.max_connection_idle = Some(Duration::ZERO)
+            config.max_connection_idle = Some(Duration::ZERO);
         }),
         ("max_connection_age", |config| {
-            config.max_connection_age = Some(Duration::ZERO)
+            config.max_connection_age = Some(Duration::ZERO);
         }),
         ("keepalive_time", |config| {
-            config.keepalive_time = Some(Duration::ZERO)
+            config.keepalive_time = Some(Duration::ZERO);
         }),
         ("keepalive_timeout", |config| {
-            config.keepalive_timeout = Duration::ZERO
+            config.keepalive_timeout = Duration::ZERO;
         }),
         ("max_connections", |config| config.max_connections = 0),
     ];

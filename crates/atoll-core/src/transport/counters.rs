@@ -1,9 +1,9 @@
 //! What the transport counts, always.
 
-use super::call::CancelReason;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::authentication::AuthenticationStats;
+use super::call::CancelReason;
 use super::offence::{OffenceCounters, OffenceCounts};
 
 /// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,

@@ -421,7 +421,7 @@ mod tests {
             .write_all(b"\xff\xff\xff\0\0\0\0\0\x01")
             .await
             .unwrap();
-        client.write_all(&[0; 3 * TURN]).await.unwrap();
+        client.write_all(&vec![0; 3 * TURN]).await.unwrap();
         let mut buffer = vec![0; TURN / 4];
         let mut reads = Vec::new();
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -267,7 +267,7 @@ impl<'a> Inventor<'a> {
                 } else {
                     CONTINUATION
                 };
-                self.frame(kind, flags | END_HEADERS * u8::from(last), stream, piece);
+                self.frame(kind, flags | (END_HEADERS * u8::from(last)), stream, piece);
             }
         }
         if flags == 0 {

@@ -229,6 +229,6 @@ mod tests {
         let ages: Vec<_> = (0..1000).map(|_| jittered(age)).collect();
         let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
         assert!(*least >= Duration::from_secs(900) && *most <= Duration::from_secs(1100));
-        assert!(*most - *least > Duration::from_secs(100));
+        assert!(*most > *least + Duration::from_secs(100));
     }
 }
