@@ -50,7 +50,7 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve what ``add(server)`` adds, on a port of 127.0.0.1 that the system chooses, which is given.
 
-    Reflection tells of the services that are ``reflected``, by grpcio's own package.
+    Where there are services that are ``reflected``, reflection tells of them: grpcio's package, or Atoll itself of all.
     """
     async with contextlib.AsyncExitStack() as stack:
         # Left out unless it is wanted, as in most programs.
@@ -58,15 +58,15 @@ async def serving(
         if kind == "grpcio":
             server = grpc.aio.server(options=options, **chosen)
             add(server)
+            if reflected:
+                reflection = importlib.import_module("grpc_reflection.v1alpha.reflection")
+                reflection.enable_server_reflection([*reflected, reflection.SERVICE_NAME], server)
         else:
-            server = rpc.server(options=options, **chosen)
+            server = rpc.server(options=options, reflection=bool(reflected), **chosen)
             target: Any = server
             if kind == "atoll-placed":
                 target = server.on(stack.enter_context(IoContextThread("conformance")).io_context)
             add(target)
-        if reflected:
-            reflection = importlib.import_module("grpc_reflection.v1alpha.reflection")
-            reflection.enable_server_reflection([*reflected, reflection.SERVICE_NAME], server)
         if certificates is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:
@@ -81,7 +81,7 @@ async def serving(
 def _credentials(kind: str, certificates: Certificates) -> Any:
     make: Any = grpc.ssl_server_credentials
     if kind != "grpcio":
-        make = getattr(rpc, "ssl_server_credentials", make)
+        make = rpc.ssl_server_credentials
     return make(
         [(certificates.key, certificates.chain)],
         root_certificates=certificates.clients,
