@@ -43,6 +43,7 @@ __all__ = [
     "begin_stack_answers",
     "current_loop",
     "end_stack_answers",
+    "gil_waits",
     "injected_delays",
     "plain_attributes",
     "prepare_stack_sampler",
@@ -517,7 +518,7 @@ class BroadcastCore:
         """Sends no later message to a subscriber."""
 
     def send(self, message: bytes) -> bool:
-        """Sends a serialised message to all subscribers. Returns at once; false when it was not sent: too much waits."""
+        """Sends a serialised message to all subscribers. Returns at once; false when too much waits."""
 
     def counts(self) -> tuple[int, int, int, int]:
         """Subscribers, messages sent, messages missed, subscribers ended."""

@@ -58,23 +58,23 @@ async def test_a_subscriber_that_does_not_read_loses_its_stream_and_no_other_doe
     server = rpc.server()
     probe_pb2_grpc.add_StreamsServicer_to_server(Watched(broadcast), server)
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
-    async with running(server) as target:
-        async with (
-            grpc.aio.insecure_channel(target) as channel,
-            grpc.aio.insecure_channel(target, options=options) as slow_channel,
-        ):
-            reader = probe_pb2_grpc.StreamsStub(channel).Watch(probe_pb2.Note(), timeout=60)
-            slow = probe_pb2_grpc.StreamsStub(slow_channel).Watch(probe_pb2.Note(), timeout=60)
-            await until(lambda: broadcast.stats().subscribers == 2)
-            note = probe_pb2.Note(text="x" * 50_000)
-            async with asyncio.timeout(60):
-                while broadcast.stats().ended == 0:
-                    broadcast.send(note)
-                    assert await reader.read() == note
-            assert broadcast.stats().subscribers == 1
-            broadcast.send(note)
-            assert await reader.read() == note
-            del slow
+    async with (
+        running(server) as target,
+        grpc.aio.insecure_channel(target) as channel,
+        grpc.aio.insecure_channel(target, options=options) as slow_channel,
+    ):
+        reader = probe_pb2_grpc.StreamsStub(channel).Watch(probe_pb2.Note(), timeout=60)
+        slow = probe_pb2_grpc.StreamsStub(slow_channel).Watch(probe_pb2.Note(), timeout=60)
+        await until(lambda: broadcast.stats().subscribers == 2)
+        note = probe_pb2.Note(text="x" * 50_000)
+        async with asyncio.timeout(60):
+            while broadcast.stats().ended == 0:
+                broadcast.send(note)
+                assert await reader.read() == note
+        assert broadcast.stats().subscribers == 1
+        broadcast.send(note)
+        assert await reader.read() == note
+        del slow
 
 
 async def test_what_can_not_be_sent_or_made_is_refused() -> None:
@@ -84,5 +84,6 @@ async def test_what_can_not_be_sent_or_made_is_refused() -> None:
         rpc.Broadcast(max_waiting=0)
     broadcast: rpc.Broadcast[bytes] = rpc.Broadcast(bytes)
     broadcast.send(b"to nobody")
+    unserializable: rpc.Broadcast[Any] = rpc.Broadcast()
     with pytest.raises(AttributeError):
-        rpc.Broadcast().send(b"no message")
+        unserializable.send(b"no message")

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.rpc.support import TIMEOUT, ClientProcess, NewLoop, Placed, add_methods, path, running, until, wait_for
 
 import atoll
@@ -222,4 +222,4 @@ def test_health_options_that_can_not_work_are_refused() -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             rpc.HealthOptions(**wrong)
     with pytest.raises(TypeError, match="HealthOptions"):
-        rpc.server(health=5)
+        rpc.server(health=5)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from atoll._core import BroadcastCore
 from atoll.errors import MailboxFull
@@ -37,8 +37,8 @@ class Broadcast(Generic[T]):
         async def Watch(self, request, context):
             await self.changes.serve(context)
 
-    A message is serialised once and passed on by a native thread, in order, and before what is sent later. Any thread may
-    send; a subscriber is served on its call's loop.
+    A message is serialised once and passed on by a native thread, in order. Any thread may send; a subscriber is served
+    on its call's loop.
 
     Args:
         serializer: From a message to its bytes; None for `message.SerializeToString()`.
@@ -74,8 +74,8 @@ class Broadcast(Generic[T]):
         """
         if not self._core.send(self._serializer(message)):
             raise MailboxFull(
-                f"more than max_waiting={self._max_waiting} bytes of this broadcast have not been passed on: send less, "
-                "wait, or construct it with a larger max_waiting"
+                f"more than max_waiting={self._max_waiting} bytes of this broadcast have not been passed on: send "
+                "less, wait, or construct it with a larger max_waiting"
             )
 
     async def serve(self, context: ServicerContext) -> None:
@@ -116,7 +116,7 @@ class Subscription:
         """Ends the subscription; the call goes on. A second call does nothing."""
         self._core.unsubscribe(self._number, self._context)
 
-    def __enter__(self) -> "Subscription":
+    def __enter__(self) -> Self:
         """Itself."""
         return self
 
