@@ -38,6 +38,7 @@ class Client:
     def __init__(self) -> None:
         self.channels: dict[tuple[str, str], grpc.aio.Channel] = {}
         self.calls: dict[int, Any] = {}
+        self.steps: dict[int, asyncio.Queue[tuple[Any, ...]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def main(self) -> None:
@@ -68,12 +69,7 @@ class Client:
         cancel_after: float | None,
         watch: bool,  # noqa: FBT001 - as it comes
     ) -> None:
-        if address not in self.channels:
-            target, name = address
-            authority = name.removeprefix("authority=")
-            options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
-            self.channels[address] = open_channel(target, name, options)
-        channel: Any = self.channels[address]
+        channel = self.channel(address)
         # The same on the wire, but only for a stream does grpcio hand out headers that come before the reply.
         method = channel.unary_stream(path) if watch else channel.unary_unary(path)
         call = self.calls[number] = method(request, metadata=metadata, timeout=timeout)
@@ -82,6 +78,47 @@ class Client:
         task = asyncio.ensure_future(self.follow(number, call))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def channel(self, address: tuple[str, str]) -> Any:
+        if address not in self.channels:
+            target, name = address
+            authority = name.removeprefix("authority=")
+            options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
+            self.channels[address] = open_channel(target, name, options)
+        return self.channels[address]
+
+    def open(
+        self,
+        number: int,
+        address: tuple[str, str],
+        path: str,
+        metadata: tuple[tuple[str, str | bytes], ...],
+        timeout: float | None,
+    ) -> None:
+        """Starts a call that takes steps; all kinds of calls are the same on the wire."""
+        self.steps[number] = asyncio.Queue()
+        call = self.channel(address).stream_stream(path)(metadata=metadata, timeout=timeout)
+        task = asyncio.ensure_future(self.take_steps(number, Steps(call)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def step(self, number: int, name: str, *arguments: Any) -> None:
+        self.steps[number].put_nowait((name, *arguments))
+
+    async def take_steps(self, number: int, steps: "Steps") -> None:
+        """Tells the result of each step; the last one is `end`."""
+        name = ""
+        while name != "end":
+            name, *arguments = await self.steps[number].get()
+            try:
+                async with asyncio.timeout(20):
+                    result = await getattr(steps, name)(*arguments)
+            except TimeoutError:
+                result = "timed out"
+            except (grpc.RpcError, asyncio.CancelledError, asyncio.InvalidStateError):
+                result = "the call has ended"
+            self.tell("step", number, result)
+        del self.steps[number]
 
     async def follow(self, number: int, call: Any) -> None:
         reply = None
@@ -99,6 +136,45 @@ class Client:
     def cancel(self, number: int) -> None:
         if number in self.calls:
             self.calls[number].cancel()
+
+
+class Steps:
+    """What a test may do with a call."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def write(self, message: bytes, count: int = 1) -> None:
+        for _ in range(count):
+            await self.call.write(message)
+
+    async def done_writing(self) -> None:
+        await self.call.done_writing()
+
+    async def read(self) -> Any:
+        """The next message; None after the last one."""
+        message = await self.call.read()
+        return None if message is grpc.aio.EOF else message
+
+    async def read_all(self) -> list[bytes]:
+        messages = []
+        # What came before an error counts, too.
+        with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
+            while (message := await self.read()) is not None:
+                messages.append(message)
+        return messages
+
+    async def initial(self) -> tuple[Any, ...]:
+        return tuple(map(tuple, await self.call.initial_metadata() or ()))
+
+    async def cancel(self) -> None:
+        self.call.cancel()
+
+    async def end(self) -> tuple[Any, ...]:
+        """Code, details, initial and trailing metadata."""
+        code = await self.call.code()
+        trailing = tuple(map(tuple, await self.call.trailing_metadata() or ()))
+        return code.name, await self.call.details() or "", await self.initial(), trailing
 
 
 if __name__ == "__main__":

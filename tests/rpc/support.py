@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -72,6 +73,39 @@ class Call:
         return await asyncio.wait_for(asyncio.wrap_future(self.headers), TIMEOUT)
 
 
+@dataclass
+class Stream:
+    """A call with several messages in the other process, which takes one step after the other. On any thread."""
+
+    number: int
+    client: "ClientProcess"
+    results: deque[Future[Any]] = field(default_factory=deque)
+
+    def step(self, name: str, *arguments: object) -> Future[Any]:
+        """Has the client take a step when it has taken those before; see `client_process.Steps`. Its result to come."""
+        result: Future[Any] = Future()
+        result.set_running_or_notify_cancel()
+        self.results.append(result)
+        self.client.send("step", self.number, name, *arguments)
+        return result
+
+    async def take(self, name: str, *arguments: object) -> Any:
+        return await asyncio.wait_for(asyncio.wrap_future(self.step(name, *arguments)), 2 * TIMEOUT)
+
+    async def write(self, *messages: bytes) -> None:
+        for message in messages:
+            await self.take("write", message)
+
+    async def read(self) -> bytes | None:
+        """The next message, or None after the last one."""
+        message: bytes | None = await self.take("read")
+        return message
+
+    async def end(self) -> Outcome:
+        code, details, initial, trailing = await self.take("end")
+        return Outcome(code, details, initial, trailing, None)
+
+
 class ClientProcess:
     """A process with a stock grpcio client. Any thread may use it."""
 
@@ -84,6 +118,7 @@ class ClientProcess:
         )
         self._numbers = itertools.count()
         self._calls: dict[int, Call] = {}
+        self._streams: dict[int, Stream] = {}
         self._sending = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="client's reader", daemon=True)
         self._reader.start()
@@ -110,6 +145,21 @@ class ClientProcess:
         self.send("call", call.number, (target, channel), path, request, metadata, timeout, cancel_after, watch)
         return call
 
+    def open(
+        self,
+        target: str,
+        path: str,
+        *,
+        metadata: Metadata = (),
+        timeout: float | None = TIMEOUT,
+        channel: str = "",
+    ) -> Stream:
+        """Starts a call that takes steps."""
+        stream = Stream(next(self._numbers), self)
+        self._streams[stream.number] = stream
+        self.send("open", stream.number, (target, channel), path, metadata, timeout)
+        return stream
+
     async def call(self, target: str, path: str, request: bytes = b"", **options: Any) -> Outcome:
         return await self.start(target, path, request, **options).outcome()
 
@@ -125,6 +175,9 @@ class ClientProcess:
         while header := self._process.stdout.read(4):
             (length,) = struct.unpack("!I", header)
             event, number, *what = pickle.loads(self._process.stdout.read(length))  # noqa: S301 - our own child's
+            if event == "step":
+                self._streams[number].results.popleft().set_result(*what)
+                continue
             call = self._calls[number]
             if event == "headers":
                 call.headers.set_result(*what)
@@ -135,6 +188,9 @@ class ClientProcess:
                 call.headers.set_result(call.done.result().initial)
         for call in self._calls.values():
             call.done.set_exception(ConnectionError("the client's process has ended"))
+        for stream in self._streams.values():
+            while stream.results:
+                stream.results.popleft().set_exception(ConnectionError("the client's process has ended"))
 
     def kill(self) -> None:
         """Ends the process without a word to its servers."""
@@ -161,13 +217,17 @@ def path(method: str, service: str = SERVICE) -> str:
 
 
 def add_methods(
-    server: Any, methods: Methods | None = None, /, *, service: str = SERVICE, **more: Callable[..., Any]
+    server: Any,
+    methods: Methods | None = None,
+    /,
+    *,
+    service: str = SERVICE,
+    kind: Callable[..., Any] = grpc.unary_unary_rpc_method_handler,
+    **more: Callable[..., Any],
 ) -> None:
     """Adds functions from bytes to bytes as the methods of a service, in the way of generated code."""
     functions = {**(methods or {}), **more}
-    handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(function) for name, function in functions.items()
-    }
+    handlers: dict[str, Any] = {name: kind(function) for name, function in functions.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_registered_method_handlers(service, handlers)
 
@@ -190,11 +250,12 @@ async def serving(
     /,
     *,
     options: Sequence[tuple[str, Any]] = (),
+    kind: Callable[..., Any] = grpc.unary_unary_rpc_method_handler,
     **more: Callable[..., Any],
 ) -> AsyncIterator[str]:
     """A server with functions from bytes to bytes as its methods, on `io_context` or unplaced. Gives its address."""
     server = rpc.server(options=options)
-    add_methods(server if io_context is None else server.on(io_context), {**(methods or {}), **more})
+    add_methods(server if io_context is None else server.on(io_context), {**(methods or {}), **more}, kind=kind)
     async with running(server) as target:
         yield target
 

@@ -65,7 +65,7 @@ def test_what_the_page_shows_works_when_pasted_in_its_order(tmp_path: Path) -> N
             assert line in output, f"{command} does not print {line!r}:\n{output}"
         if not expected:
             assert output == "", command
-    assert len(commands) == 7
+    assert len(commands) == 8
 
 
 def test_each_python_block_of_the_page_is_run() -> None:

@@ -19,15 +19,17 @@ UNSENDABLE = ((("Capital", "letters"),), (("k", "new\nline"),), (("k", 5),), ("k
 METADATA = (("k", "1"), ("raw-bin", b"\x00\xff"), ("k", "2"))
 Seen = list[object]
 Behaviour = Callable[[Any, Seen], Awaitable[None]]
+Requests = list[bytes] | None
 
 
 class Run:
     """Runs a behaviour as a handler's body, and keeps what it saw; exceptions of the handler are seen, too."""
 
-    def __init__(self, call: Callable[[Behaviour, Seen], Awaitable[None]]) -> None:
+    def __init__(self, call: Callable[[Behaviour, Seen, Requests], Awaitable[None]]) -> None:
         self._call = call
 
-    async def __call__(self, behaviour: Behaviour) -> Seen:
+    async def __call__(self, behaviour: Behaviour, requests: Requests = None) -> Seen:
+        """`requests` makes it a streaming call."""
         seen: Seen = []
         ended = asyncio.Event()
 
@@ -41,35 +43,52 @@ class Run:
                 ended.set()
 
         async with asyncio.timeout(20):
-            await self._call(noted, seen)
+            await self._call(noted, seen, requests)
             await ended.wait()  # clients learn of an abort before the handler goes on
         return seen
 
 
-async def call_with_a_fake(behaviour: Behaviour, seen: Seen) -> None:
-    context = FakeServicerContext(timeout=20, metadata=METADATA)
+async def call_with_a_fake(behaviour: Behaviour, seen: Seen, requests: Requests) -> None:
+    context = FakeServicerContext(timeout=20, metadata=METADATA, requests=requests or ())
     with contextlib.suppress(Exception):
         await behaviour(context, seen)
     context.finish()
+    if requests is not None:
+        seen.append(context.replies)
 
 
 @contextlib.asynccontextmanager
 async def through(channel: Any, calls: list[tuple[Behaviour, Seen]]) -> AsyncIterator[Run]:
-    async def call(behaviour: Behaviour, seen: Seen) -> None:
+    async def call(behaviour: Behaviour, seen: Seen, requests: Requests) -> None:
         calls.append((behaviour, seen))
+        if requests is not None:
+            replies: list[bytes] = []
+            talk = channel.stream_stream("/test.Service/Talk")(iter(requests), timeout=20, metadata=METADATA)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for reply in talk:
+                    replies.append(reply)  # noqa: PERF401 - those before an error count, too
+            seen.append(replies)
+            return
         with contextlib.suppress(grpc.aio.AioRpcError):
             await channel.unary_unary("/test.Service/Behave")(b"", timeout=20, metadata=METADATA)
 
     yield Run(call)
 
 
-def handler_of(calls: list[tuple[Behaviour, Seen]]) -> Any:
+def handlers_of(calls: list[tuple[Behaviour, Seen]]) -> Any:
     async def behave(_request: bytes, context: Any) -> bytes:
         behaviour, seen = calls.pop()
         await behaviour(context, seen)
         return b""
 
-    return grpc.unary_unary_rpc_method_handler(behave)
+    async def talk(_requests: object, context: Any) -> None:
+        behaviour, seen = calls.pop()
+        await behaviour(context, seen)
+
+    return {
+        "Behave": grpc.unary_unary_rpc_method_handler(behave),
+        "Talk": grpc.stream_stream_rpc_method_handler(talk),
+    }
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +96,7 @@ async def on_atolls_server() -> AsyncIterator[Run]:
     calls: list[tuple[Behaviour, Seen]] = []
 
     def register(_servicer: object, server: Any) -> None:
-        server.add_registered_method_handlers("test.Service", {"Behave": handler_of(calls)})
+        server.add_registered_method_handlers("test.Service", handlers_of(calls))
 
     async with serve(object(), register=register) as channel, through(channel, calls) as run:
         yield run
@@ -87,7 +106,7 @@ async def on_atolls_server() -> AsyncIterator[Run]:
 async def on_grpcs_server() -> AsyncIterator[Run]:
     calls: list[tuple[Behaviour, Seen]] = []
     server = grpc.aio.server()
-    server.add_registered_method_handlers("test.Service", {"Behave": handler_of(calls)})
+    server.add_registered_method_handlers("test.Service", handlers_of(calls))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -383,8 +402,59 @@ async def test_a_fake_is_an_atoll_context() -> None:
     assert isinstance(FakeServicerContext(), atoll.rpc.ServicerContext)
 
 
-async def test_streaming_is_refused_as_the_server_does() -> None:
-    with pytest.raises(NotImplementedError, match="not served yet"):
-        await FakeServicerContext().read()
-    with pytest.raises(NotImplementedError, match="not served yet"):
-        await FakeServicerContext().write(b"")
+@everywhere
+async def test_messages_are_read_to_the_end_and_written_in_order(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            seen.append(request)
+            await context.write(request * 2)
+        seen.append(await context.read() is grpc.aio.EOF)
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave, [b"a", b"b"]) == [b"a", b"b", True, [b"aa", b"bb"]]
+        assert await run(behave, []) == [True, []]
+
+
+@everywhere
+async def test_initial_metadata_can_not_follow_a_message(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        await context.write(b"first")
+        with pytest.raises(grpc.aio.UsageError):
+            await context.send_initial_metadata((("late", "bird"),))
+        seen.append("refused")
+
+    async with CONTEXTS[context]() as run:
+        assert await run(behave, []) == ["refused", [b"first"]]
+
+
+@everywhere
+async def test_nothing_is_read_or_written_after_an_abort(context: str) -> None:
+    async def behave(context: Any, seen: Seen) -> None:
+        await context.write(b"first")
+        with pytest.raises(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+        for attempt in (context.read, lambda: context.write(b"late")):
+            with pytest.raises(grpc.aio.AbortError):
+                await attempt()
+            seen.append("refused")
+
+    async with CONTEXTS[context]() as run:
+        seen = await run(behave, [b"never read"])
+    assert sorted(seen, key=str) == [[b"first"], "refused", "refused"]
+
+
+async def test_a_fakes_requests_can_be_iterated_and_end_with_the_call() -> None:
+    context = FakeServicerContext(requests=[b"a", b"b", b"c"])
+    assert await anext(context.requests) == b"a"
+    assert [request async for request in context.requests] == [b"b", b"c"]
+    context.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await context.read()
+    with pytest.raises(asyncio.CancelledError):
+        await context.write(b"late")
+    plain = FakeSyncServicerContext(requests=[b"a", b"b"])
+    assert list(plain.requests) == [b"a", b"b"]
+    ended = FakeServicerContext()
+    ended.finish()
+    with pytest.raises(grpc.aio.UsageError, match="answered already"):
+        await ended.write(b"late")

@@ -128,7 +128,7 @@ impl LoopCore {
         slf.get().forget_streaming(context);
         let method = Method::of(call);
         let raised = match outcome {
-            Ok(result) => match reply(py, method, context, &result) {
+            Ok(result) => match reply(py, context, &result) {
                 Ok(reply) => {
                     context.send(reply);
                     None
@@ -141,10 +141,12 @@ impl LoopCore {
             // Raised by another call's `abort`, or by hand, it has answered nobody.
             Err(raised) if call.is_answered() && error::is_abort(py, &raised) => None,
             Err(raised) => {
-                let code = context
-                    .status_set()
-                    .map_or(Code::Unknown, |status| status.code);
-                context.send(Reply::error(Status::new(code, unexpected(py, &raised))));
+                let status = context.status_of(py, &raised).unwrap_or_else(|| {
+                    let status = context.status_set();
+                    let code = status.map_or(Code::Unknown, |status| status.code);
+                    Status::new(code, unexpected(py, &raised))
+                });
+                context.send(Reply::error(status));
                 Some(raised)
             }
         };
@@ -302,20 +304,15 @@ pub(crate) fn deserialize<'py>(
 }
 
 /// The reply to a handler's result: the status that it set, or the message that it returned.
-fn reply(
-    py: Python<'_>,
-    method: &Method,
-    context: &ServerCall,
-    result: &Bound<'_, PyAny>,
-) -> PyResult<Reply> {
+fn reply(py: Python<'_>, context: &ServerCall, result: &Bound<'_, PyAny>) -> PyResult<Reply> {
     if let Some(status) = context.status_set() {
         return Ok(Reply::error(status));
     }
-    if method.response_streaming {
+    if context.response_streaming()? {
         return Ok(Reply::end());
     }
     let encoding = context.next_encoding()?;
-    serialize(py, method.serializer.as_ref(), result, encoding).map(Reply::ok)
+    serialize(py, context.serializer()?, result, encoding).map(Reply::ok)
 }
 
 /// A reply message as it is sent, with its prefix.

@@ -1,8 +1,10 @@
 //! Where Rust errors become Python exceptions.
 
 use atoll_core::transport::{BindError, CertificateError, Encoding};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+
+use crate::server_call::ServerCall;
 
 mod classes {
     #![allow(missing_docs)]
@@ -149,18 +151,38 @@ impl std::fmt::Debug for Quoted<'_> {
     }
 }
 
+/// A context was used wrongly: an exception of the class that the context names by `attribute`.
+fn of_context(context: &Bound<'_, ServerCall>, attribute: &str, text: &str) -> PyErr {
+    let made = context
+        .getattr(attribute)
+        .and_then(|class| class.call1((text,)));
+    made.map_or_else(|problem| problem, PyErr::from_value)
+}
+
 /// A call was read or written after its end.
-pub(crate) fn call_answered() -> PyErr {
-    PyRuntimeError::new_err(
-        "the call has been answered already: read and write before abort() and before the handler returns",
-    )
+pub(crate) fn call_answered(context: &Bound<'_, ServerCall>) -> PyErr {
+    let text = "the call has been answered already: read and write before the handler returns";
+    of_context(context, "_usage_error", text)
+}
+
+/// A call was read or written after its handler had aborted it.
+pub(crate) fn call_aborted(context: &Bound<'_, ServerCall>) -> PyErr {
+    let text = "the call has been aborted already: let what abort() raises end the handler";
+    of_context(context, "_abort_error", text)
 }
 
 /// A message was written to a call that has one reply.
-pub(crate) fn one_reply() -> PyErr {
-    PyRuntimeError::new_err(
-        "this method answers with one message: return it from the handler instead of writing it",
-    )
+pub(crate) fn one_reply(context: &Bound<'_, ServerCall>) -> PyErr {
+    let text =
+        "this method answers with one message: return it from the handler instead of writing it";
+    of_context(context, "_usage_error", text)
+}
+
+/// A message of a streaming reply is larger than the server may send.
+pub(crate) fn message_too_large(text: &str) -> PyErr {
+    PyValueError::new_err(format!(
+        "{text}: send smaller messages, or give the server a larger grpc.max_send_message_length"
+    ))
 }
 
 /// A streaming call was awaited on a loop that is not its own.

@@ -6,9 +6,11 @@
 //! | `streaming` | the loop, before the handler sees the object | any thread; its waiters the loop's | a mutex |
 //! | `reply` | the handler, and whatever it hands the context to | the same, and the loop at the end | a mutex |
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
+use atoll_core::clock;
 use atoll_core::transport::{
     AuthContext, Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, TlsPeer,
     metadata,
@@ -17,6 +19,7 @@ use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
@@ -38,6 +41,10 @@ struct Answer {
     done: bool,
     /// The next message is sent as it is.
     skips_compression: bool,
+    /// Whether the handler has aborted the call.
+    is_aborted: bool,
+    /// What was raised at a message that could not be read or sent, and the status of a handler that does not catch it.
+    failure: Option<(Py<PyAny>, Status)>,
 }
 
 /// One call as its handler sees it; see `atoll.rpc.ServicerContext`.
@@ -53,11 +60,42 @@ struct Streaming {
     home: Py<LoopCore>,
     /// Futures of the handler's tasks that wait for messages or room.
     waiters: Mutex<Vec<Py<PyAny>>>,
-    /// Deserializer and serializer, where those of the method are not known before the call.
-    converters: OnceLock<Converters>,
+    /// Where the method is not known before the call.
+    found: OnceLock<Found>,
+    /// Since when the handler has gone from message to message without waiting; in ticks.
+    turn_began: AtomicU64,
+    /// The handler has been told that its turn is over.
+    pauses: AtomicBool,
 }
 
-type Converters = (Option<Py<PyAny>>, Option<Py<PyAny>>);
+/// What a handler that was found only when its call had come says of messages.
+struct Found {
+    deserializer: Option<Py<PyAny>>,
+    serializer: Option<Py<PyAny>>,
+    response_streaming: bool,
+}
+
+impl Streaming {
+    /// Messages that are there and room that is there are no reason to keep the loop from others: after the drain budget the
+    /// handler waits for one round.
+    fn turn_is_over(&self) -> bool {
+        let now = clock::now();
+        let began = self.turn_began.load(Ordering::Relaxed);
+        let is_over = now.saturating_sub(began) > self.home.get().budget;
+        if is_over {
+            self.turn_began.store(now, Ordering::Relaxed);
+        }
+        is_over
+    }
+
+    fn check_loop(&self, py: Python<'_>) -> PyResult<()> {
+        let home = self.home.bind(py);
+        if current::check(home)? {
+            return Ok(());
+        }
+        Err(error::call_of_another_loop(&home.get().shared.name))
+    }
+}
 
 impl ServerCall {
     /// Ties the object to its call, before anybody sees it.
@@ -84,73 +122,116 @@ impl ServerCall {
         let _ = self.streaming.set(Box::new(Streaming {
             home: home.clone().unbind(),
             waiters: Mutex::default(),
-            converters: OnceLock::new(),
+            found: OnceLock::new(),
+            turn_began: AtomicU64::new(clock::now()),
+            pauses: AtomicBool::new(false),
         }));
     }
 
     /// Takes the futures of those who wait for messages or room.
     pub(crate) fn take_waiters(&self) -> Vec<Py<PyAny>> {
-        self.streaming
-            .get()
-            .map_or_else(Vec::new, |it| std::mem::take(&mut *lock(&it.waiters)))
+        let Some(streaming) = self.streaming.get() else {
+            return Vec::new();
+        };
+        streaming.turn_began.store(clock::now(), Ordering::Relaxed);
+        std::mem::take(&mut *lock(&streaming.waiters))
+    }
+
+    fn found(&self) -> Option<&Found> {
+        self.streaming.get().and_then(|it| it.found.get())
     }
 
     fn deserializer(&self) -> PyResult<Option<&Py<PyAny>>> {
-        let own = self.streaming.get().and_then(|it| it.converters.get());
-        let methods = || PyResult::Ok(Method::of(self.call()?).deserializer.as_ref());
-        own.map_or_else(methods, |(deserializer, _)| Ok(deserializer.as_ref()))
+        match self.found() {
+            Some(found) => Ok(found.deserializer.as_ref()),
+            None => Ok(Method::of(self.call()?).deserializer.as_ref()),
+        }
     }
 
-    fn serializer(&self) -> PyResult<Option<&Py<PyAny>>> {
-        let own = self.streaming.get().and_then(|it| it.converters.get());
-        let methods = || PyResult::Ok(Method::of(self.call()?).serializer.as_ref());
-        own.map_or_else(methods, |(_, serializer)| Ok(serializer.as_ref()))
+    pub(crate) fn serializer(&self) -> PyResult<Option<&Py<PyAny>>> {
+        match self.found() {
+            Some(found) => Ok(found.serializer.as_ref()),
+            None => Ok(Method::of(self.call()?).serializer.as_ref()),
+        }
+    }
+
+    /// Whether the reply is what the handler writes, not what it returns.
+    pub(crate) fn response_streaming(&self) -> PyResult<bool> {
+        match self.found() {
+            Some(found) => Ok(found.response_streaming),
+            None => Ok(Method::of(self.call()?).response_streaming),
+        }
     }
 
     /// What the handler gets for `received`: a message, None for nothing yet, False for the end.
-    fn handed(&self, py: Python<'_>, received: Received) -> PyResult<Py<PyAny>> {
+    fn handed(slf: &Bound<'_, Self>, received: Received) -> PyResult<Py<PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
         match received {
             Received::Nothing => Ok(py.None()),
             Received::End => Ok(PyBool::new(py, false).to_owned().into_any().unbind()),
-            Received::Over => Err(self.over()?),
+            Received::Over => Err(Self::over(slf)?),
             Received::Message(message) => {
-                let Some(message) = decompressed(py, self.call()?, message) else {
-                    return Err(self.over()?);
+                let Some(message) = decompressed(py, this.call()?, message) else {
+                    return Err(Self::over(slf)?);
                 };
-                let message = deserialize(py, self.deserializer()?, &message);
-                if message.is_err() {
-                    self.call()?.refuse(undeserializable());
-                }
-                message.map(Bound::unbind)
+                let message = deserialize(py, this.deserializer()?, &message);
+                message
+                    .map(Bound::unbind)
+                    .map_err(|raised| this.failed(py, raised, undeserializable()))
             }
         }
     }
 
     /// Sends a reply message; whether there is room for another.
-    fn send_message(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let call = self.call()?;
-        let encoding = self.next_encoding()?;
-        let framed = match serialize(py, self.serializer()?, message, encoding) {
-            Ok(framed) => framed,
-            Err(raised) => {
-                call.refuse(unserializable());
-                return Err(raised);
-            }
-        };
+    fn send_message(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (py, this) = (slf.py(), slf.get());
+        let call = this.call()?;
+        if call.is_answered() || !this.response_streaming()? {
+            return Err(Self::over(slf)?);
+        }
+        let encoding = this.next_encoding()?;
+        let framed = serialize(py, this.serializer()?, message, encoding)
+            .map_err(|raised| this.failed(py, raised, unserializable()))?;
+        if let Err(status) = call.check_size(&framed) {
+            return Err(this.failed(py, error::message_too_large(&status.message), status));
+        }
         match call.send_message(framed) {
             Sent::Room => Ok(true),
             Sent::Full => Ok(false),
-            Sent::Over => Err(self.over()?),
+            Sent::Over => Err(Self::over(slf)?),
         }
     }
 
+    /// A message could not be read or sent: a handler that does not catch `raised` ends with `status`.
+    fn failed(&self, py: Python<'_>, raised: PyErr, status: Status) -> PyErr {
+        let mut answer = lock(&self.answer);
+        let before = if answer.done {
+            None
+        } else {
+            let value = raised.value(py).clone().into_any().unbind();
+            answer.failure.replace((value, status))
+        };
+        drop(answer);
+        drop(before);
+        raised
+    }
+
+    /// The status of a handler that has raised `raised`, where that comes from a message that could not be read or sent.
+    pub(crate) fn status_of(&self, py: Python<'_>, raised: &PyErr) -> Option<Status> {
+        let answer = lock(&self.answer);
+        let (value, status) = answer.failure.as_ref()?;
+        raised.value(py).is(value).then(|| status.clone())
+    }
+
     /// Why nothing can be received or sent.
-    fn over(&self) -> PyResult<PyErr> {
-        let call = self.call()?;
+    fn over(slf: &Bound<'_, Self>) -> PyResult<PyErr> {
+        let this = slf.get();
+        let call = this.call()?;
         Ok(match call.cancelled_by() {
             Some(_) => CancelledError::new_err("the call has been cancelled"),
-            None if call.is_answered() => error::call_answered(),
-            None => error::one_reply(),
+            None if lock(&this.answer).is_aborted => error::call_aborted(slf),
+            None if call.is_answered() => error::call_answered(slf),
+            None => error::one_reply(slf),
         })
     }
 
@@ -190,7 +271,11 @@ impl ServerCall {
     pub(crate) fn take_callbacks(&self) -> Vec<Py<PyAny>> {
         let mut answer = lock(&self.answer);
         answer.done = true;
-        std::mem::take(&mut answer.callbacks)
+        let failure = answer.failure.take();
+        let callbacks = std::mem::take(&mut answer.callbacks);
+        drop(answer);
+        drop(failure);
+        callbacks
     }
 }
 
@@ -361,6 +446,7 @@ impl ServerCall {
             let mut answer = lock(&self.answer);
             answer.code = Some(code);
             answer.details.clone_from(&details);
+            answer.is_aborted = true;
         }
         Ok(self.send(Reply::error(Status::new(code, details))))
     }
@@ -375,62 +461,93 @@ impl ServerCall {
         lock(&self.answer).skips_compression = true;
     }
 
-    /// The next request message; None when none has come yet, False after the last one.
-    fn _receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.handed(py, self.call()?.receive())
+    /// The next request message; None when none has come yet or others are to have their turn, False after the last one. On
+    /// the call's loop.
+    fn _receive(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let call = slf.get().call()?;
+        if let Some(streaming) = slf.get().streaming.get() {
+            streaming.check_loop(slf.py())?;
+            if streaming.turn_is_over() {
+                streaming.pauses.store(true, Ordering::Relaxed);
+                return Ok(slf.py().None());
+            }
+        }
+        Self::handed(slf, call.receive())
     }
 
     /// Blocks the thread for the next request message; False after the last one. Not on the call's loop.
-    fn _receive_blocking(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let call = self.call()?;
-        let received = py.detach(|| call.receive_blocking());
-        self.handed(py, received)
+    fn _receive_blocking(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let call = slf.get().call()?;
+        let received = slf.py().detach(|| call.receive_blocking());
+        Self::handed(slf, received)
     }
 
-    /// Sends a reply message; whether there is room for another.
-    fn _send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.send_message(py, message)
+    /// Sends a reply message; whether the handler may go on, or has to wait for room or its turn. On the call's loop.
+    fn _send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Some(streaming) = slf.get().streaming.get() else {
+            return Err(Self::over(slf)?);
+        };
+        streaming.check_loop(slf.py())?;
+        Ok(Self::send_message(slf, message)? && !streaming.turn_is_over())
     }
 
     /// Sends a reply message and blocks the thread until there is room for another. Not on the call's loop.
-    fn _send_blocking(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        if self.send_message(py, message)? {
+    fn _send_blocking(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        if Self::send_message(slf, message)? {
             return Ok(());
         }
-        let call = self.call()?;
-        match py.detach(|| call.room_blocking()) {
-            Sent::Over => Err(self.over()?),
+        let call = slf.get().call()?;
+        match slf.py().detach(|| call.room_blocking()) {
+            Sent::Over => Err(Self::over(slf)?),
             Sent::Room | Sent::Full => Ok(()),
         }
     }
 
     /// Whether there is room for a reply message.
-    fn _has_room(&self) -> PyResult<bool> {
-        match self.call()?.room() {
+    fn _has_room(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        match slf.get().call()?.room() {
             Sent::Room => Ok(true),
             Sent::Full => Ok(false),
-            Sent::Over => Err(self.over()?),
+            Sent::Over => Err(Self::over(slf)?),
         }
     }
 
-    /// Has `future` get its result when a message may have come, or room. On the call's loop.
-    fn _wait(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        let Some(streaming) = self.streaming.get() else {
-            return Err(self.over()?);
+    /// Has `future` get its result when a message may have come, or room; false where there is nothing to wait for but one's
+    /// turn. On the call's loop.
+    fn _wait(slf: &Bound<'_, Self>, future: Py<PyAny>) -> PyResult<bool> {
+        let py = slf.py();
+        let Some(streaming) = slf.get().streaming.get() else {
+            return Err(Self::over(slf)?);
         };
-        let home = streaming.home.bind(py);
-        if !current::check(home)? {
-            return Err(error::call_of_another_loop(&home.get().shared.name));
+        streaming.check_loop(py)?;
+        if streaming.pauses.swap(false, Ordering::Relaxed) {
+            return Ok(false);
         }
-        lock(&streaming.waiters).push(future);
-        Ok(())
+        let mut waiters = std::mem::take(&mut *lock(&streaming.waiters));
+        // Whoever has given up waiting would otherwise be kept until there is progress.
+        waiters.retain(|waiter| {
+            let is_done = waiter.call_method0(py, intern!(py, "done"));
+            !is_done.is_ok_and(|it| it.is_truthy(py).unwrap_or(false))
+        });
+        waiters.push(future);
+        *lock(&streaming.waiters) = waiters;
+        Ok(true)
     }
 
-    /// The call's messages are converted by these, not by what the method was registered with.
-    #[pyo3(signature = (deserializer, serializer))]
-    fn _convert_with(&self, deserializer: Option<Py<PyAny>>, serializer: Option<Py<PyAny>>) {
+    /// The method of the call is what was found for it, not what the transport knew.
+    #[pyo3(signature = (deserializer, serializer, response_streaming))]
+    fn _found(
+        &self,
+        deserializer: Option<Py<PyAny>>,
+        serializer: Option<Py<PyAny>>,
+        response_streaming: bool,
+    ) {
         if let Some(streaming) = self.streaming.get() {
-            let _ = streaming.converters.set((deserializer, serializer));
+            let _ = streaming.found.set(Found {
+                deserializer,
+                serializer,
+                response_streaming,
+            });
         }
     }
 
@@ -446,13 +563,21 @@ impl ServerCall {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
         match self.answer.try_lock() {
-            Ok(answer) => answer.callbacks.iter().try_for_each(|it| visit.call(it)),
+            Ok(answer) => {
+                if let Some((raised, _)) = &answer.failure {
+                    visit.call(raised)?;
+                }
+                answer.callbacks.iter().try_for_each(|it| visit.call(it))
+            }
             Err(_) => Ok(()),
         }
     }
 
     fn __clear__(&self) {
-        let callbacks = std::mem::take(&mut lock(&self.answer).callbacks);
-        drop(callbacks);
+        let mut answer = lock(&self.answer);
+        let callbacks = std::mem::take(&mut answer.callbacks);
+        let failure = answer.failure.take();
+        drop(answer);
+        drop((callbacks, failure));
     }
 }

@@ -30,6 +30,7 @@ struct ServerOptions {
     max_send_message_size: Option<usize>,
     max_concurrent_streams: u32,
     max_header_list_size: u32,
+    initial_stream_window: u32,
     share_ports: bool,
     limits: ConnectionLimits,
 }
@@ -146,6 +147,7 @@ impl ServerCore {
             max_send_message_size: options.max_send_message_size.unwrap_or(usize::MAX),
             max_concurrent_streams: options.max_concurrent_streams,
             max_header_list_size: options.max_header_list_size,
+            initial_stream_window: options.initial_stream_window,
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
             ..defaults
         };

@@ -51,11 +51,16 @@ class _CallContext(ServerCall):
     async def _wait_for_progress(self) -> None:
         """Waits until a message may have come, or room for one. On the call's loop."""
         future = asyncio.get_running_loop().create_future()
-        self._wait(future)
-        await future
+        if self._wait(future):
+            await future
+        else:
+            await asyncio.sleep(0)  # others have their turn
 
     async def _wait_for_room(self) -> None:
-        """Waits until there is room for another reply message. On the call's loop."""
+        """Waits until there is room for another reply message, at least until others have had their turn."""
+        if self._has_room():
+            await asyncio.sleep(0)
+            return
         while not self._has_room():
             await self._wait_for_progress()
 

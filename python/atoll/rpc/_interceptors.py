@@ -31,7 +31,7 @@ class Interceptor(Protocol):
 
 
 # Answers a call by a handler; the flag says whether a plain function runs on the loop.
-Invoke = Callable[[RpcMethodHandler, ServicerContext, bool], Awaitable[None]]
+Invoke = Callable[[RpcMethodHandler, ServicerContext, bool], Awaitable[object]]
 
 
 def check_interceptors(interceptors: Sequence[Any]) -> tuple[Interceptor, ...]:
@@ -69,13 +69,13 @@ class Interception:
     on_loop: bool
     invoke: Invoke
 
-    async def run(self, _request: None, context: ServicerContext) -> None:
+    async def run(self, _request: None, context: ServicerContext) -> object:
         """Answers a call."""
         details = HandlerCallDetails(context._path, context.invocation_metadata())  # noqa: SLF001 - the native half's
         handler = await self._ask(0, context, details)
         if handler is None:
             await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
-        await self.invoke(handler, context, self.on_loop)
+        return await self.invoke(handler, context, self.on_loop)
 
     async def _ask(self, index: int, context: ServicerContext, details: HandlerCallDetails) -> RpcMethodHandler | None:
         if index == len(self.interceptors):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -143,11 +143,23 @@ def _plain(
         return Runner(function, is_coroutine=False, takes_sync_context=True)
 
     async def run(request: object, context: SyncServicerContext) -> None:
-        for message in function(request, context):
-            if not context._send(message):  # noqa: SLF001 - the native half's
-                await context._wait_for_room()  # noqa: SLF001
+        messages: Iterable[Any] = function(request, context)
+        with _closing(messages):
+            for message in messages:
+                if not context._send(message):  # noqa: SLF001 - the native half's
+                    await context._wait_for_room()  # noqa: SLF001
 
     return Runner(run, is_coroutine=True, takes_sync_context=True)
+
+
+@contextlib.contextmanager
+def _closing(messages: object) -> Iterator[None]:
+    """Closes a generator at the end, so that its `finally` runs where it began; other iterables need none."""
+    try:
+        yield
+    finally:
+        if isinstance(messages, Generator):
+            messages.close()
 
 
 def _blocking(function: Callable[..., Any], handler: RpcMethodHandler) -> Run:
@@ -159,8 +171,9 @@ def _blocking(function: Callable[..., Any], handler: RpcMethodHandler) -> Run:
         if not handler.response_streaming:
             return function(request, context)
         messages: Iterable[Any] = function(request, context)
-        for message in messages:
-            context._send_blocking(message)  # noqa: SLF001 - the native half's
+        with _closing(messages):
+            for message in messages:
+                context._send_blocking(message)  # noqa: SLF001 - the native half's
         return None
 
     return run
@@ -183,15 +196,13 @@ def _in_thread_pool(function: Run, pool: Executor | None) -> Run:
     return run
 
 
-async def run_found(handler: RpcMethodHandler, made: Runner, context: ServicerContext) -> None:
-    """Answers a call whose handler was found only when it had come: the transport knows nothing of its kind."""
-    context._convert_with(handler.request_deserializer, handler.response_serializer)  # noqa: SLF001 - the native half's
+async def run_found(handler: RpcMethodHandler, made: Runner, context: ServicerContext) -> object:
+    """Runs a handler that was found only when its call had come: the transport knows nothing of its kind."""
+    converters = (handler.request_deserializer, handler.response_serializer)
+    context._found(*converters, handler.response_streaming)  # noqa: SLF001 - the native half's
     request = None if handler.request_streaming else await _only_request(context)
     reply = made.run(request, context)
-    if made.is_coroutine:
-        reply = await reply
-    if not handler.response_streaming and not context._code:  # noqa: SLF001 - OK, or not set
-        context._send(reply)  # noqa: SLF001
+    return await reply if made.is_coroutine else reply
 
 
 async def _only_request(context: ServicerContext) -> object:

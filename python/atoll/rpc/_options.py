@@ -23,6 +23,7 @@ class ServerOptions:
         max_send_message_size: The largest reply; None is unlimited.
         max_concurrent_streams: Calls that one connection may have in flight.
         max_header_list_size: The largest metadata of a request.
+        initial_stream_window: What a client may send on one stream before it is read.
         share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
         limits: What connections may ask of the server.
     """
@@ -32,6 +33,7 @@ class ServerOptions:
     max_send_message_size: int | None = None
     max_concurrent_streams: int = 1000
     max_header_list_size: int = 16 * 1024
+    initial_stream_window: int = 2 * 1024 * 1024
     share_ports: bool = False
     limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
@@ -40,7 +42,9 @@ def _size(value: int) -> int | None:
     return None if value == _UNLIMITED else value
 
 
-def server_options(network_threads: int | None, channel_options: Sequence[tuple[str, Any]]) -> ServerOptions:
+def server_options(  # noqa: C901 - one case per option
+    network_threads: int | None, channel_options: Sequence[tuple[str, Any]]
+) -> ServerOptions:
     """Reads grpc's channel options; one that has no meaning here is warned about, once.
 
     Raises:
@@ -59,6 +63,8 @@ def server_options(network_threads: int | None, channel_options: Sequence[tuple[
                 values["max_concurrent_streams"] = whole(name, value, 1)
             case "grpc.max_metadata_size":
                 values["max_header_list_size"] = whole(name, value, 1)
+            case "grpc.http2.lookahead_bytes":
+                values["initial_stream_window"] = whole(name, value, 1)
             case "grpc.so_reuseport":
                 values["share_ports"] = bool(whole(name, value, 0, 1))
             case _ if limits.read(name, value):

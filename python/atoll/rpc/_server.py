@@ -319,13 +319,13 @@ class Server:
     def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:
         return Interception(self._interceptors, self._registry, home, where, on_loop, self._invoke).run
 
-    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext, on_loop: bool) -> None:  # noqa: FBT001 - as it is called
-        """Answers a call whose handler was found only now."""
+    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext, on_loop: bool) -> object:  # noqa: FBT001 - as it is called
+        """Runs the handler of a call that was found only now."""
         made = runner(context._path, handler, on_loop=on_loop, pool=self._thread_pool)  # noqa: SLF001 - the native half's
         if made.takes_sync_context:
             # The context was made before it was known what kind of function would get it.
             context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
-        await run_found(handler, made, context)
+        return await run_found(handler, made, context)
 
     async def stop(self, grace: float | None) -> None:
         """Stops serving: no new calls, and those in flight may finish.

@@ -8,13 +8,15 @@ A fake belongs to the thread that calls the handler.
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from atoll._core import ServerCall
 from atoll.errors import AbortError
 from atoll.loop import IoContext
-from atoll.rpc import ServicerContext, SyncServicerContext
+from atoll.rpc import EOF, ServicerContext, SyncServicerContext
+from atoll.rpc._kinds import BlockingRequestIterator, RequestIterator
 
 MetadataPairs = Iterable[tuple[str, str | bytes]]
 CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"]
@@ -36,9 +38,12 @@ class _FakeCall(ServerCall):
     _fake_peer: str
     _initial: MetadataPairs | None
     _answered: bool
+    _aborted_by_handler: bool
     _ended: bool
     _reason: CancelReason | None
     _callbacks: list[Callable[[], object]]
+    _script: Iterator[Any]
+    _replies: list[Any]
 
     def __new__(
         cls,
@@ -47,6 +52,7 @@ class _FakeCall(ServerCall):
         metadata: MetadataPairs = (),
         peer: str = "ipv4:127.0.0.1:50051",
         clock: _Clock | None = None,
+        requests: Iterable[Any] = (),
     ) -> Self:
         """Makes the context of a call that has just arrived."""
         self = super().__new__(cls)
@@ -56,9 +62,12 @@ class _FakeCall(ServerCall):
         self._fake_peer = peer
         self._initial = None
         self._answered = False
+        self._aborted_by_handler = False
         self._ended = False
         self._reason = None
         self._callbacks = []
+        self._script = iter(requests)
+        self._replies = []
         return self
 
     # ------------------------------------------------------------------------------------------------ for the test
@@ -67,6 +76,11 @@ class _FakeCall(ServerCall):
     def initial_metadata(self) -> MetadataPairs | None:
         """What the handler has sent before the reply; None when it sent nothing."""
         return self._initial
+
+    @property
+    def replies(self) -> list[Any]:
+        """The messages that the handler has written, in order."""
+        return self._replies
 
     def finish(self) -> None:
         """Tells that the handler has ended, as nobody else can: the call is done, and its callbacks run.
@@ -126,7 +140,7 @@ class _FakeCall(ServerCall):
 
     def _send_initial_metadata(self, pairs: MetadataPairs) -> bool:
         checked = _checked(pairs)
-        if self._initial is not None or self.done():
+        if self._initial is not None or self._replies or self.done():
             return False
         self._initial = checked
         return True
@@ -138,8 +152,29 @@ class _FakeCall(ServerCall):
         self._set_code(number)
         self.set_details(details)
         first = not self.done()
-        self._answered = True
+        self._answered = self._aborted_by_handler = True
         return first
+
+    def _receive(self) -> Any:  # noqa: ANN401 - the request's class
+        self._check_open()
+        return next(self._script, False)
+
+    def _receive_blocking(self) -> Any:  # noqa: ANN401 - the request's class
+        return self._receive()
+
+    def _send(self, message: object) -> bool:
+        self._check_open()
+        self._replies.append(message)
+        return True
+
+    def _check_open(self) -> None:
+        """Raises what the real context raises when the call has ended."""
+        if self.cancelled():
+            raise CancelledError("the call has been cancelled")
+        if self._aborted_by_handler:
+            raise self._abort_error("the call has been aborted already: let what abort() raises end the handler")
+        if self._answered:
+            raise self._usage_error("the call has been answered already: read and write before the handler returns")
 
     def _add_callback(self, callback: Callable[[], object]) -> bool:
         # A handler that has aborted still runs: callbacks wait for its end.
@@ -163,6 +198,12 @@ class _FakeCall(ServerCall):
         from atoll.rpc._grpcio import GrpcUsageError  # noqa: PLC0415 - grpcio is an extra
 
         return GrpcUsageError
+
+    @property
+    def _end_of_requests(self) -> object:
+        """What `read` returns after the last message: grpcio's own, where anybody can have that to compare with."""
+        grpc_aio: Any = sys.modules.get("grpc.aio")
+        return EOF if grpc_aio is None else grpc_aio.EOF
 
     def _time(self) -> float:
         return time.monotonic() if self._fake_clock is None else self._fake_clock.now()
@@ -216,27 +257,23 @@ class FakeServicerContext(_AsyncBase):
         metadata: The client's metadata, as pairs.
         peer: The client's address in grpc's form.
         clock: By whose `now()` the deadline is measured; the running loop's unless given.
+        requests: The messages of a streaming request, which `read()` returns before the end. What the handler writes is
+            in `replies`.
 
     Raises:
         ValueError: When no client could send the metadata.
     """  # noqa: D415 - the colon leads to the example
 
-    async def read(self) -> NoReturn:
-        """Not served yet.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("streaming methods are not served yet, so there is nothing to read")
-
-    async def write(self, message: object) -> NoReturn:
-        """Not served yet.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(f"streaming methods are not served yet, so {message!r} can't be written")
+    @property
+    def requests(self) -> AsyncIterator[Any]:
+        """An iterator of the messages that `read()` would return, for handlers that take one."""
+        return RequestIterator(self)
 
 
 class FakeSyncServicerContext(_SyncBase):
-    """`FakeServicerContext` for a plain `def` handler: `abort` and `send_initial_metadata` are plain, too."""
+    """`FakeServicerContext` for a plain `def` handler: `abort`, `send_initial_metadata` and `requests` are plain."""
+
+    @property
+    def requests(self) -> Iterator[Any]:
+        """An iterator of the request's messages."""
+        return BlockingRequestIterator(self)

@@ -26,7 +26,7 @@ use super::compression::Encoding;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::outbox::{Outbox, Outgoing};
-use super::reply::Reply;
+use super::reply::{Reply, too_large};
 use super::routes::{Dispatch, Route};
 use super::status::Status;
 use super::streams::StreamKey;
@@ -114,6 +114,7 @@ pub struct Call {
     encoding: Encoding,
     reply_encoding: AtomicU8,
     max_receive_message_size: usize,
+    max_send_message_size: usize,
     sent_metadata: AtomicBool,
     key: StreamKey,
     outbox: Arc<Outbox>,
@@ -137,7 +138,7 @@ impl Call {
         flow: Option<Box<Flow>>,
         key: StreamKey,
         outbox: Arc<Outbox>,
-        max_receive_message_size: usize,
+        (max_receive_message_size, max_send_message_size): (usize, usize),
     ) -> Self {
         Self {
             destination: head.route.choose(outbox.number, &head.headers),
@@ -145,6 +146,7 @@ impl Call {
             encoding: head.encoding,
             reply_encoding: AtomicU8::new(Encoding::Identity as u8),
             max_receive_message_size,
+            max_send_message_size,
             route: head.route,
             uri: head.uri,
             headers: head.headers,
@@ -335,16 +337,30 @@ impl Call {
         received
     }
 
+    /// Whether a message of a streaming reply is within the limit; `framed` is the message with its prefix.
+    ///
+    /// # Errors
+    ///
+    /// The status of a call that sends it nevertheless.
+    pub fn check_size(&self, framed: &Bytes) -> Result<(), Status> {
+        match too_large(framed, self.max_send_message_size) {
+            Some(status) => Err(status),
+            None => Ok(()),
+        }
+    }
+
     /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
     /// sent in order.
     pub fn send_message(&self, framed: Bytes) -> Sent {
-        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
+        let is_open = self.route.streams_replies && !self.is_answered();
+        let Some(flow) = self.flow.as_ref().filter(|_| is_open) else {
             return Sent::Over;
         };
         if self.reply_encoding() != Encoding::Identity {
             // Unless they have been sent, the headers say how it is compressed.
             self.send_initial_metadata(HeaderMap::new());
         }
+        self.sent_metadata.store(true, Ordering::Release);
         let sent = flow.send(framed.len());
         if sent == Sent::Over || !self.outbox.push(Outgoing::Message(self.key, framed)) {
             return Sent::Over;

@@ -256,9 +256,19 @@ where
         let config = &self.service.config;
         let flow =
             is_streaming.then(|| Box::new(Flow::new(config.request_buffer, config.reply_buffer)));
-        let limit = head.route.max_receive_message_size();
-        let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
-        let call = Call::new(head, message, flow, key, Arc::clone(&self.outbox), limit);
+        if let (None, Some(flow)) = (&incoming, &flow) {
+            // The request is complete; no handler has begun that could wait for more of it.
+            let _ = flow.complete();
+        }
+        let (receive, send) = (
+            head.route.max_receive_message_size(),
+            head.route.max_send_message_size(),
+        );
+        let limits = (
+            receive.unwrap_or(config.max_receive_message_size),
+            send.unwrap_or(config.max_send_message_size),
+        );
+        let call = Call::new(head, message, flow, key, Arc::clone(&self.outbox), limits);
         let call = Arc::new(call);
         self.batches.push(Arc::clone(&call));
         let stage = if is_streaming {

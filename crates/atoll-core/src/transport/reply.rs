@@ -75,17 +75,24 @@ impl Reply {
         let problem = match &self.message {
             None if streams => return self,
             None => Status::new(Code::Internal, "The handler answered OK without a message"),
-            Some(message) if message.len().saturating_sub(MESSAGE_PREFIX) > limit => {
-                let size = message.len() - MESSAGE_PREFIX;
-                let text = format!("SERVER: Sent message larger than max ({size} vs. {limit})");
-                Status::new(Code::ResourceExhausted, text)
-            }
-            Some(_) => return self,
+            Some(message) => match too_large(message, limit) {
+                Some(status) => status,
+                None => return self,
+            },
         };
         self.status = problem;
         self.message = None;
         self
     }
+}
+
+/// What to answer instead of a message, here with its prefix, that is larger than `limit`.
+pub(super) fn too_large(framed: &Bytes, limit: usize) -> Option<Status> {
+    let size = framed.len().saturating_sub(MESSAGE_PREFIX);
+    (size > limit).then(|| {
+        let text = format!("SERVER: Sent message larger than max ({size} vs. {limit})");
+        Status::new(Code::ResourceExhausted, text)
+    })
 }
 
 /// Puts the gRPC prefix before `message`, with a single allocation.
