@@ -11,6 +11,7 @@ from benchmarks import h2load, machine, report, thresholds
 from benchmarks.echo import EchoBenchmark
 from benchmarks.neighbour import NeighbourBenchmark
 from benchmarks.overhead import OverheadBenchmark
+from benchmarks.overload import OverloadBenchmark
 from benchmarks.post import PostBenchmark
 from benchmarks.processes import REPOSITORY, ChildFailedError
 from benchmarks.progress import Progress
@@ -27,6 +28,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
     "neighbour": NeighbourBenchmark,
     "scaling": ScalingBenchmark,
     "overhead": OverheadBenchmark,
+    "overload": OverloadBenchmark,
 }
 LOADED: Final = {"echo", "neighbour"}
 """Those that need h2load."""

@@ -15,6 +15,7 @@ from atoll.observe._monitor import MonitorOptions
 from atoll.rpc._health import HealthSpec
 from atoll.rpc._method import Method
 from atoll.rpc._options import ServerOptions
+from atoll.rpc._overload import Overload
 from atoll.rpc._spread import SpreadMethod
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CheckedFunction",
     "EndpointCore",
     "FaultStream",
+    "Gate",
     "GilGauge",
     "HandlerSteps",
     "LagProbeCore",
@@ -41,6 +43,7 @@ __all__ = [
     "activate_stack_sampler",
     "answer_stack_question",
     "begin_stack_answers",
+    "call_metrics",
     "current_loop",
     "end_stack_answers",
     "gil_waits",
@@ -295,6 +298,13 @@ class EndpointCore:
     def close_in_child(self) -> None:
         """Closes what a forked child has inherited, once."""
 
+def call_metrics() -> list[tuple[str, str, str, str | None, str, str, list[tuple[str, str, int]]]]:
+    """The metrics of the calls of all running servers.
+
+    Tuples of name, type, help, second label besides `method`, name for OpenTelemetry, unit there, and samples: method,
+    value of the second label, value. Any thread.
+    """
+
 def prometheus_text() -> str:
     """The statistics of all loops as Prometheus text. Any thread; the GIL is released meanwhile."""
 
@@ -510,6 +520,15 @@ class CertificatesCore:
         """Whether a client must show a certificate of the roots."""
 
 @final
+class Gate:
+    """A limit of how many calls run at a time, for methods that share it. Any thread."""
+
+    def __new__(cls, limit: int) -> Self: ...
+    @property
+    def active(self) -> int:
+        """How many calls have a place now."""
+
+@final
 class BroadcastCore:
     """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
 
@@ -543,6 +562,7 @@ class ServerCore:
         spread_methods: Sequence[SpreadMethod],
         fallback: Method | None,
         health: HealthSpec | None,
+        overload: Overload,
     ) -> None:
         """Serves the methods.
 
@@ -558,6 +578,19 @@ class ServerCore:
 
     def join(self) -> None:
         """Waits for the network threads to end."""
+
+    def method_stats(
+        self,
+    ) -> list[tuple[str, str, str, int, list[int], list[int], int, int, tuple[int, int]]]:
+        """What has been counted of each method.
+
+        A tuple of path, loop, name in the loop's statistics, started, finished by code, refused by reason, overdue,
+        waiting, and the bytes received and sent. Nothing before the start.
+        """
+
+    @staticmethod
+    def refusals() -> list[str]:
+        """The reasons for which calls are refused, in the order of `method_stats`."""
 
     def offences(self) -> dict[str, int]:
         """How often clients did what no well-behaved client does, by name; what never happened is left out."""

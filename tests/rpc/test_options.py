@@ -108,17 +108,6 @@ def test_an_option_without_meaning_here_is_warned_about_once(log: Log, monkeypat
     assert len(log.take("the channel option grpc.primary_user_agent has no effect")) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"maximum_concurrent_rpcs": 5}, "maximum_concurrent_rpcs"),
-    ],
-)
-def test_what_is_not_served_yet_says_so(options: Any, name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{name}=.* is not served yet: leave it out"):
-        rpc.server(**options)
-
-
 def test_grpc_aios_defaults_are_accepted() -> None:
     rpc.server(None, None, None, None, None, None)
     rpc.server(handlers=(), interceptors=(), options=(), compression=grpc.Compression.NoCompression)

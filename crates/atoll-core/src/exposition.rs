@@ -14,9 +14,11 @@ use crate::gil_wait;
 use crate::registry::{self, ObservedLoop};
 use crate::stats::{Distribution, EventTracker, HandlerSlot};
 
+mod calls;
 mod metrics;
 mod writer;
 
+pub use calls::{CALL_METRICS, CallMetric, methods_of_process};
 use metrics::{
     ACTIVE, DELAYED, ERRORS, EXECUTION, GIL_WAIT, GUARDS, HANDLERS, OLDEST, PROBE, QUEUE, QUEUED,
     REFUSED, RUNNING, TIME, WALL,
@@ -77,17 +79,22 @@ impl<'a> LoopView<'a> {
     }
 }
 
-/// The text of all loops of the process that are not closed. Any thread; waits for no loop and not for the GIL.
+/// The text of all loops of the process that are not closed, and of the calls of its servers. Any thread; waits for no loop and
+/// not for the GIL.
 #[must_use]
 pub fn text_of_process() -> String {
     let loops = registry::loops();
-    text(
+    let mut all = text(
         loops
             .iter()
             .filter(|observed| !observed.is_closed())
             .map(|observed| LoopView::of(observed.as_ref())),
         &gil_wait::snapshot(),
-    )
+    );
+    let mut of_calls = Text::default();
+    calls::write(&mut of_calls);
+    all.push_str(&of_calls.written());
+    all
 }
 
 /// The text of all `loops` and of the waits for the GIL, each metric with its `HELP` and `TYPE` also when it has no sample.

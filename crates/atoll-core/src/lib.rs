@@ -11,6 +11,7 @@
 //! * [`mailbox`]: the queue in front of every loop, and its wake-up protocol.
 //! * [`monitor`]: a thread that watches loops from outside.
 //! * [`native_thread`]: threads that serve the whole process.
+//! * [`overload`]: telling an overloaded queue from a busy one.
 //! * [`probe`]: what measures a loop by waiting for its turn on it.
 //! * [`registry`]: all living loops.
 //! * [`stats`]: what a loop records about each handler.
@@ -30,6 +31,7 @@ pub mod lag;
 pub mod mailbox;
 pub mod monitor;
 pub mod native_thread;
+pub mod overload;
 pub mod probe;
 pub mod registry;
 pub mod stats;

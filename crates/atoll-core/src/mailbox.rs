@@ -123,6 +123,8 @@ struct State<T: Post> {
     lanes: [VecDeque<T>; 3],
     /// How many of each lane's items take up no room.
     uncounted: [usize; 3],
+    /// How many items of the control lane may still go before the rest of the present batch.
+    urgent_credit: usize,
     /// True while the consumer sleeps: the next push takes it and wakes.
     armed: bool,
     closed: bool,
@@ -160,6 +162,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
             state: Mutex::new(State {
                 lanes,
                 uncounted: [0; 3],
+                urgent_credit: 0,
                 armed: true,
                 closed: false,
             }),
@@ -303,11 +306,15 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
         let mut state = lock(&self.state);
         let before = batch.len();
+        state.urgent_credit = self.settings.weights[Lane::Control as usize];
         for lane in [0, 1, 2] {
             let first = batch.len();
             let queue = &mut state.lanes[lane];
             let count = queue.len().min(self.settings.weights[lane]);
             batch.extend(queue.drain(..count));
+            if lane == Lane::Control as usize {
+                state.urgent_credit -= count;
+            }
             let mut counted = count;
             if state.uncounted[lane] > 0 {
                 let probes = batch.range(first..).filter(|item| item.is_uncounted());
@@ -319,6 +326,30 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
             taken.store(taken.load(Relaxed) + counted, Relaxed);
         }
         batch.len() > before
+    }
+
+    /// Puts what has come into the control lane before what is left of `batch`, behind those of its items that are urgent
+    /// themselves; so it need not wait for the rest of a batch that takes longer than a drain. Between two calls of
+    /// [`Self::take`] no more items than the lane's weight come this way and that together, so that no lane starves. The
+    /// consumer only.
+    pub fn take_urgent(&self, batch: &mut VecDeque<T>, is_urgent: impl Fn(&T) -> bool) {
+        let lane = Lane::Control as usize;
+        let mut state = lock(&self.state);
+        let count = state.lanes[lane].len().min(state.urgent_credit);
+        if count == 0 {
+            return;
+        }
+        state.urgent_credit -= count;
+        let first = batch.iter().take_while(|item| is_urgent(item)).count();
+        let rest = batch.split_off(first);
+        batch.extend(state.lanes[lane].drain(..count));
+        let probes = batch.range(first..).filter(|item| item.is_uncounted());
+        let probes = probes.count();
+        state.uncounted[lane] -= probes;
+        let taken = &self.taken[lane];
+        taken.store(taken.load(Relaxed) + count - probes, Relaxed);
+        drop(state);
+        batch.extend(rest);
     }
 
     /// `item`, which has been taken from `lane`, is queued no more: it runs now, or never will. The consumer only.

@@ -204,6 +204,40 @@ fn what_takes_up_no_room_is_neither_counted_nor_in_the_way() {
 }
 
 #[test]
+fn what_is_urgent_goes_before_the_rest_of_a_batch_and_behind_what_came_before_it() {
+    let mailbox = mailbox(1000);
+    for n in 0..2 {
+        mailbox.push(Lane::Control, Item(0, n)).unwrap();
+        mailbox.push(Lane::Bulk, Item(2, n)).unwrap();
+    }
+    let mut batch = VecDeque::new();
+    mailbox.take(&mut batch);
+    mailbox.push(Lane::Control, Item(0, 2)).unwrap();
+    mailbox.push(Lane::Normal, Item(1, 0)).unwrap();
+    mailbox.take_urgent(&mut batch, |item| item.0 == 0);
+    let order: Vec<(usize, usize)> = batch.iter().map(|item| (item.0, item.1)).collect();
+    assert_eq!(order, [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]);
+}
+
+#[test]
+fn a_flood_of_what_is_urgent_gets_no_more_than_its_weight_before_others_have_their_turn() {
+    let mailbox = mailbox(10_000);
+    mailbox.push(Lane::Bulk, Item(2, 0)).unwrap();
+    let mut batch = VecDeque::new();
+    mailbox.take(&mut batch);
+    for n in 0..1000 {
+        mailbox.push(Lane::Control, Item(0, n)).unwrap();
+        mailbox.take_urgent(&mut batch, |item| item.0 == 0);
+    }
+    let weight = LaneSettings::with_limit(1).weights[0];
+    assert_eq!(batch.len(), weight + 1);
+    assert_eq!(batch.back(), Some(&Item(2, 0)));
+    batch.clear();
+    mailbox.take(&mut batch);
+    assert_eq!(batch.len(), weight, "and the next ones have it again");
+}
+
+#[test]
 fn what_is_taken_counts_as_queued_and_takes_up_room_until_it_starts() {
     let mailbox = mailbox(3);
     for n in 0..3 {

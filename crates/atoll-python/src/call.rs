@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use atoll_core::mailbox::Lane;
 use atoll_core::transport::{Call, Code, Encoding, Message, Reply, Status, frame};
 use bytes::Bytes;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyFloat};
+use pyo3::types::{PyBytes, PyCFunction, PyFloat};
 
 use crate::context::{fresh, run_in, run_in_fresh};
 use crate::error;
@@ -20,6 +19,9 @@ use crate::handler_steps::{Completion, FirstStep};
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
 use crate::server_call::ServerCall;
+
+/// Seconds after which the place of a call goes to the next one although its cancelled handler has not seen that.
+const CANCELLATION_PATIENCE: f64 = 1.0;
 
 /// The address of a call, which names it while anybody holds it.
 fn key(call: &Arc<Call>) -> usize {
@@ -37,15 +39,20 @@ impl LoopCore {
         let (py, core) = (slf.py(), slf.get());
         let method = Method::of(&call);
         let slot = core.shared.tracker().slot(method.slot);
-        if !call.begin() {
+        let start = core.last_stamp.load(Ordering::Relaxed);
+        let waited = start.saturating_sub(queued_at);
+        let is_shed = method
+            .overload
+            .as_ref()
+            .is_some_and(|watch| watch.sheds(&call, method.lane, waited, start));
+        if is_shed || !call.begin() {
             slot.dropped();
             core.stamp();
             return Ok(());
         }
-        let start = core.last_stamp.load(Ordering::Relaxed);
-        core.begin(method.slot, Lane::Normal, start);
+        core.begin(method.slot, method.lane, start);
         if core.recording {
-            slot.started(start.saturating_sub(queued_at));
+            slot.started(waited);
         }
         core.executed
             .store(core.executed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -98,7 +105,7 @@ impl LoopCore {
             let completion = Completion::Call(context.unbind());
             let step = FirstStep {
                 slot: method.slot,
-                lane: Lane::Normal,
+                lane: method.lane,
                 start,
             };
             return Self::start_coroutine(
@@ -151,6 +158,8 @@ impl LoopCore {
             }
         };
         Self::run_callbacks(slf, context)?;
+        // Where the transport has ended the call.
+        call.release();
         match raised {
             None => Ok(()),
             Some(raised) => {
@@ -203,10 +212,38 @@ impl LoopCore {
         let task = lock(&slf.get().tasks)
             .get(&key(call))
             .map(|task| task.clone_ref(py));
-        match task {
-            Some(task) => task.call_method0(py, intern!(py, "cancel")).map(drop),
-            None => Ok(()),
+        let Some(task) = task else {
+            call.release();
+            return Ok(());
+        };
+        task.call_method0(py, intern!(py, "cancel"))?;
+        if call.holds_place() {
+            Self::release_later(slf, call)?;
         }
+        Ok(())
+    }
+
+    /// Frees the place of a call whose cancelled handler keeps its cancellation waiting, as one does that waits for a task
+    /// that refuses to end.
+    fn release_later(slf: &Bound<'_, Self>, call: &Arc<Call>) -> PyResult<()> {
+        let py = slf.py();
+        let asyncio_loop = lock(&slf.get().local)
+            .asyncio_loop
+            .as_ref()
+            .map(|it| it.clone_ref(py));
+        let Some(asyncio_loop) = asyncio_loop else {
+            call.release();
+            return Ok(());
+        };
+        let call = Arc::clone(call);
+        let release = PyCFunction::new_closure(py, None, None, move |_, _| call.release())?;
+        asyncio_loop
+            .call_method1(
+                py,
+                intern!(py, "call_later"),
+                (CANCELLATION_PATIENCE, release),
+            )
+            .map(drop)
     }
 
     pub(crate) fn run_callbacks(slf: &Bound<'_, Self>, context: &ServerCall) -> PyResult<()> {

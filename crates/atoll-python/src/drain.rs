@@ -109,6 +109,9 @@ impl LoopCore {
         if core.shared.is_injecting() {
             Self::announce_delays(slf)?;
         }
+        if !batch.items.is_empty() {
+            mailbox.take_urgent(&mut batch.items, |item| item.lane() == Lane::Control);
+        }
         loop {
             if core.closed.load(Ordering::Relaxed) {
                 // A handler of a guest has closed it, or this drain was asked for before the end.

@@ -184,6 +184,9 @@ impl HandlerSteps {
                             "The handler was cancelled",
                         )));
                         LoopCore::run_callbacks(slf, context)?;
+                        if let Some(call) = context.attached() {
+                            call.release();
+                        }
                     }
                 }
                 Err(raised)
@@ -195,6 +198,16 @@ impl HandlerSteps {
                 }
                 Completion::Call(context) => self.finish_call(py, &context, Err(raised)),
             },
+        }
+    }
+
+    /// A handler that has been thrown something runs on: if its call has been ended, the next one need not wait for it.
+    fn has_been_told(&self) {
+        if let Some(Completion::Call(context)) = &*lock(&self.completion) {
+            let call = context.get().attached();
+            if let Some(call) = call.filter(|call| call.cancelled_by().is_some()) {
+                call.release();
+            }
         }
     }
 
@@ -279,7 +292,10 @@ impl HandlerSteps {
             .call_method1(intern!(py, "throw"), exception);
         self.end_step(core.get(), step);
         let outcome = match outcome {
-            Ok(yielded) => return Ok(yielded.unbind()),
+            Ok(yielded) => {
+                self.has_been_told();
+                return Ok(yielded.unbind());
+            }
             Err(raised) if raised.is_instance_of::<PyStopIteration>(py) => {
                 raised.value(py).getattr(intern!(py, "value"))
             }

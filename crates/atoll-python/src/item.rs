@@ -57,7 +57,8 @@ impl Item {
     pub(crate) fn lane(&self) -> Lane {
         match self {
             Self::Job(job) => job.lane,
-            Self::Call { .. } | Self::Probe { .. } => Lane::Normal,
+            Self::Call { call, .. } => Method::of(call).lane,
+            Self::Probe { .. } => Lane::Normal,
             Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => Lane::Control,
         }
     }

@@ -36,6 +36,7 @@ mod drain;
 mod endpoint;
 mod error;
 mod exposition;
+mod gate;
 mod gil_gauge;
 mod handler_steps;
 mod item;
@@ -47,6 +48,7 @@ mod method;
 mod module_check;
 mod module_home;
 mod monitor;
+mod overload;
 mod posting;
 mod server_call;
 mod server_core;
@@ -79,7 +81,9 @@ mod _core {
     #[pymodule_export]
     use crate::endpoint::EndpointCore;
     #[pymodule_export]
-    use crate::exposition::prometheus_text;
+    use crate::exposition::{call_metrics, prometheus_text};
+    #[pymodule_export]
+    use crate::gate::Gate;
     #[pymodule_export]
     use crate::gil_gauge::{GilGauge, gil_waits};
     #[pymodule_export]

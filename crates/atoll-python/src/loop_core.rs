@@ -14,7 +14,7 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings};
 use atoll_core::registry::ObservedLoop;
-use atoll_core::transport::{Code, Status};
+use atoll_core::transport::{Code, Refused, Reply, Status};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -477,7 +477,8 @@ impl LoopCore {
                 Item::Call { call, .. } => {
                     self.shared.tracker().slot(Method::of(&call).slot).dropped();
                     let text = format!("Loop {} is closed", self.shared.name);
-                    call.refuse(Status::new(Code::Unavailable, text));
+                    let reply = Reply::error(Status::new(Code::Unavailable, text));
+                    call.turn_away(Refused::LoopClosed, reply);
                 }
                 Item::Internal(_) | Item::Cancel(_) | Item::Progress(_) | Item::Probe { .. } => {}
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
-    Chooser, Dispatch, Listener, Offence, Route, Routes, Transport, TransportConfig,
+    Chooser, Dispatch, Listener, Offence, Refused, Route, Routes, Transport, TransportConfig,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -19,6 +19,7 @@ use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
+use crate::overload::{OverloadSpec, OverloadWatch};
 use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
@@ -31,29 +32,54 @@ struct ServerOptions {
     max_concurrent_streams: u32,
     max_header_list_size: u32,
     initial_stream_window: u32,
+    max_concurrent_calls: Option<usize>,
+    max_waiting_bytes: usize,
+    max_waiting_bytes_per_connection: usize,
     share_ports: bool,
     limits: ConnectionLimits,
 }
 
 /// One dispatch target per loop.
-#[derive(Default)]
-struct Targets(HashMap<*const Shared, Arc<dyn Dispatch>>);
+struct Targets {
+    by_loop: HashMap<*const Shared, Arc<dyn Dispatch>>,
+    watches: HashMap<*const Shared, Option<Arc<OverloadWatch>>>,
+    overload: OverloadSpec,
+}
 
 impl Targets {
+    fn new(overload: OverloadSpec) -> Self {
+        Self {
+            by_loop: HashMap::new(),
+            watches: HashMap::new(),
+            overload,
+        }
+    }
+
     fn of(&mut self, spec: &MethodSpec) -> Arc<dyn Dispatch> {
         let shared = &spec.io_context.get().shared;
         let target = self
-            .0
+            .by_loop
             .entry(Arc::as_ptr(shared))
             .or_insert_with(|| Arc::new(LoopDispatch(Arc::clone(shared))));
         Arc::clone(target)
     }
 
+    fn method(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Arc<Method>> {
+        let shared = &spec.io_context.get().shared;
+        let watch = self
+            .watches
+            .entry(Arc::as_ptr(shared))
+            .or_insert_with(|| OverloadWatch::new(&self.overload, &shared.name).map(Arc::new))
+            .clone();
+        Method::new(py, spec, watch).map(Arc::new)
+    }
+
     fn route(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Route> {
         let (path, target) = (spec.path.clone(), self.of(&spec));
         let (requests, replies) = (spec.request_streaming, spec.response_streaming);
-        let method = Arc::new(Method::new(py, spec)?);
-        Ok(Route::new(path, target, method).with_streaming(requests, replies))
+        let limits = spec.limits();
+        let route = Route::new(path, target, self.method(py, spec)?);
+        Ok(limits.limit(route.with_streaming(requests, replies)))
     }
 
     fn spread_route(&mut self, py: Python<'_>, spec: SpreadMethodSpec) -> PyResult<Route> {
@@ -62,6 +88,7 @@ impl Targets {
                 .map_err(|problem| PyValueError::new_err(problem.to_string()))?,
             None => Chooser::ByConnection,
         };
+        let gates: Vec<_> = spec.methods.iter().map(MethodSpec::gate).collect();
         let mut methods = spec.methods.into_iter();
         let first = methods.next().ok_or_else(|| {
             PyValueError::new_err("a method that is spread over loops needs at least one loop")
@@ -70,11 +97,11 @@ impl Targets {
         let others = methods
             .map(|spec| {
                 let target = self.of(&spec);
-                let data: Arc<dyn Any + Send + Sync> = Arc::new(Method::new(py, spec)?);
+                let data: Arc<dyn Any + Send + Sync> = self.method(py, spec)?;
                 Ok((target, data))
             })
             .collect::<PyResult<Vec<_>>>()?;
-        Ok(route.with_others(others, chooser))
+        Ok(route.with_others(others, chooser).with_gates(gates))
     }
 }
 
@@ -113,6 +140,18 @@ enum Stage {
     Stopped,
 }
 
+type MethodTuple = (
+    String,
+    String,
+    String,
+    u64,
+    Vec<u64>,
+    Vec<u64>,
+    u64,
+    u64,
+    (u64, u64),
+);
+
 /// A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`.
 #[pyclass(frozen, module = "atoll._core")]
 pub(crate) struct ServerCore {
@@ -148,6 +187,9 @@ impl ServerCore {
             max_concurrent_streams: options.max_concurrent_streams,
             max_header_list_size: options.max_header_list_size,
             initial_stream_window: options.initial_stream_window,
+            max_concurrent_calls: options.max_concurrent_calls,
+            max_waiting_bytes: options.max_waiting_bytes,
+            max_waiting_bytes_per_connection: options.max_waiting_bytes_per_connection,
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
             ..defaults
         };
@@ -190,7 +232,7 @@ impl ServerCore {
 
     /// Serves `methods`, and `spread_methods` on the loops that their keys choose; a path that none of them has goes to
     /// `fallback`, or is answered UNIMPLEMENTED.
-    #[pyo3(signature = (methods, spread_methods, fallback, health))]
+    #[pyo3(signature = (methods, spread_methods, fallback, health, overload))]
     fn start(
         &self,
         py: Python<'_>,
@@ -198,8 +240,9 @@ impl ServerCore {
         spread_methods: Vec<SpreadMethodSpec>,
         fallback: Option<MethodSpec>,
         health: Option<HealthSpec>,
+        overload: OverloadSpec,
     ) -> PyResult<()> {
-        let mut targets = Targets::default();
+        let mut targets = Targets::new(overload);
         let mut routes = methods
             .into_iter()
             .map(|spec| targets.route(py, spec))
@@ -299,6 +342,36 @@ impl ServerCore {
             stats.tls_client_certificates_refused,
             stats.tls_handshakes_failed,
         )
+    }
+
+    /// Of each method (path, loop, name in the loop's statistics, started, finished by code, refused by reason, overdue,
+    /// waiting, bytes received, bytes sent). Nothing before the start, and after the end.
+    fn method_stats(&self) -> Vec<MethodTuple> {
+        let Some(transport) = self.transport() else {
+            return Vec::new();
+        };
+        let tuple = |route: &Arc<Route>| {
+            let stats = route.stats();
+            let method: Option<&Method> = route.data().downcast_ref();
+            (
+                route.path().to_owned(),
+                method.map_or_else(String::new, |it| it.loop_name.clone()),
+                method.map_or_else(String::new, |it| it.name.clone()),
+                stats.started,
+                stats.finished.to_vec(),
+                stats.refused.to_vec(),
+                stats.overdue,
+                stats.waiting,
+                (stats.bytes_received, stats.bytes_sent),
+            )
+        };
+        transport.routes().iter().map(tuple).collect()
+    }
+
+    /// The reasons for which calls are refused, in the order of `method_stats`.
+    #[staticmethod]
+    fn refusals() -> Vec<&'static str> {
+        Refused::ALL.map(Refused::name).to_vec()
     }
 
     /// How often clients did what no well-behaved client does, by name; what never happened is left out.

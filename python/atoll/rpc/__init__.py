@@ -15,9 +15,12 @@ from atoll.rpc._credentials import (
 from atoll.rpc._factory import server
 from atoll.rpc._generic import HandlerCallDetails
 from atoll.rpc._health import HealthOptions, ServerHealth
+from atoll.rpc._method_options import MethodOptions, options
+from atoll.rpc._overload import Overload
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
+from atoll.rpc._stats import MethodStats, ServerStats
 from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
@@ -29,11 +32,15 @@ __all__ = [
     "HandlerCallDetails",
     "HealthOptions",
     "Metadatum",
+    "MethodOptions",
+    "MethodStats",
+    "Overload",
     "Server",
     "ServerCertificateConfiguration",
     "ServerCertificates",
     "ServerCredentials",
     "ServerHealth",
+    "ServerStats",
     "ServicerContext",
     "StatusCode",
     "SyncServicerContext",
@@ -41,6 +48,7 @@ __all__ = [
     "by_connection",
     "by_metadata",
     "dynamic_ssl_server_credentials",
+    "options",
     "serve",
     "server",
     "ssl_server_certificate_configuration",

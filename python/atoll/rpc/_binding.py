@@ -9,6 +9,7 @@ from atoll.errors import RegistrationError
 from atoll.loop import IoContext
 from atoll.rpc._credentials import ServerCredentials
 from atoll.rpc._descriptor import check_descriptor, check_methods
+from atoll.rpc._method_options import MethodOptions
 from atoll.rpc._registry import Registry, SpreadServicer
 from atoll.rpc._spread import Spread
 
@@ -31,23 +32,30 @@ class Registrar(Protocol):
 class Binding:
     """A server seen through one loop: what is added here runs there."""
 
-    def __init__(self, server: "Server", io_context: IoContext, registry: Registry) -> None:
+    def __init__(
+        self,
+        server: "Server",
+        io_context: IoContext,
+        registry: Registry,
+        method_options: MethodOptions | None = None,
+    ) -> None:
         """Made by `Server.on`."""
         self._bound_server = server
         self._io_context = io_context
         self._registry = registry
+        self._method_options = method_options
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
         """Adds handlers that run on this loop."""
-        self._registry.add_generic(generic_rpc_handlers, self._io_context)
+        self._registry.add_generic(generic_rpc_handlers, self._io_context, self._method_options)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         """Adds methods that run on this loop."""
-        self._registry.add_methods(service_name, method_handlers, self._io_context)
+        self._registry.add_methods(service_name, method_handlers, self._io_context, self._method_options)
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
         """Adds a servicer that runs on this loop. See `Server.add_service`."""
-        self._registry.add_service(check_descriptor(descriptor), servicer, self._io_context)
+        self._registry.add_service(check_descriptor(descriptor), servicer, self._io_context, self._method_options)
 
     def add_insecure_port(self, address: str) -> int:
         """See `Server.add_insecure_port`."""
@@ -77,10 +85,11 @@ class PoolBinding:
     two of them share.
     """
 
-    def __init__(self, server: "Server", spread: Spread) -> None:
+    def __init__(self, server: "Server", spread: Spread, method_options: MethodOptions | None = None) -> None:
         """Made by `Server.on`."""
         self._bound_server = server
         self._spread = spread
+        self._method_options = method_options
 
     def add_servicer(self, add_to_server: Callable[[T, Any], None], factory: Callable[[], T]) -> None:
         """Adds a servicer by generated code: `add_servicer(add_CounterServicer_to_server, Counter)`.
@@ -96,7 +105,8 @@ class PoolBinding:
         """
 
         def add(instance: Any, io_context: IoContext, part: Registry) -> None:  # noqa: ANN401 - a servicer
-            add_to_server(instance, self._bound_server._bind(io_context, part))  # noqa: SLF001 - its other half
+            bound = self._bound_server._bind(io_context, part, self._method_options)  # noqa: SLF001 - its other half
+            add_to_server(instance, bound)
 
         self._add(factory, add)
 
@@ -118,7 +128,7 @@ class PoolBinding:
             check_methods(checked, factory)
 
         def add(instance: Any, io_context: IoContext, part: Registry) -> None:  # noqa: ANN401 - a servicer
-            part.add_service(checked, instance, io_context)
+            part.add_service(checked, instance, io_context, self._method_options)
 
         self._add(factory, add)
 

@@ -9,6 +9,8 @@ from atoll.errors import PlacementError
 from atoll.rpc._authentication import Authentication
 from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement, through
+from atoll.rpc._method_options import MethodOptions
+from atoll.rpc._overload import Overload
 from atoll.rpc._registry import Placement
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     placement: Placement | None = None,
     network_threads: int | None = None,
     health: bool | HealthOptions = False,
+    method_options: MethodOptions | None = None,
+    overload: Overload | None = None,
     auth: Authentication | None = None,
     reflection: bool = False,
 ) -> "GrpcServer":
@@ -38,11 +42,14 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
             loop that the called path has. What has replaced `grpc.aio.server`, as the instrumentations of OpenTelemetry
             and Sentry do, adds its own.
         options: grpc's channel options, as (name, value).
-        maximum_concurrent_rpcs: Not served yet: must be None.
+        maximum_concurrent_rpcs: How many calls may run at a time over all methods, from their dispatch to their answer;
+            one more is answered RESOURCE_EXHAUSTED. None is unlimited.
         compression: How replies are compressed where a handler says nothing else: a `grpc.Compression`.
         placement: The provider that places servicers by their class; others live on the loop that starts the server.
         network_threads: Native threads that serve connections; None for a quarter of the cores, at least one.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
+        method_options: What holds for methods for which nothing nearer says otherwise; see `MethodOptions`.
+        overload: What becomes of calls that wait too long; counted only, unless told otherwise. See `Overload`.
         auth: What is asked of every call, before it reaches Python; None for nothing.
         reflection: Whether tools such as grpcurl may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
@@ -70,6 +77,8 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         placement=placement,
         network_threads=network_threads,
         health=health,
+        method_options=method_options,
+        overload=overload,
         auth=auth,
         reflection=reflection,
     )

@@ -14,6 +14,8 @@ from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._health import HealthOptions
 from atoll.rpc._instrumentation import replacement
+from atoll.rpc._method_options import MethodOptions
+from atoll.rpc._overload import Overload
 from atoll.rpc._registry import Placement, Registry
 from atoll.rpc._server import Server
 from atoll.rpc._spread import Key
@@ -60,17 +62,25 @@ class GrpcServer(Server, grpc.aio.Server):  # type: ignore[misc] # grpcio's meth
         self._honoured = replacement()
 
     @overload
-    def on(self, where: IoContext) -> GrpcBinding: ...
+    def on(self, where: IoContext, *, method_options: MethodOptions | None = None) -> GrpcBinding: ...
 
     @overload
-    def on(self, where: IoContextPool, *, key: Key) -> PoolBinding: ...
+    def on(self, where: IoContextPool, *, key: Key, method_options: MethodOptions | None = None) -> PoolBinding: ...
 
-    def on(self, where: IoContext | IoContextPool, *, key: Key | None = None) -> Binding | PoolBinding:
+    def on(
+        self,
+        where: IoContext | IoContextPool,
+        *,
+        key: Key | None = None,
+        method_options: MethodOptions | None = None,
+    ) -> Binding | PoolBinding:
         """See `Server.on`."""
-        return self._on(where, key)
+        return self._on(where, key, method_options)
 
-    def _bind(self, io_context: IoContext, registry: Registry) -> GrpcBinding:
-        return GrpcBinding(self, io_context, registry)
+    def _bind(
+        self, io_context: IoContext, registry: Registry, method_options: MethodOptions | None = None
+    ) -> GrpcBinding:
+        return GrpcBinding(self, io_context, registry, method_options)
 
 
 def make_server(
@@ -84,12 +94,12 @@ def make_server(
     placement: Placement | None,
     network_threads: int | None,
     health: bool | HealthOptions,
+    method_options: MethodOptions | None,
+    overload: Overload | None,
     auth: Authentication | None,
     reflection: bool,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
-    if maximum_concurrent_rpcs is not None:
-        raise NotImplementedError(f"{maximum_concurrent_rpcs=} is not served yet: leave it out")
     for interceptor in interceptors or ():
         kind: Any = type(interceptor)
         if issubclass(kind, grpc.ServerInterceptor) and not issubclass(kind, grpc.aio.ServerInterceptor):
@@ -105,6 +115,9 @@ def make_server(
         interceptors=tuple(interceptors or ()),
         compression=compression,
         health=health,
+        maximum_concurrent_rpcs=maximum_concurrent_rpcs,
+        method_options=method_options,
+        overload=overload,
         auth=auth,
         reflection=reflection,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from atoll._core import Gate
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 
@@ -23,6 +24,29 @@ class RpcMethodHandler(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The options that hold for one method, as they cross into Rust; see `MethodOptions`.
+
+    Attributes:
+        gate: What its calls pass; None where nothing limits them. Methods that share a limit share it.
+        waits: Whether calls wait for it, and are not refused.
+        reads_one_message: Whether requests have one message although the handler reads it itself.
+        lane: The number of the lane.
+        blocking: Whether a plain function runs on the thread pool wherever it is placed.
+        max_receive_message_size: The largest request; None is the server's.
+        max_send_message_size: The largest reply; None is the server's.
+    """
+
+    gate: Gate | None = None
+    waits: bool = False
+    reads_one_message: bool = False
+    lane: int = 1
+    blocking: bool = False
+    max_receive_message_size: int | None = None
+    max_send_message_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One method, as it crosses into Rust.
 
@@ -38,6 +62,7 @@ class Method:
         request_streaming: Whether the handler reads the request's messages itself; it gets None for the request.
         response_streaming: Whether the handler sends the reply's messages itself; what it returns is ignored.
         compression: How replies are compressed where the handler says nothing else: a `Compression`.
+        options: What has been set for it.
     """
 
     path: str
@@ -51,6 +76,7 @@ class Method:
     request_streaming: bool = False
     response_streaming: bool = False
     compression: int = 0
+    options: Resolved = Resolved()
 
 
 def behaviour(handler: RpcMethodHandler) -> Callable[..., Any] | None:

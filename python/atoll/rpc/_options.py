@@ -24,6 +24,9 @@ class ServerOptions:
         max_concurrent_streams: Calls that one connection may have in flight.
         max_header_list_size: The largest metadata of a request.
         initial_stream_window: What a client may send on one stream before it is read.
+        max_concurrent_calls: Calls that may run at a time over all methods; None is unlimited.
+        max_waiting_bytes: What may wait for methods with `max_active_rpcs`, in bytes.
+        max_waiting_bytes_per_connection: The same of one connection.
         share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
         limits: What connections may ask of the server.
     """
@@ -34,6 +37,9 @@ class ServerOptions:
     max_concurrent_streams: int = 1000
     max_header_list_size: int = 16 * 1024
     initial_stream_window: int = 2 * 1024 * 1024
+    max_concurrent_calls: int | None = None
+    max_waiting_bytes: int = 64 * 1024 * 1024
+    max_waiting_bytes_per_connection: int = 4 * 1024 * 1024
     share_ports: bool = False
     limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
@@ -42,8 +48,10 @@ def _size(value: int) -> int | None:
     return None if value == _UNLIMITED else value
 
 
-def server_options(  # noqa: C901 - one case per option
-    network_threads: int | None, channel_options: Sequence[tuple[str, Any]]
+def server_options(  # noqa: C901, PLR0912 - one case per option
+    network_threads: int | None,
+    channel_options: Sequence[tuple[str, Any]],
+    max_concurrent_calls: int | None = None,
 ) -> ServerOptions:
     """Reads grpc's channel options; one that has no meaning here is warned about, once.
 
@@ -51,7 +59,10 @@ def server_options(  # noqa: C901 - one case per option
         TypeError: When a value has the wrong type.
         ValueError: When a value can't work; the message names it.
     """
-    values: dict[str, Any] = {"network_threads": network_threads}
+    values: dict[str, Any] = {"network_threads": network_threads, "max_concurrent_calls": max_concurrent_calls}
+    if max_concurrent_calls is not None:
+        # grpcio takes less than one, too, and then serves nobody.
+        whole("maximum_concurrent_rpcs", max_concurrent_calls, 1)
     limits = LimitReader()
     for name, value in channel_options:
         match name:
@@ -65,6 +76,10 @@ def server_options(  # noqa: C901 - one case per option
                 values["max_header_list_size"] = whole(name, value, 1)
             case "grpc.http2.lookahead_bytes":
                 values["initial_stream_window"] = whole(name, value, 1)
+            case "atoll.max_waiting_bytes":
+                values["max_waiting_bytes"] = whole(name, value, 0)
+            case "atoll.max_waiting_bytes_per_connection":
+                values["max_waiting_bytes_per_connection"] = whole(name, value, 0)
             case "grpc.so_reuseport":
                 values["share_ports"] = bool(whole(name, value, 0, 1))
             case _ if limits.read(name, value):

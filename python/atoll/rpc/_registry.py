@@ -12,6 +12,7 @@ from atoll.loop import IoContext
 from atoll.rpc._descriptor import method_handlers
 from atoll.rpc._generic import GenericRpcHandler, known_methods
 from atoll.rpc._method import RpcMethodHandler, behaviour
+from atoll.rpc._method_options import MethodOptions
 from atoll.rpc._spread import Spread
 
 
@@ -29,10 +30,12 @@ class Registered:
     Attributes:
         handler: As it was registered.
         io_context: Its loop; None for that on which the server is started.
+        options: Those with which it was registered.
     """
 
     handler: RpcMethodHandler
     io_context: IoContext | None
+    options: MethodOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,12 @@ class SpreadRegistered:
     Attributes:
         handlers: In the order of the loops.
         spread: The loops, and what pins a call to one of them.
+        options: Those with which they were registered.
     """
 
     handlers: tuple[RpcMethodHandler, ...]
     spread: Spread
+    options: MethodOptions | None = None
 
 
 # Adds a servicer, made on a loop, to a registry.
@@ -80,7 +85,9 @@ class Registry:
         # Set when the server starts: nothing is added any more.
         self.closed = False
 
-    def add_generic(self, handlers: Sequence[Any], io_context: IoContext | None) -> None:
+    def add_generic(
+        self, handlers: Sequence[Any], io_context: IoContext | None, options: MethodOptions | None = None
+    ) -> None:
         """Adds handlers as `add_generic_rpc_handlers` gets them; those that are registered already count."""
         self._check_open()
         for handler in handlers:
@@ -88,7 +95,7 @@ class Registry:
             if methods is not None:
                 for path, method in methods.items():
                     place = self._check_placement(path, _servicer_type(method), io_context)
-                    self.methods.setdefault(path, Registered(method, place))
+                    self.methods.setdefault(path, Registered(method, place, options))
             elif io_context is None:
                 self.generic.append(handler)
             else:
@@ -97,21 +104,33 @@ class Registry:
                     "add it to the server itself, or use grpc.method_handlers_generic_handler"
                 )
 
-    def add_methods(self, service: str, methods: Mapping[str, Any], io_context: IoContext | None) -> None:
+    def add_methods(
+        self,
+        service: str,
+        methods: Mapping[str, Any],
+        io_context: IoContext | None,
+        options: MethodOptions | None = None,
+    ) -> None:
         """Adds handlers as `add_registered_method_handlers` gets them."""
         self._check_open()
         for name, method in methods.items():
             path = f"/{service}/{name}"
             place = self._check_placement(path, _servicer_type(method), io_context)
             # What is registered counts before what is generic, as in grpc.aio.
-            self.methods[path] = Registered(method, place)
+            self.methods[path] = Registered(method, place, options)
 
-    def add_service(self, descriptor: ServiceDescriptor, servicer: object, io_context: IoContext | None) -> None:
+    def add_service(
+        self,
+        descriptor: ServiceDescriptor,
+        servicer: object,
+        io_context: IoContext | None,
+        options: MethodOptions | None = None,
+    ) -> None:
         """Adds the methods of a servicer by its service's descriptor."""
         self._check_open()
         handlers = method_handlers(descriptor, servicer)
         place = self._check_placement(f"/{descriptor.full_name}", type(servicer), io_context)
-        self.add_methods(descriptor.full_name, handlers, place)
+        self.add_methods(descriptor.full_name, handlers, place, options)
         self.descriptors.append(descriptor)
 
     def add_spread(self, servicer: SpreadServicer) -> None:
@@ -146,8 +165,11 @@ class Registry:
                 parts.append(part)
             for path in parts[0].methods:
                 handlers = [part.methods[path] for part in parts]
-                registered = tuple(entry.handler for entry in handlers if isinstance(entry, Registered))
-                self.methods[path] = SpreadRegistered(registered, servicer.spread)
+                registered = [entry for entry in handlers if isinstance(entry, Registered)]
+                options = registered[0].options
+                self.methods[path] = SpreadRegistered(
+                    tuple(entry.handler for entry in registered), servicer.spread, options
+                )
             self.descriptors += parts[0].descriptors
 
     def named_methods(self) -> Iterator[tuple[str, str, Registered | SpreadRegistered]]:

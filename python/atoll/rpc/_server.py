@@ -5,10 +5,12 @@ handler.
 """
 
 import logging
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -27,10 +29,13 @@ from atoll.rpc._interceptors import Interception, check_interceptors
 from atoll.rpc._kinds import run_found, runner
 from atoll.rpc._life import Life
 from atoll.rpc._method import Method, RpcMethodHandler
+from atoll.rpc._method_options import MethodOptions, MethodTable
 from atoll.rpc._options import server_options
+from atoll.rpc._overload import Overload
 from atoll.rpc._reflection import VERSIONS, Reflection, describe, describe_health
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
+from atoll.rpc._stats import ServerStats, server_stats
 from atoll.rpc._status import Compression
 
 _logger = logging.getLogger("atoll.rpc")
@@ -48,6 +53,10 @@ class Server:
         interceptors: Objects with the method of `grpc.aio.ServerInterceptor`, asked in this order. They run on the loop
             that the called path has.
         health: Whether the transport answers `grpc.health.v1`, by what the loops do; or when a loop counts as stuck.
+        maximum_concurrent_rpcs: How many calls may run at a time over all methods; one more is answered
+            RESOURCE_EXHAUSTED. None is unlimited.
+        method_options: What holds for methods for which nothing nearer says otherwise.
+        overload: What becomes of calls that wait too long; counted only, unless told otherwise.
         auth: What is asked of every call; None for nothing.
         reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
 
@@ -68,6 +77,9 @@ class Server:
         compression: int | None = None,
         interceptors: Sequence[Any] = (),
         health: bool | HealthOptions = False,
+        maximum_concurrent_rpcs: int | None = None,
+        method_options: MethodOptions | None = None,
+        overload: Overload | None = None,
         auth: Authentication | None = None,
         reflection: bool = False,
     ) -> None:
@@ -76,7 +88,9 @@ class Server:
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._interceptors = check_interceptors(interceptors)
-        self._core = ServerCore(server_options(network_threads, options), auth)
+        self._core = ServerCore(server_options(network_threads, options, maximum_concurrent_rpcs), auth)
+        self._method_table = MethodTable(method_options)
+        self._overload = overload or Overload()
         self._registry = Registry(placement)
         self._life = Life(self._core)
         self._health = ServerHealth(self._core, health_options(health))
@@ -87,13 +101,19 @@ class Server:
 
     # ------------------------------------------------------------------------------------------------------- services
 
-    @overload
-    def on(self, where: IoContext) -> Binding: ...
+    @typing.overload
+    def on(self, where: IoContext, *, method_options: MethodOptions | None = None) -> Binding: ...
 
-    @overload
-    def on(self, where: IoContextPool, *, key: Key) -> PoolBinding: ...
+    @typing.overload
+    def on(self, where: IoContextPool, *, key: Key, method_options: MethodOptions | None = None) -> PoolBinding: ...
 
-    def on(self, where: IoContext | IoContextPool, *, key: Key | None = None) -> Binding | PoolBinding:
+    def on(
+        self,
+        where: IoContext | IoContextPool,
+        *,
+        key: Key | None = None,
+        method_options: MethodOptions | None = None,
+    ) -> Binding | PoolBinding:
         """A view of this server whose servicers run on a loop, or on the loops of a pool.
 
         Pass it to generated code: `add_CounterServicer_to_server(Counter(), server.on(loop))`. On a pool each loop has
@@ -103,28 +123,31 @@ class Server:
         Args:
             where: A loop, or a pool that runs.
             key: `rpc.by_connection` or `rpc.by_metadata(name)`, for a pool.
+            method_options: What holds for the methods that are added to the view.
 
         Raises:
             LoopRunningError: When the pool does not run yet.
             PlacementError: By the view, when the policy places the servicer elsewhere.
             TypeError: When a pool has no key, or a loop has one.
         """
-        return self._on(where, key)
+        return self._on(where, key, method_options)
 
-    def _on(self, where: IoContext | IoContextPool, key: Key | None) -> Binding | PoolBinding:
+    def _on(
+        self, where: IoContext | IoContextPool, key: Key | None, method_options: MethodOptions | None
+    ) -> Binding | PoolBinding:
         if isinstance(where, IoContextPool):
             if key is None:
                 raise TypeError(
                     f"say what pins a call to a loop of pool {where.name!r}: server.on(pool, key=rpc.by_connection), "
                     "or key=rpc.by_metadata('tenant')"
                 )
-            return PoolBinding(self, Spread.over(where, key))
+            return PoolBinding(self, Spread.over(where, key), method_options)
         if key is not None:
             raise TypeError(f"a key chooses between the loops of a pool, and {where!r} is one loop: leave the key out")
-        return self._bind(where, self._registry)
+        return self._bind(where, self._registry, method_options)
 
-    def _bind(self, io_context: IoContext, registry: Registry) -> Binding:
-        return Binding(self, io_context, registry)
+    def _bind(self, io_context: IoContext, registry: Registry, method_options: MethodOptions | None = None) -> Binding:
+        return Binding(self, io_context, registry, method_options)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
         """Adds handlers, as generated code does. Before the start.
@@ -248,8 +271,9 @@ class Server:
         counts = getattr(self._placement, "counts_for_health", None)
         whole = [io_context for io_context in loops if counts is None or counts(io_context)]
         places = _places(everything)
-        self._core.start(methods, spread_methods, fallback, self._health._spec(places, whole))  # noqa: SLF001 - its half
-        self._health._started()  # noqa: SLF001 - its half
+        health = self._health._spec(places, whole)  # noqa: SLF001 - its other half
+        self._core.start(methods, spread_methods, fallback, health, self._overload)
+        self._health._started()  # noqa: SLF001 - its other half
         self._life.loops = loops
         for service, lived_on in places.items():
             names = sorted(io_context.name for io_context in lived_on)
@@ -269,27 +293,37 @@ class Server:
         spread_methods: list[SpreadMethod] = []
         for path, name, registered in self._registry.named_methods():
             match registered:
-                case Registered(handler, io_context):
-                    methods.append(self._method(path, name, handler, io_context, home))
-                case SpreadRegistered(handlers, spread):
+                case Registered(handler, io_context, options):
+                    methods.append(self._method(path, name, handler, io_context, home, options))
+                case SpreadRegistered(handlers, spread, options):
                     each = [
-                        self._method(path, name, handler, io_context, home)
+                        self._method(path, name, handler, io_context, home, options)
                         for handler, io_context in zip(handlers, spread.io_contexts, strict=True)
                     ]
                     spread_methods.append(SpreadMethod(methods=tuple(each), metadata_key=spread.metadata_key))
         return methods, spread_methods
 
-    def _method(
-        self, path: str, name: str, handler: RpcMethodHandler, placed: IoContext | None, home: IoContext
+    def _method(  # noqa: PLR0917 - a private helper with one caller
+        self,
+        path: str,
+        name: str,
+        handler: RpcMethodHandler,
+        placed: IoContext | None,
+        home: IoContext,
+        bound: MethodOptions | None,
     ) -> Method:
-        made = runner(path, handler, on_loop=placed is not None, pool=self._thread_pool)
+        where = placed or home
+        options = self._method_table.resolve(handler, bound, where)
+        on_loop = placed is not None and not options.blocking
+        made = runner(path, handler, on_loop=on_loop, pool=self._thread_pool)
         if self._interceptors:
-            where = placed or home
-            return self._asking_method(path, name, where, self._intercept(home, where, on_loop=placed is not None))
+            asking = self._asking_method(path, name, where, self._intercept(home, where, on_loop=on_loop))
+            one = not handler.request_streaming
+            return replace(asking, options=replace(options, reads_one_message=one))
         return Method(
             path=path,
             name=name,
-            io_context=placed or home,
+            io_context=where,
             handler=made.run,
             deserializer=handler.request_deserializer,
             serializer=handler.response_serializer,
@@ -298,6 +332,7 @@ class Server:
             request_streaming=handler.request_streaming,
             response_streaming=handler.response_streaming,
             compression=self._compression,
+            options=options,
         )
 
     def _asking_method(self, path: str, name: str, where: IoContext, asking: Callable[..., Any]) -> Method:
@@ -314,6 +349,7 @@ class Server:
             request_streaming=True,
             response_streaming=True,
             compression=self._compression,
+            options=self._method_table.of_server(),
         )
 
     def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:
@@ -326,6 +362,10 @@ class Server:
             # The context was made before it was known what kind of function would get it.
             context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
         return await run_found(handler, made, context)
+
+    def stats(self) -> ServerStats:
+        """What has been counted of each method since the start; empty before it and after the end. Any thread."""
+        return server_stats(self._core)
 
     async def stop(self, grace: float | None) -> None:
         """Stops serving: no new calls, and those in flight may finish.

@@ -116,6 +116,15 @@ class _FakeCall(ServerCall):
         """The client's address in grpc's form, such as `ipv4:127.0.0.1:50051`."""
         return self._fake_peer
 
+    def peer_identities(self) -> None:
+        """None: the client is not authenticated."""
+
+    def peer_identity_key(self) -> None:
+        """None: the client is not authenticated."""
+
+    def _auth_context(self) -> list[tuple[str, list[bytes]]]:
+        return []
+
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, not below zero; None without one."""
         return None if self._deadline is None else max(0.0, self._deadline - self._time())

@@ -1,9 +1,12 @@
 //! The lines of the text format, one metric at a time.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
+use super::calls::CallMetric;
 use super::metrics::{BOUNDS, Metric};
 use super::{Handler, Histogram, LoopView, Loops};
+use crate::transport::MethodStats;
 
 /// Writes the format. Formatting into a `String` can't fail, which is why results are dropped here.
 #[derive(Default)]
@@ -72,6 +75,21 @@ impl Text {
             for (text, value) in texts.into_iter().zip(values(sum).into_iter().flatten()) {
                 let labels = [("loop", sum.name), (label, text)];
                 self.sample(metric.name, "", &labels, value);
+            }
+        }
+    }
+
+    /// The samples of calls by method, which is followed by the value of the metric's second label.
+    pub(super) fn calls(&mut self, metric: &CallMetric, methods: &BTreeMap<String, MethodStats>) {
+        let name = metric.metric.name;
+        self.head(metric.metric);
+        for (method, stats) in methods {
+            for (text, value) in metric.samples(stats) {
+                let of_method = ("method", method.as_str());
+                match metric.label {
+                    Some(label) => self.sample(name, "", &[of_method, (label, text)], value),
+                    None => self.sample(name, "", &[of_method], value),
+                }
             }
         }
     }

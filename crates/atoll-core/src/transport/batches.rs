@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::call::Call;
 use super::routes::Routes;
-use super::status::{Code, Status};
 
 /// Calls that wait to be dispatched. The vectors are kept from batch to batch.
 pub(super) struct Batches {
@@ -55,8 +54,7 @@ impl Batches {
             let target = Arc::clone(first.target());
             target.dispatch(calls);
             for call in calls.drain(..) {
-                let text = "The loop of this method did not take the call";
-                call.refuse(Status::new(Code::Unavailable, text));
+                call.not_taken();
             }
         }
         for index in self.progressed.drain(..) {

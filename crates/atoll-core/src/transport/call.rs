@@ -7,6 +7,8 @@
 //! |-----------------|---------------------------------------------|-------------|---------------------------|
 //! | `state`         | whoever begins, answers or cancels the call | everyone    | atomically, see `State`   |
 //! | `message`       | the connection; taken once by the handler   | the handler | its lock, never contended |
+//! | `outcome`       | whoever ends the call                       | the connection | atomically              |
+//! | `admission`     | see `admission`                             | everyone    | its lock                  |
 //! | `reply_encoding`| the handler                                 | the handler | atomically                |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
@@ -21,14 +23,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri};
 
+use super::admission::Admission;
 use super::body::Message;
 use super::compression::Encoding;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
+use super::method_counters::Refused;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::{Reply, too_large};
 use super::routes::{Dispatch, Route};
-use super::status::Status;
+use super::status::{Code, Status};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
@@ -48,6 +52,19 @@ pub enum CancelReason {
     BadRequest,
     /// The client does not take its messages; it got `RESOURCE_EXHAUSTED`, if it takes that.
     SlowClient,
+}
+
+impl CancelReason {
+    /// The status with which such a call ends, unless a better one is known.
+    fn code(self) -> Code {
+        match self {
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::Client | Self::ConnectionLost => Code::Cancelled,
+            Self::Shutdown => Code::Unavailable,
+            Self::BadRequest => Code::Internal,
+            Self::SlowClient => Code::ResourceExhausted,
+        }
+    }
 }
 
 /// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
@@ -111,6 +128,10 @@ pub struct Call {
     /// Of a call that has several messages in either direction.
     flow: Option<Box<Flow>>,
     state: State,
+    /// The status with which it ended, for statistics.
+    outcome: AtomicU8,
+    /// Of a call whose method or server limits how many run.
+    admission: Option<Box<Admission>>,
     encoding: Encoding,
     reply_encoding: AtomicU8,
     max_receive_message_size: usize,
@@ -154,10 +175,18 @@ impl Call {
             deadline: head.deadline,
             message: Mutex::new(message),
             state: State(AtomicU8::new(State::QUEUED)),
+            outcome: AtomicU8::new(Code::Ok as u8),
+            admission: None,
             sent_metadata: AtomicBool::new(false),
             key,
             outbox,
         }
+    }
+
+    /// Ties it to the place that it has taken, or waits for.
+    pub(super) fn admitted(mut self, admission: Option<Box<Admission>>) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// The route that the call took.
@@ -260,6 +289,81 @@ impl Call {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.state.load() >= State::ANSWERED
+    }
+
+    /// The handler of a call that the transport has ended has been told so, or has ended: the call's place is free for the
+    /// next one. Others give theirs back by themselves.
+    pub fn release(&self) {
+        if let Some(admission) = &self.admission {
+            admission.leave();
+        }
+    }
+
+    /// Whether [`Self::release`] is waited for.
+    #[must_use]
+    pub fn holds_place(&self) -> bool {
+        self.admission.as_ref().is_some_and(|it| it.is_active())
+    }
+
+    /// Has the call wait for a place, unless it has one.
+    pub(super) fn wait_for_place(self: &Arc<Self>) {
+        if let Some(admission) = &self.admission {
+            admission.wait(self);
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.admission.as_ref().is_some_and(|it| it.is_waiting())
+    }
+
+    /// Whether its target has never heard of it.
+    pub(super) fn is_unseen(&self) -> bool {
+        self.admission.as_ref().is_some_and(|it| it.is_unseen())
+    }
+
+    pub(super) fn stops_waiting(&self) -> bool {
+        self.admission.as_ref().is_some_and(|it| it.stops_waiting())
+    }
+
+    /// Hands a call that has waited to its target, on whatever thread has made room for it.
+    pub(super) fn dispatch_alone(self: Arc<Self>) {
+        let target = Arc::clone(self.target());
+        let mut calls = vec![self];
+        target.dispatch(&mut calls);
+        for call in calls {
+            call.not_taken();
+        }
+    }
+
+    /// Its target has left it in the batch.
+    pub(super) fn not_taken(&self) {
+        let text = "The loop of this method did not take the call";
+        let status = Status::new(Code::Unavailable, text);
+        self.turn_away(Refused::LoopClosed, Reply::error(status));
+    }
+
+    /// Answers a call whose handler will not run; as [`Self::reply`], and counted by the reason.
+    pub fn turn_away(&self, reason: Refused, reply: Reply) -> bool {
+        let sent = self.reply(reply);
+        if sent {
+            self.route.counters().refused(reason);
+        }
+        sent
+    }
+
+    /// The call has waited too long on an overloaded loop; counted, whether or not it is refused for that.
+    pub fn count_overdue(&self) {
+        self.route.counters().overdue();
+    }
+
+    /// The status with which it ended.
+    pub(super) fn outcome(&self) -> Code {
+        Code::from_u8(self.outcome.load(Ordering::Relaxed)).unwrap_or(Code::Unknown)
+    }
+
+    /// It ended otherwise than whoever ended it could know.
+    pub(super) fn ended_with(&self, code: Code) {
+        self.outcome.store(code as u8, Ordering::Relaxed);
     }
 
     /// Why the transport answered or gave up the call, if it did.
@@ -433,12 +537,14 @@ impl Call {
             }
             return false;
         }
+        self.ended_with(reply.status.code);
         self.end_flow();
         if reply.message.is_some() && self.reply_encoding() != Encoding::Identity {
             // Ignored where headers have been sent before.
             self.name_encoding(reply.initial_metadata.get_or_insert_default());
         }
         let sent = self.outbox.push(Outgoing::Reply(self.key, reply));
+        self.release();
         if !sent {
             count(&self.outbox.counters.late_replies);
         }
@@ -447,7 +553,12 @@ impl Call {
 
     /// Ends the call because its request is bad; `false` when it has ended already.
     pub fn reject(&self, status: Status) -> bool {
-        self.give_up(CancelReason::BadRequest, status)
+        let given_up = self.give_up(CancelReason::BadRequest, status);
+        if given_up {
+            // Whoever reads the messages is told by this.
+            self.release();
+        }
+        given_up
     }
 
     /// Ends the call on behalf of the transport; `false` when it has ended already.
@@ -477,8 +588,13 @@ impl Call {
             // No handler will run, so the message need not wait for the loop to come by. A running one may be
             // about to take it.
             drop(self.take_message());
+            self.route.counters().refused(reason.into());
         }
+        self.ended_with(reason.code());
         self.end_flow();
+        if before == State::QUEUED {
+            self.release();
+        }
         true
     }
 

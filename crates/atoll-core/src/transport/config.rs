@@ -40,6 +40,15 @@ pub struct TransportConfig {
     pub max_header_list_size: u32,
     /// Calls that one connection may have in flight, advertised as `SETTINGS_MAX_CONCURRENT_STREAMS`.
     pub max_concurrent_streams: u32,
+    /// Calls that the server may have at a time, over all methods; one more is answered `RESOURCE_EXHAUSTED`. `None` is
+    /// unlimited.
+    pub max_concurrent_calls: Option<usize>,
+    /// Bytes of calls that may wait for a [`Gate`](super::Gate), over all connections; one more is refused.
+    pub max_waiting_bytes: usize,
+    /// Bytes of one connection's calls that may wait for a [`Gate`](super::Gate), at most half of
+    /// `max_concurrent_streams` of them. A call that streams its request counts as `initial_stream_window`, for that is what
+    /// its client may send meanwhile.
+    pub max_waiting_bytes_per_connection: usize,
     /// What a client may send on one stream before it is read.
     pub initial_stream_window: u32,
     /// What a client may send on one connection before it is read.
@@ -111,6 +120,9 @@ impl Default for TransportConfig {
             max_send_message_size: usize::MAX,
             max_header_list_size: 16 << 10,
             max_concurrent_streams: 1000,
+            max_concurrent_calls: None,
+            max_waiting_bytes: 64 << 20,
+            max_waiting_bytes_per_connection: 4 << 20,
             initial_stream_window: 2 << 20,
             initial_connection_window: 8 << 20,
             max_frame_size: 64 << 10,

@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::ending::{Stopping, deadline_exceeded, shutting_down};
 use self::upkeep::Upkeep;
+use super::admission::{Doors, ServerDoors};
 use super::batches::Batches;
 use super::body::{Assembler, Decoder, Message};
 use super::call::{Call, CallHead, CancelReason};
@@ -34,12 +35,13 @@ use super::config::TransportConfig;
 use super::counters::count;
 use super::deadlines::{Alarm, Deadlines};
 use super::flow::Flow;
+use super::method_counters::Refused;
 use super::offence::OffenceNotes;
 use super::outbox::{Outbox, Outgoing};
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
-use super::status::Status;
+use super::status::{Code, Status};
 use super::streams::{BodyProgress, Incoming, Reading, Stage, Stream, StreamKey, Streams};
 use super::wire::{Progress, Responder};
 
@@ -50,6 +52,7 @@ const MOST_ROUNDS: usize = 16;
 pub(super) struct Service {
     pub(super) config: TransportConfig,
     pub(super) routes: Arc<Routes>,
+    pub(super) doors: Arc<ServerDoors>,
     pub(super) notes: OffenceNotes,
 }
 
@@ -69,6 +72,7 @@ where
     stalls: Deadlines,
     alarm: Alarm,
     batches: Batches,
+    doors: Doors,
     /// Calls of the last batches, which do not have their slot's waker yet.
     unwatched: Vec<StreamKey>,
     stopping: Stopping,
@@ -143,6 +147,7 @@ where
             stalls: Deadlines::default(),
             alarm: Alarm::default(),
             batches: Batches::new(&service.routes),
+            doors: Doors::new(&service.doors),
             unwatched: Vec::new(),
             stopping: Stopping::No,
             upkeep: Upkeep::new(&service.config),
@@ -195,6 +200,11 @@ where
             Ok(head) => head,
             Err(refusal) => return responder.refuse(refusal),
         };
+        let destination = head.route.choose(self.outbox.number, &head.headers);
+        if let Some((reason, status)) = self.doors.turn_away(&head.route, destination) {
+            head.route.counters().turned_away(reason, status.code);
+            return responder.refuse(Refusal::Status(status));
+        }
         let key = self.streams.next_key();
         let limit = head.route.max_receive_message_size();
         let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
@@ -250,8 +260,21 @@ where
         let deadline = head.deadline;
         if deadline.is_some_and(|at| at <= head.arrived) {
             count(&self.outbox.counters.deadlines_exceeded);
+            let counters = head.route.counters();
+            counters.turned_away(Refused::Deadline, Code::DeadlineExceeded);
             return responder.send_error(deadline_exceeded());
         }
+        let destination = head.route.choose(self.outbox.number, &head.headers);
+        let bytes = message.bytes.len();
+        let admission = match self.doors.enter(&head.route, destination, bytes) {
+            Ok(admission) => admission,
+            Err((reason, status)) => {
+                head.route.counters().turned_away(reason, status.code);
+                return responder.refuse(Refusal::Status(status));
+            }
+        };
+        head.route.counters().started();
+        head.route.counters().received(message.bytes.len());
         let is_streaming = incoming.is_some() || head.route.streams_replies;
         let config = &self.service.config;
         let flow =
@@ -269,8 +292,11 @@ where
             send.unwrap_or(config.max_send_message_size),
         );
         let call = Call::new(head, message, flow, key, Arc::clone(&self.outbox), limits);
-        let call = Arc::new(call);
-        self.batches.push(Arc::clone(&call));
+        let call = Arc::new(call.admitted(admission));
+        let waiting = call.is_waiting().then(|| Arc::clone(&call));
+        if waiting.is_none() {
+            self.batches.push(Arc::clone(&call));
+        }
         let stage = if is_streaming {
             Stage::Streaming(call, incoming)
         } else {
@@ -281,6 +307,9 @@ where
             self.deadlines.insert(at, key);
         }
         self.count_started(key);
+        if let Some(call) = waiting {
+            call.wait_for_place();
+        }
     }
 
     fn count_started(&mut self, key: StreamKey) {
@@ -355,6 +384,7 @@ where
         };
         let mut tell = false;
         let outcome = reading.read(flow, &mut cx, |message| {
+            call.route().counters().received(message.bytes.len());
             tell |= flow.arrived(message);
             Ok(())
         });
@@ -400,6 +430,9 @@ where
                 Outgoing::Reply(key, reply) => self.send_reply(key, reply),
                 Outgoing::Message(key, message) => {
                     if let Some(stream) = self.streams.get_mut(key) {
+                        if let Some(call) = stream.stage.call() {
+                            call.route().counters().sent(message.len());
+                        }
                         if stream.responder.queue(message) {
                             self.unsent.push(key);
                         }
@@ -473,10 +506,14 @@ where
         let limit = route.max_send_message_size();
         let limit = limit.unwrap_or(self.service.config.max_send_message_size);
         let reply = reply.checked(limit, route.streams_replies);
+        call.ended_with(reply.status.code);
         if call.cancelled_by().is_some() {
             // Given up: what waits for the client is not sent before.
             stream.responder.send_error(reply.status);
             return drop(self.remove(key));
+        }
+        if let Some(message) = &reply.message {
+            route.counters().sent(message.len());
         }
         let mut cx = Context::from_waker(waker);
         let (progress, sent) = stream.responder.send_reply(reply, &mut cx);
@@ -497,7 +534,8 @@ where
             let streams = &self.streams;
             self.stalls.forget_one(|key| streams.contains(key));
         }
-        if stream.stage.call().is_some() {
+        if let Some(call) = stream.stage.call() {
+            call.route().counters().finished(call.outcome());
             self.outbox
                 .counters
                 .calls_in_flight

@@ -363,6 +363,7 @@ mod tests {
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+    use super::super::admission::ServerDoors;
     use super::super::config::TransportConfig;
     use super::super::frame_limit::FrameLimit;
     use super::super::offence::OffenceNotes;
@@ -372,11 +373,13 @@ mod tests {
 
     fn guard(pings: u32, buffer: usize) -> (FrameGuard<DuplexStream>, DuplexStream, Arc<Outbox>) {
         let (server, client) = duplex(buffer);
+        let config = TransportConfig {
+            pings: FrameLimit::new(pings, Duration::from_secs(3600)),
+            ..TransportConfig::default()
+        };
         let service = Arc::new(Service {
-            config: TransportConfig {
-                pings: FrameLimit::new(pings, Duration::from_secs(3600)),
-                ..TransportConfig::default()
-            },
+            doors: Arc::new(ServerDoors::new(&config)),
+            config,
             routes: Arc::default(),
             notes: OffenceNotes::default(),
         });

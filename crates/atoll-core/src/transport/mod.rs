@@ -23,6 +23,7 @@
 
 mod acceptor;
 pub(crate) mod address;
+mod admission;
 mod authentication;
 mod base64;
 mod batches;
@@ -44,6 +45,7 @@ mod http1;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
+mod method_counters;
 mod offence;
 mod opening;
 mod outbox;
@@ -60,6 +62,7 @@ mod tls;
 mod wire;
 
 pub use address::BindError;
+pub use admission::{Gate, WhenFull};
 pub use authentication::{Authentication, AuthenticationStats, ClusterId};
 pub use body::Message;
 pub use call::{Call, CancelReason};
@@ -69,10 +72,11 @@ pub use counters::TransportStats;
 pub use flow::{Received, Sent};
 pub use frame_limit::FrameLimit;
 pub use listener::Listener;
+pub use method_counters::{MethodStats, Refused};
 pub use offence::{Offence, OffenceCounts, OffenceNote};
 pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
-pub use server::Transport;
+pub use server::{Transport, running_routes};
 pub use spread::Chooser;
 pub use status::{Code, Status};
 pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

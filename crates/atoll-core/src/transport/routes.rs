@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::admission::{Gate, WhenFull};
 use super::call::Call;
 use super::health::Health;
+use super::method_counters::{MethodCounters, MethodStats};
 use super::spread::Chooser;
 
 /// Where calls go: a mailbox, in Atoll; a worker thread, in the example. Both methods run on network
@@ -35,6 +37,7 @@ pub(super) struct Destination {
     pub(super) target: Arc<dyn Dispatch>,
     pub(super) target_index: usize,
     pub(super) data: Arc<dyn Any + Send + Sync>,
+    pub(super) gate: Option<(Arc<Gate>, WhenFull)>,
 }
 
 impl Destination {
@@ -43,6 +46,7 @@ impl Destination {
             target,
             target_index: 0,
             data,
+            gate: None,
         }
     }
 }
@@ -54,6 +58,10 @@ struct Others {
 }
 
 /// One method: its path, its target, and what the target wants to know about it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub struct Route {
     path: Box<str>,
     first: Destination,
@@ -62,6 +70,11 @@ pub struct Route {
     pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
+    /// Its requests have one message although the handler reads it itself.
+    pub(super) has_one_message: bool,
+    /// Answered natively, so it passes no gate of the server either.
+    is_native: bool,
+    counters: MethodCounters,
 }
 
 impl Route {
@@ -80,6 +93,9 @@ impl Route {
             streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
+            has_one_message: false,
+            is_native: false,
+            counters: MethodCounters::default(),
         }
     }
 
@@ -123,6 +139,46 @@ impl Route {
     pub fn with_max_send_message_size(mut self, size: usize) -> Self {
         self.max_send_message_size = Some(size);
         self
+    }
+
+    /// Has calls pass `gate`, which other routes may pass, too, before they are dispatched.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Arc<Gate>, when_full: WhenFull) -> Self {
+        self.first.gate = Some((gate, when_full));
+        self
+    }
+
+    /// Says of a route that streams its requests that each has one message in truth, which its handler reads itself.
+    #[must_use]
+    pub fn with_one_message(mut self) -> Self {
+        self.has_one_message = true;
+        self
+    }
+
+    /// The same for each target of a route that is spread over several, the first one included.
+    #[must_use]
+    pub fn with_gates(
+        mut self,
+        gates: impl IntoIterator<Item = Option<(Arc<Gate>, WhenFull)>>,
+    ) -> Self {
+        for (destination, gate) in self.destinations_mut().zip(gates) {
+            destination.gate = gate;
+        }
+        self
+    }
+
+    pub(super) fn is_native(&self) -> bool {
+        self.is_native
+    }
+
+    pub(super) fn counters(&self) -> &MethodCounters {
+        &self.counters
+    }
+
+    /// What has been counted of its calls so far. Any thread.
+    #[must_use]
+    pub fn stats(&self) -> MethodStats {
+        self.counters.snapshot()
     }
 
     /// The path it was made with; for a fallback route the call's own [`path`](Call::path) differs.
@@ -216,6 +272,7 @@ impl Routes {
     #[must_use]
     pub fn with_health(mut self, health: Arc<Health>) -> Self {
         for mut route in health.routes() {
+            route.is_native = true;
             route.first.target_index = self.targets.index_of(&route.first.target);
             self.by_path
                 .entry(route.path.clone())
@@ -233,6 +290,11 @@ impl Routes {
     #[must_use]
     pub fn find(&self, path: &str) -> Option<&Arc<Route>> {
         self.by_path.get(path).or(self.fallback.as_ref())
+    }
+
+    /// All routes, in no order; the fallback is the last.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.by_path.values().chain(&self.fallback)
     }
 
     /// How many different targets there are; a destination's index counts up to it.

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::acceptor;
+use super::admission::ServerDoors;
 use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
@@ -28,6 +29,7 @@ use super::offence::{Offence, OffenceNote, OffenceNotes};
 use super::outbox::Outbox;
 use super::peers::{Peer, Peers};
 use super::routes::Routes;
+use crate::fork::PerProcess;
 use crate::{clock, native_thread};
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
@@ -103,6 +105,7 @@ impl Transport {
         let shared = Arc::new(Shared {
             workers: runtimes.iter().map(worker).collect(),
             service: Arc::new(Service {
+                doors: Arc::new(ServerDoors::new(&config)),
                 config,
                 routes,
                 notes: OffenceNotes::default(),
@@ -127,6 +130,7 @@ impl Transport {
             let task = runtimes[0].spawn(look_at_health(Arc::clone(&health)));
             (health, task.abort_handle())
         });
+        register(&shared.service.routes);
         let mut transport = Self {
             shared,
             acceptors,
@@ -208,6 +212,12 @@ impl Transport {
         self.stats().calls_in_flight
     }
 
+    /// The routes that it serves, each with its counters.
+    #[must_use]
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.shared.service.routes
+    }
+
     /// All counters, summed over the network threads.
     #[must_use]
     pub fn stats(&self) -> TransportStats {
@@ -226,6 +236,21 @@ impl Transport {
     pub fn offences(&self) -> Vec<OffenceNote> {
         self.shared.service.notes.latest()
     }
+}
+
+static RUNNING: PerProcess<Mutex<Vec<Weak<Routes>>>> = PerProcess::new();
+
+fn register(routes: &Arc<Routes>) {
+    let mut running = RUNNING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    running.retain(|known| known.strong_count() > 0);
+    running.push(Arc::downgrade(routes));
+}
+
+/// The routes of all transports of this process that have been started and not dropped. Any thread.
+#[must_use]
+pub fn running_routes() -> Vec<Arc<Routes>> {
+    let running = RUNNING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    running.iter().filter_map(Weak::upgrade).collect()
 }
 
 async fn look_at_health(health: Arc<Health>) {

@@ -46,6 +46,9 @@ where
             Some(_) => return self.abandon(key),
             None => None,
         };
+        if let (Some(call), Some(status)) = (&call, &status) {
+            call.ended_with(status.code);
+        }
         if let Some(mut stream) = self.remove(key) {
             match status {
                 Some(status) => stream.responder.send_error(status),
@@ -53,7 +56,8 @@ where
             }
         }
         count(self.outbox.counters.of(reason));
-        if let Some(call) = call {
+        // What waited for a place has never been dispatched.
+        if let Some(call) = call.filter(|call| !call.is_unseen()) {
             call.target().cancelled(&call);
         }
     }
@@ -94,6 +98,17 @@ where
         self.cancel(key, CancelReason::SlowClient, None);
     }
 
+    /// All streams; first those of calls that wait for a place, so that the others' ends don't give them one.
+    fn keys_to_end(&mut self) -> Vec<StreamKey> {
+        let mut keys = self.streams.keys();
+        keys.sort_by_key(|key| {
+            let call = self.streams.get_mut(*key);
+            let call = call.and_then(|stream| stream.stage.call());
+            !call.is_some_and(|call| call.is_waiting())
+        });
+        keys
+    }
+
     /// The connection is gone: so is whatever waits for it.
     pub(super) fn lose_all_calls(&mut self) {
         let late = self.outbox.close();
@@ -105,7 +120,7 @@ where
         for call in self.batches.take_all() {
             call.cancel(CancelReason::ConnectionLost);
         }
-        for key in self.streams.keys() {
+        for key in self.keys_to_end() {
             self.cancel(key, CancelReason::ConnectionLost, None);
             // Left over: calls that their target never saw, and calls whose reply came too late.
             drop(self.remove(key));
@@ -191,7 +206,7 @@ where
 
     /// The grace is over.
     fn answer_everything(&mut self, now: Instant) {
-        for key in self.streams.keys() {
+        for key in self.keys_to_end() {
             self.cancel(key, CancelReason::Shutdown, Some(shutting_down()));
         }
         self.stopping = Stopping::Closing {
