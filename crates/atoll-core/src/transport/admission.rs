@@ -159,7 +159,8 @@ impl Room {
     fn take(&self, bytes: usize, most_calls: usize, most_bytes: usize) -> bool {
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = calls <= most_calls && taken.saturating_add(bytes) <= most_bytes;
+        let sum = taken.checked_add(bytes);
+        let fits = calls <= most_calls && sum.is_some_and(|sum| sum <= most_bytes);
         if !fits {
             self.give_back(bytes);
         }
