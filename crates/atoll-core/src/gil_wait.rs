@@ -6,11 +6,10 @@
 //!
 //! It outlives the gauges: to those who collect it, counts that fall have started again from zero.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use crate::fork::PerProcess;
 use crate::stats::{Distribution, Recorder};
-use crate::sync::lock;
 
 #[derive(Default)]
 struct Waits {
@@ -24,7 +23,7 @@ static WAITS: PerProcess<Waits> = PerProcess::new();
 /// A thread waited for `ticks`. Any thread.
 pub fn record(ticks: u64) {
     let waits = WAITS.get();
-    let _writing = lock(&waits.writing);
+    let _writing = waits.writing.lock().unwrap_or_else(PoisonError::into_inner);
     waits.recorder.record(ticks);
 }
 
