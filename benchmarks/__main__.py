@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import h2load, machine, report, thresholds
+from benchmarks.broadcast import BroadcastBenchmark
 from benchmarks.echo import EchoBenchmark
+from benchmarks.idle import IdleBenchmark
 from benchmarks.neighbour import NeighbourBenchmark
 from benchmarks.overhead import OverheadBenchmark
 from benchmarks.overload import OverloadBenchmark
+from benchmarks.payload import PayloadBenchmark
 from benchmarks.post import PostBenchmark
 from benchmarks.processes import REPOSITORY, ChildFailedError
 from benchmarks.progress import Progress
 from benchmarks.scaling import ScalingBenchmark
+from benchmarks.streaming import StreamingBenchmark
+from benchmarks.tls import TlsBenchmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +34,13 @@ BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
     "scaling": ScalingBenchmark,
     "overhead": OverheadBenchmark,
     "overload": OverloadBenchmark,
+    "streaming": StreamingBenchmark,
+    "payload": PayloadBenchmark,
+    "tls": TlsBenchmark,
+    "idle": IdleBenchmark,
+    "broadcast": BroadcastBenchmark,
 }
-LOADED: Final = {"echo", "neighbour"}
+LOADED: Final = {"echo", "neighbour", "streaming", "payload", "tls"}
 """Those that need h2load."""
 
 
@@ -79,7 +89,7 @@ def _run(names: list[str], options: argparse.Namespace) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measures atoll beside its peers; about 6 minutes, --quick about 2."
+        prog="python -m benchmarks", description="Measures atoll beside its peers; about 11 minutes, --quick about 4."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument(

@@ -6,10 +6,10 @@ import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import h2load, protos
-from benchmarks.processes import Child
+from benchmarks.processes import Child, UnavailableError
 from benchmarks.summary import quantile
 
 if TYPE_CHECKING:
@@ -37,18 +37,45 @@ class Sample:
 
 
 class EchoServer:
-    """A running server and how fast it was when last measured, by shape and neighbour. One thread at a time."""
+    """A running server and how fast it was when last measured, by shape and neighbour. One thread at a time.
+
+    ``target`` is where its unary echo is; ``aimed_at`` measures its other methods.
+    """
 
     def __init__(self, child: Child, target: h2load.Target) -> None:
         """Measure ``child``, which answers at ``target``."""
         self._child = child
-        self._target = target
+        self.target = target
         self._rates: dict[tuple[h2load.Shape, str], float] = {}
+
+    @property
+    def tls_port(self) -> int:
+        """Where it serves TLS.
+
+        Raises:
+            UnavailableError: it does not.
+        """
+        port: int | None = self._child.announcement["tls_port"]
+        if port is None:
+            raise UnavailableError("the server has no port with TLS")
+        return port
+
+    def aimed_at(self, target: h2load.Target) -> EchoServer:
+        """Return the same server under another load."""
+        return EchoServer(self._child, target)
+
+    def ask(self, request: str) -> dict[str, Any]:
+        """Ask the server's process; see ``servers/control.py``."""
+        return self._child.ask(request)
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system time that the server's process has taken so far."""
+        return float(self._child.ask("cpu")["cpu_seconds"])
 
     def warm_up(self, shape: h2load.Shape, neighbour: str = "") -> None:
         """Find out how many calls a measurement needs, in about half a second."""
         with self._beside(neighbour):
-            self._rates[shape, neighbour] = h2load.calibrate(shape, self._target)
+            self._rates[shape, neighbour] = h2load.calibrate(shape, self.target)
 
     def measure(self, shape: h2load.Shape, seconds: float, neighbour: str = "") -> Sample:
         """Make calls for about ``seconds``, and for a quarter of that with a log.
@@ -57,10 +84,10 @@ class EchoServer:
         """
         rate, timeout = self._rates[shape, neighbour], 10 * seconds + _GRACE
         with self._beside(neighbour):
-            before = self._cpu_seconds()
-            summary = h2load.measure(shape, shape.calls_for(seconds, rate), self._target, timeout)
-            spent = self._cpu_seconds() - before
-            sorted_us = h2load.durations(shape, shape.calls_for(seconds / 4, rate), self._target, timeout)
+            before = self.cpu_seconds()
+            summary = h2load.measure(shape, shape.calls_for(seconds, rate), self.target, timeout)
+            spent = self.cpu_seconds() - before
+            sorted_us = h2load.durations(shape, shape.calls_for(seconds / 4, rate), self.target, timeout)
         self._rates[shape, neighbour] = summary.calls_per_second
         return Sample(
             calls_per_second=summary.calls_per_second,
@@ -79,9 +106,6 @@ class EchoServer:
             yield
         finally:
             self._child.ask("neighbour idle")
-
-    def _cpu_seconds(self) -> float:
-        return float(self._child.ask("cpu")["cpu_seconds"])
 
 
 @contextlib.contextmanager

@@ -57,11 +57,21 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the load goes, the body it sends and the length of the body that must come back."""
+    """Where the load goes, the body it sends and the length of the body that must come back.
+
+    With the scheme ``https`` the calls go over TLS; h2load takes any certificate.
+    """
 
     port: int
     body: Path
     reply_bytes: int
+    path: str = protos.PATH
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        """Where the calls go."""
+        return f"{self.scheme}://127.0.0.1:{self.port}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,7 @@ def _run(shape: Shape, calls: int, target: Target, timeout: float, *options: str
         *options,
         "--header=content-type: application/grpc",
         "--header=te: trailers",
-        f"http://127.0.0.1:{target.port}{protos.PATH}",
+        target.url,
     ]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATH: Final = "/atoll.benchmarks.Echo/Say"
-"""The HTTP/2 path of the one method."""
+"""The HTTP/2 path of the unary method."""
+STREAMS: Final = "/atoll.benchmarks.Streams/"
+"""The HTTP/2 path of the streaming methods, without their names."""
 
 SEQUENCE: Final = 7
 TEXT: Final = "a small message as control planes send it: a key, a node's id, a few numbers...".ljust(81, ".")
@@ -41,6 +43,8 @@ class EchoProtos:
     reply: Callable[..., EchoMessage]
     add_to_server: Callable[[object, object], None]
     stub: Callable[[object], Any]
+    add_streams_to_server: Callable[[object, object], None]
+    streams_stub: Callable[[object], Any]
 
 
 def generate(directory: Path) -> None:
@@ -67,6 +71,8 @@ def load(directory: Path) -> EchoProtos:
         reply=messages.EchoReply,
         add_to_server=services.add_EchoServicer_to_server,
         stub=services.EchoStub,
+        add_streams_to_server=services.add_StreamsServicer_to_server,
+        streams_stub=services.StreamsStub,
     )
 
 

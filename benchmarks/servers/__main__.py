@@ -13,7 +13,7 @@ from benchmarks.servers.control import Control
 def main() -> None:
     """Import the server that the command line names and run it."""
     name, directory = sys.argv[1:3]
-    control = Control(protos.load(Path(directory)))
+    control = Control(protos.load(Path(directory)), Path(directory))
     try:
         module = importlib.import_module(f"benchmarks.servers.{name}")
     except ImportError as error:

@@ -1,7 +1,9 @@
 """What h2load 1.52 prints and logs, as captured, and what the harness makes of it."""
 
+from pathlib import Path
+
 import pytest
-from benchmarks.h2load import H2loadError, Shape, Summary, check, parse_log, parse_summary
+from benchmarks.h2load import H2loadError, Shape, Summary, Target, check, parse_log, parse_summary
 
 OUTPUT = """\
 starting benchmark...
@@ -99,3 +101,8 @@ def test_every_connection_gets_the_same_number_of_calls() -> None:
 
 def test_a_shape_reads_connections_by_streams() -> None:
     assert str(Shape(8, 16)) == "8x16"
+
+
+def test_a_target_is_the_unary_echo_on_a_plain_port_unless_said_otherwise() -> None:
+    assert Target(5000, Path("body"), 90).url == "http://127.0.0.1:5000/atoll.benchmarks.Echo/Say"
+    assert Target(5001, Path("body"), 90, "/a.B/C", "https").url == "https://127.0.0.1:5001/a.B/C"
