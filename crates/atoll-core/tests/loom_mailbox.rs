@@ -115,7 +115,10 @@ fn a_consumer_that_leaves_when_all_is_done_never_sleeps_for_an_item_that_has_mov
         let (mut batch, mut seen, mut heard) = (VecDeque::new(), 0, 0);
         loop {
             if mailbox.take(&mut batch) {
-                seen += batch.drain(..).count();
+                for item in batch.drain(..) {
+                    mailbox.started(Lane::Normal, &item);
+                    seen += 1;
+                }
                 continue;
             }
             if delayed.load(Ordering::Acquire) == 0 && mailbox.queued() == [0; 3] {

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from google.protobuf.descriptor import ServiceDescriptor
-
 from atoll.errors import RegistrationError
 from atoll.loop import IoContext
 from atoll.rpc._credentials import ServerCredentials
@@ -14,6 +12,8 @@ from atoll.rpc._registry import Registry, SpreadServicer
 from atoll.rpc._spread import Spread
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
     from atoll.rpc._server import Server
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Binding:
         """Adds methods that run on this loop."""
         self._registry.add_methods(service_name, method_handlers, self._io_context, self._method_options)
 
-    def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
+    def add_service(self, descriptor: "ServiceDescriptor", servicer: object) -> None:
         """Adds a servicer that runs on this loop. See `Server.add_service`."""
         self._registry.add_service(check_descriptor(descriptor), servicer, self._io_context, self._method_options)
 
@@ -110,7 +110,7 @@ class PoolBinding:
 
         self._add(factory, add)
 
-    def add_service(self, descriptor: ServiceDescriptor, factory: Callable[[], Any]) -> None:
+    def add_service(self, descriptor: "ServiceDescriptor", factory: Callable[[], Any]) -> None:
         """Adds a servicer by its service's descriptor. See `Server.add_service`.
 
         Args:

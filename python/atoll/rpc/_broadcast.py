@@ -32,7 +32,7 @@ class BroadcastStats(NamedTuple):
 class Broadcast(Generic[T]):
     """A set of server streams that get the same messages: `broadcast.send(message)` costs the same for any number.
 
-    A handler serves its subscriber until the client goes:
+    A handler serves its subscriber until the client goes::
 
         async def Watch(self, request, context):
             await self.changes.serve(context)
@@ -70,7 +70,7 @@ class Broadcast(Generic[T]):
         """Sends a message to all who are subscribed now. Returns at once. Any thread.
 
         Raises:
-            MailboxFull: When more than `max_waiting` bytes have not been passed on yet: send less, or wait.
+            atoll.MailboxFull: When more than `max_waiting` bytes have not been passed on yet: send less, or wait.
         """
         if not self._core.send(self._serializer(message)):
             raise MailboxFull(

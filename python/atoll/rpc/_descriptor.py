@@ -1,16 +1,19 @@
-"""Handlers from a protobuf descriptor and an object with the RPCs' names: services without generated `_grpc` code."""
+"""Handlers from a protobuf descriptor and an object with the RPCs' names: services without generated `_grpc` code.
+
+protobuf is imported when a service is added by its descriptor, not before.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
-
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message_factory import GetMessageClass
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from atoll.errors import RegistrationError
 from atoll.rpc._context import ServicerContext
 from atoll.rpc._method import RpcMethodHandler
 from atoll.rpc._status import StatusCode
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,14 @@ class ServiceMethod:
     stream_stream: Callable[..., Any] | None = None
 
 
-def check_descriptor(descriptor: object) -> ServiceDescriptor:
+def check_descriptor(descriptor: object) -> "ServiceDescriptor":
     """Returns the descriptor if it is a service's.
 
     Raises:
         RegistrationError: When it is something else; the message says how to get it.
     """
+    from google.protobuf.descriptor import ServiceDescriptor  # noqa: PLC0415
+
     if isinstance(descriptor, ServiceDescriptor):
         return descriptor
     services = getattr(descriptor, "services_by_name", None)
@@ -45,7 +50,7 @@ def check_descriptor(descriptor: object) -> ServiceDescriptor:
     )
 
 
-def check_methods(descriptor: ServiceDescriptor, servicer: object) -> None:
+def check_methods(descriptor: "ServiceDescriptor", servicer: object) -> None:
     """Checks that an object, or the class of one, has methods of a service.
 
     Raises:
@@ -63,7 +68,7 @@ def check_methods(descriptor: ServiceDescriptor, servicer: object) -> None:
             raise RegistrationError(f"{title}.{name} is {value!r}: an RPC's handler is a method that can be called")
 
 
-def method_handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str, RpcMethodHandler]:
+def method_handlers(descriptor: "ServiceDescriptor", servicer: object) -> dict[str, RpcMethodHandler]:
     """The handlers of a service's methods, by name; a missing one answers UNIMPLEMENTED, as generated classes do.
 
     Raises:
@@ -79,7 +84,9 @@ def method_handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str
     return {method.name: _handler(method, getattr(servicer, method.name, None)) for method in descriptor.methods}
 
 
-def _handler(method: MethodDescriptor, function: Callable[..., Any] | None) -> RpcMethodHandler:
+def _handler(method: "MethodDescriptor", function: Callable[..., Any] | None) -> RpcMethodHandler:
+    from google.protobuf.message_factory import GetMessageClass  # noqa: PLC0415
+
     directions = (method.client_streaming, method.server_streaming)
     kind = "_".join("stream" if streaming else "unary" for streaming in directions)
     handler = ServiceMethod(

@@ -3,9 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from google.protobuf.descriptor import ServiceDescriptor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from atoll.errors import PlacementError, RegistrationError, ServerStateError
 from atoll.loop import IoContext
@@ -14,6 +12,9 @@ from atoll.rpc._generic import GenericRpcHandler, known_methods
 from atoll.rpc._method import RpcMethodHandler, behaviour
 from atoll.rpc._method_options import MethodOptions
 from atoll.rpc._spread import Spread
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
 
 
 class Placement(Protocol):
@@ -121,7 +122,7 @@ class Registry:
 
     def add_service(
         self,
-        descriptor: ServiceDescriptor,
+        descriptor: "ServiceDescriptor",
         servicer: object,
         io_context: IoContext | None,
         options: MethodOptions | None = None,

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
-
-from google.protobuf.descriptor import ServiceDescriptor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from atoll._core import ServerCore
 from atoll.errors import BindError, ServerStateError
@@ -32,11 +30,13 @@ from atoll.rpc._method import Method, RpcMethodHandler
 from atoll.rpc._method_options import MethodOptions, MethodTable
 from atoll.rpc._options import server_options
 from atoll.rpc._overload import Overload
-from atoll.rpc._reflection import VERSIONS, Reflection, describe, describe_health
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._stats import ServerStats, server_stats
 from atoll.rpc._status import Compression
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
 
 _logger = logging.getLogger("atoll.rpc")
 
@@ -165,7 +165,7 @@ class Server:
         """
         self._registry.add_methods(service_name, method_handlers, None)
 
-    def add_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
+    def add_service(self, descriptor: "ServiceDescriptor", servicer: object) -> None:
         """Adds a servicer by its service's descriptor, without generated `_grpc` code. Before the start.
 
         A method that the servicer does not have is answered UNIMPLEMENTED. The messages' classes come from the
@@ -281,6 +281,9 @@ class Server:
 
     def _add_reflection(self) -> None:
         """Adds both versions of the reflection service, which tells of itself and of what the transport serves, too."""
+        # With protobuf's pools, which nobody else needs.
+        from atoll.rpc._reflection import VERSIONS, Reflection, describe, describe_health  # noqa: PLC0415
+
         versions = [describe(version) for version in VERSIONS]
         own = [*versions, *([describe_health()] if self._health.is_served else [])]
         services = {*self._registry.service_names(), *(service.full_name for service in own)}
