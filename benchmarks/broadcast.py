@@ -66,7 +66,9 @@ class BroadcastBenchmark:
                 # One connection after the other: grpc.aio refuses calls that come much faster than it starts them.
                 for number in range(CONNECTIONS):
                     held.open(1, STREAMS)
-                    wait_until(lambda: int(server.ask("subscribers")["subscribers"]), (number + 1) * STREAMS, "subscribers")
+                    wait_until(
+                        lambda: int(server.ask("subscribers")["subscribers"]), (number + 1) * STREAMS, "subscribers"
+                    )
                 rounds: list[dict[str, float]] = []
                 for number in range(_WARM_UP_MESSAGES + self._messages):
                     progress.step(f"broadcast, message {number + 1}: {title}", _MESSAGE_SECONDS)
@@ -89,7 +91,9 @@ def report(measured: dict[str, list[dict[str, float]]], result: Result) -> None:
 
 def _table(servers: list[str], result: Result) -> Table:
     def shown(figure: Figure, quantity: str) -> str:
-        return us(figure) if quantity == "send_us" else f"{figure.median:,.1f} ms ({figure.low:,.1f}-{figure.high:,.1f})"
+        if quantity == "send_us":
+            return us(figure)
+        return f"{figure.median:,.1f} ms ({figure.low:,.1f}-{figure.high:,.1f})"
 
     rows = []
     for server in servers:
