@@ -49,7 +49,7 @@ class Holder:
             streams = range(1, 2 * calls, 2)
             made = [call(stream, self._scheme, self._path, self._body) for stream in streams]
             connection.sendall(opening() + b"".join(made))
-            connection.setblocking(False)
+            connection.settimeout(0.0)
             self._selector.register(connection, selectors.EVENT_READ, Parser(self._counts))
             self._opened += 1
 

@@ -21,7 +21,7 @@ class Message:
     sequence: int
     text: str
 
-    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+    def SerializeToString(self) -> bytes:
         return self.text.encode()
 
 
