@@ -6,8 +6,9 @@ Imports point down::
     __main__ -> streaming | payload | tls | idle | broadcast -> pairs | holding -> echo_server -> h2load | processes
     __main__ -> report -> thresholds -> summary
 
-What is measured is in ``servers/``, ``posting/``, ``scaling_loops`` and ``overheads/``; ``holder`` is a client. All of it
-runs in processes of its own and is never imported here, so a missing or broken peer costs its row and nothing else.
+What is measured is in ``servers/``, ``posting/``, ``scaling_loops`` and ``overheads/``; ``holder`` is a client. It runs
+in processes of its own
+and is never imported here, so a missing or broken peer costs its row and nothing else.
 
 What every benchmark keeps to: peers take turns within each round, because a shared machine drifts; a ratio is taken
 within a round and the median of the rounds is reported with the lowest and the highest; what is compared gets the same

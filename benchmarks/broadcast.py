@@ -61,16 +61,14 @@ class BroadcastBenchmark:
         reply = protos.load(given.protos).reply(sequence=protos.SEQUENCE, text=protos.TEXT)
         reply_bytes = len(protos.frame(reply.SerializeToString()))
         with echo_server.running(module, given) as server:
-
-            def subscribers() -> int:
-                return int(server.ask("subscribers")["subscribers"])
-
             target = Target(server.target.port, given.body, reply_bytes, f"{protos.STREAMS}Watch")
             with holding(target) as held:
                 # One connection after the other: grpc.aio refuses calls that come much faster than it starts them.
                 for number in range(CONNECTIONS):
                     held.open(1, STREAMS)
-                    wait_until(subscribers, (number + 1) * STREAMS, "subscribers")
+                    wait_until(
+                        lambda: int(server.ask("subscribers")["subscribers"]), (number + 1) * STREAMS, "subscribers"
+                    )
                 rounds: list[dict[str, float]] = []
                 for number in range(_WARM_UP_MESSAGES + self._messages):
                     progress.step(f"broadcast, message {number + 1}: {title}", _MESSAGE_SECONDS)

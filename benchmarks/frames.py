@@ -1,8 +1,8 @@
-"""As much of HTTP/2 (RFC 9113) as a client needs that makes calls, counts what comes back and keeps connections open.
+"""As much of HTTP/2 (RFC 9113) as a client needs that makes calls, counts replies and keeps connections open.
 
-h2load closes its connections when their calls are answered, and grpcio's client does far more than count. Header blocks
-are sent as literals that change no table (RFC 7541, 6.2.2) and are not read: what a reply says is checked by its bytes.
-Pure functions and one parser per connection.
+h2load closes its connections when their calls are answered, and grpcio's client would spend more than the servers.
+Header blocks are sent as literals that change no table (RFC 7541, 6.2.2) and are not read: what a reply says is
+checked by its bytes. Pure functions and one parser per connection.
 """
 
 from __future__ import annotations

@@ -108,7 +108,9 @@ def options(
     max_receive_message_size: int | None = UNSET,
     max_send_message_size: int | None = UNSET,
 ) -> Callable[[Decorated], Decorated]:
-    """Decorates a servicer's class or one of its methods with `MethodOptions`, whose fields these are::
+    """Decorates a servicer's class or one of its methods with `MethodOptions`, whose fields these are.
+
+    For example::
 
         @rpc.options(max_active_rpcs=1, when_full="wait")
         class Accounts(accounts_pb2_grpc.AccountsServicer):
