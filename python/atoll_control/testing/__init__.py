@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
-import grpc
+from atoll.errors import AbortError
+from atoll.testing import FakeServicerContext
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import grpc
     import grpc.aio
 
 Ts = TypeVarTuple("Ts")
@@ -81,14 +83,6 @@ class Refused(Exception):  # noqa: N818 - it is what a call ended with, not what
         self.details = details
 
 
-class FakeServicerContext(Generic[Request, Response]):
-    """The part of a servicer context that the control plane's handlers use."""
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: object = ()) -> NoReturn:  # noqa: ARG002
-        """Ends the call."""
-        raise Refused(code, details)
-
-
 async def answer(
     method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
     request: Request,
@@ -98,8 +92,11 @@ async def answer(
     Raises:
         Refused: the handler aborted.
     """
-    context: FakeServicerContext[Request, Response] = FakeServicerContext()
-    return await method(request, cast("Any", context))
+    context = FakeServicerContext()
+    try:
+        return await method(request, cast("Any", context))
+    except AbortError:
+        raise Refused(cast("grpc.StatusCode", context.code()), context.details()) from None
 
 
 async def refusal(
