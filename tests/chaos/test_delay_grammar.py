@@ -6,6 +6,9 @@ import copy
 import pickle
 
 import pytest
+
+pytest.importorskip("hypothesis", reason="has no wheel for this Python")
+
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,6 +6,9 @@ import statistics
 from typing import TYPE_CHECKING
 
 import pytest
+
+pytest.importorskip("hypothesis", reason="has no wheel for this Python")
+
 from hypothesis import given
 from hypothesis import strategies as st
 

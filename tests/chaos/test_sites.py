@@ -7,6 +7,9 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+pytest.importorskip("hypothesis", reason="has no wheel for this Python")
+
 from hypothesis import given
 from hypothesis import strategies as st
 
