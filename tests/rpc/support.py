@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import grpc
 import grpc.aio
@@ -205,6 +205,34 @@ class ClientProcess:
         self._process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         self._process.stdout.close()
+
+
+class BehavioursServer:
+    """A process that serves the handlers of a script by stock grpc.aio or by Atoll; in a `with` block, its address."""
+
+    def __init__(self, script: str, kind: Literal["aio", "atoll"], loop: str) -> None:
+        self._kind = kind
+        python = CLIENT_PYTHON if kind == "aio" else sys.executable
+        self._process = subprocess.Popen(
+            [python, str(HERE / script), kind, loop],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> str:
+        assert self._process.stdout is not None
+        return f"127.0.0.1:{self._process.stdout.readline().strip()}"
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it, and looks for what Atoll must not leave in the log."""
+        log = self._process.communicate(timeout=20)[1]
+        if self._kind == "aio":
+            return
+        assert self._process.returncode == 0
+        for sign in ("Task was destroyed", "never retrieved", "never awaited", "Warning", "handler internal"):
+            assert sign not in log, log
 
 
 # -------------------------------------------------------------------------------------------------------------- servers

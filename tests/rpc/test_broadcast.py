@@ -23,6 +23,11 @@ class Watched(probe_pb2_grpc.StreamsServicer):  # type: ignore[misc] # generated
     async def Watch(self, request: Any, context: Any) -> None:
         await self.broadcast.serve(context)
 
+    async def Collect(self, request_iterator: Any, context: Any) -> Any:
+        with pytest.raises(RuntimeError, match="streams its replies"):
+            self.broadcast.subscribe(context)
+        return probe_pb2.Note(text="refused")
+
     async def Once(self, request: Any, context: Any) -> Any:
         with pytest.raises(RuntimeError, match="streams its replies"):
             self.broadcast.subscribe(context)
@@ -50,6 +55,7 @@ async def test_every_subscriber_gets_every_message_in_order() -> None:
         await until(lambda: broadcast.stats().subscribers == 49)
         assert broadcast.stats() == (49, 100, 0, 0)
         assert (await stub.Once(probe_pb2.Note(text="x"), timeout=TIMEOUT)).text == "x"
+        assert (await stub.Collect(iter([probe_pb2.Note()]), timeout=TIMEOUT)).text == "refused"
     await until(lambda: broadcast.stats().subscribers == 0)
 
 

@@ -6,16 +6,13 @@ Where the two differ on purpose, a test of its own says how and why.
 # Handlers take what they don't need.
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.interpreters import CLIENT_PYTHON
 from tests.rpc.behaviours import SERVICE, handlers
 from tests.rpc.conftest import LOOPS
-from tests.rpc.support import HERE, ClientProcess, Metadata, Outcome
+from tests.rpc.support import BehavioursServer, ClientProcess, Metadata, Outcome
 
 SERIALIZING = ("INTERNAL", "Failed to serialize response!")
 # What doc/statuscodes.md of gRPC says, and the sync server does.
@@ -74,35 +71,16 @@ DIFFERENT: dict[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
 DIFFERENT_BY_VERSION = {"DefStopIteration", "Never"}
 
 
-class BehavioursServer:
-    def __init__(self, kind: str, loop: str) -> None:
-        python = CLIENT_PYTHON if kind == "aio" else sys.executable
-        command = [python, str(HERE / "behaviours.py"), kind, loop]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        self.target = f"127.0.0.1:{self.process.stdout.readline().strip()}"
-
-    def stop(self) -> str:
-        return self.process.communicate(timeout=20)[1]
-
-
 @pytest.fixture(scope="module")
 def stock() -> Iterator[str]:
-    server = BehavioursServer("aio", "asyncio")
-    yield server.target
-    server.stop()
+    with BehavioursServer("behaviours.py", "aio", "asyncio") as target:
+        yield target
 
 
 @pytest.fixture(scope="module", params=list(LOOPS))
 def ours(request: pytest.FixtureRequest) -> Iterator[str]:
-    server = BehavioursServer("atoll", request.param)
-    yield server.target
-    log = server.stop()
-    assert server.process.returncode == 0
-    for sign in ("Task was destroyed", "never retrieved", "never awaited", "Warning", "handler internal"):
-        assert sign not in log, log
+    with BehavioursServer("behaviours.py", "atoll", request.param) as target:
+        yield target
 
 
 def see(

@@ -5,17 +5,14 @@ Where the two differ on purpose, a test of its own says how and why.
 
 import inspect
 import itertools
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.interpreters import CLIENT_PYTHON
 from tests.rpc.conftest import LOOPS
 from tests.rpc.stream_behaviours import KINDS, MEGABYTE, RECEIVE_LIMIT, SERVICE, StreamUnary, UnaryStream, names
-from tests.rpc.support import HERE, ClientProcess
+from tests.rpc.support import BehavioursServer, ClientProcess
 from tests.rpc.test_like_grpc_aio import SERIALIZING, STATUSCODES
 
 Step = tuple[Any, ...]
@@ -145,35 +142,16 @@ DIFFERENT: dict[str, tuple[str, tuple[object, str, str], tuple[object, str, str]
 }
 
 
-class BehavioursServer:
-    def __init__(self, kind: str, loop: str) -> None:
-        python = CLIENT_PYTHON if kind == "aio" else sys.executable
-        command = [python, str(HERE / "stream_behaviours.py"), kind, loop]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        self.target = f"127.0.0.1:{self.process.stdout.readline().strip()}"
-
-    def stop(self) -> str:
-        return self.process.communicate(timeout=20)[1]
-
-
 @pytest.fixture(scope="module")
 def stock() -> Iterator[str]:
-    server = BehavioursServer("aio", "asyncio")
-    yield server.target
-    server.stop()
+    with BehavioursServer("stream_behaviours.py", "aio", "asyncio") as target:
+        yield target
 
 
 @pytest.fixture(scope="module", params=list(LOOPS))
 def ours(request: pytest.FixtureRequest) -> Iterator[str]:
-    server = BehavioursServer("atoll", request.param)
-    yield server.target
-    log = server.stop()
-    assert server.process.returncode == 0
-    for sign in ("Task was destroyed", "never retrieved", "never awaited", "Warning", "handler internal"):
-        assert sign not in log, log
+    with BehavioursServer("stream_behaviours.py", "atoll", request.param) as target:
+        yield target
 
 
 _keys = itertools.count()

@@ -115,3 +115,35 @@ async fn a_call_that_asks_for_no_compression_gets_none() {
     call.reply(Reply::ok(frame(b"y")));
     assert!(!pending.answer().await.headers.contains_key("grpc-encoding"));
 }
+
+#[tokio::test]
+async fn what_is_offered_to_a_stream_leaves_its_headers_as_what_is_sent_does() {
+    let mut server = Server::with_routes(TransportConfig::default(), |held| {
+        held.with_streaming(false, true)
+    });
+    let mut client = server.client().await;
+    let pending = client.open(accepting("gzip"), Some(frame(b"x"))).await;
+    let call = server.call().await;
+    assert!(call.compress(Encoding::Gzip));
+    assert_eq!(call.offer_message(frame(b"plain"), 1000), Sent::Room);
+    assert!(
+        !call.send_initial_metadata(http::HeaderMap::new()),
+        "the headers are sent"
+    );
+    call.send_message(Encoding::Gzip.frame(TEXT));
+    call.reply(Reply::end());
+    assert_eq!(pending.answer().await.headers["grpc-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn nothing_can_be_offered_to_a_call_that_has_one_reply() {
+    let mut server = Server::with_routes(TransportConfig::default(), |held| {
+        held.with_streaming(true, false)
+    });
+    let mut client = server.client().await;
+    let pending = client.open(request(HELD), Some(frame(b"x"))).await;
+    let call = server.call().await;
+    assert_eq!(call.offer_message(frame(b"y"), 1000), Sent::Over);
+    call.reply(Reply::ok(frame(b"z")));
+    assert_eq!(pending.answer().await.body, frame(b"z"));
+}

@@ -28,7 +28,11 @@ impl BroadcastCore {
 
     /// Sends later messages to a call, too. The number that takes it out again.
     fn subscribe(&self, context: &Bound<'_, ServerCall>) -> PyResult<usize> {
-        let call = context.get().attached().filter(|call| call.is_streaming());
+        let context = context.get();
+        let call = match context.attached() {
+            Some(call) if context.response_streaming()? => Some(call),
+            _ => None,
+        };
         let call = call.ok_or_else(|| {
             PyRuntimeError::new_err(
                 "only a call that streams its replies can subscribe to a broadcast: pass the context of such a method",

@@ -1,4 +1,5 @@
-//! `LoopCore`: the mailbox of one loop, and what feeds and drains it. `atoll.IoContext` derives from it.
+//! `LoopCore`: the mailbox of one loop, and what feeds and drains it. `atoll.IoContext` derives from it. Over 600 lines, for a
+//! class's methods are one block for PyO3.
 //!
 //! | state | written by | read by | under |
 //! |---|---|---|---|

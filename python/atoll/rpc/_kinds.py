@@ -137,7 +137,7 @@ def _plain(
     if handler.request_streaming:
         raise PlacementError(
             f"{path} reads its requests with a plain function, which would block the loop that it is placed on: make "
-            "it `async def` with `async for`, or take its servicer out of the placement"
+            "it `async def` with `async for`, or move it to the thread pool with @rpc.options(blocking=True)"
         )
     if not handler.response_streaming:
         return Runner(function, is_coroutine=False, takes_sync_context=True)

@@ -14,6 +14,8 @@
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
+mod state;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri};
 
+pub use self::state::CancelReason;
+use self::state::State;
 use super::admission::Admission;
 use super::body::Message;
 use super::compression::Encoding;
@@ -36,84 +40,6 @@ use super::status::{Code, Status};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
-
-/// Why the transport answered or gave up a call itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CancelReason {
-    /// Its deadline passed; the client got `DEADLINE_EXCEEDED`.
-    Deadline,
-    /// The client reset the stream.
-    Client,
-    /// The connection ended.
-    ConnectionLost,
-    /// The server stopped and the grace ran out; the client got UNAVAILABLE.
-    Shutdown,
-    /// A later message of the request broke the protocol or a limit; the client got the status that says so.
-    BadRequest,
-    /// The client does not take its messages; it got `RESOURCE_EXHAUSTED`, if it takes that.
-    SlowClient,
-}
-
-impl CancelReason {
-    /// The status with which such a call ends, unless a better one is known.
-    fn code(self) -> Code {
-        match self {
-            Self::Deadline => Code::DeadlineExceeded,
-            Self::Client | Self::ConnectionLost => Code::Cancelled,
-            Self::Shutdown => Code::Unavailable,
-            Self::BadRequest => Code::Internal,
-            Self::SlowClient => Code::ResourceExhausted,
-        }
-    }
-}
-
-/// The life of a call. Only these transitions happen, each exactly once, whichever threads race for them:
-///
-/// * `Queued → Running`: [`begin`](Call::begin), by the loop.
-/// * `Queued | Running → Answered`: [`reply`](Call::reply), by any thread.
-/// * `Queued | Running → Cancelled(reason)`: `cancel`, by the connection.
-struct State(AtomicU8);
-
-impl State {
-    const QUEUED: u8 = 0;
-    const RUNNING: u8 = 1;
-    const ANSWERED: u8 = 2;
-    /// This and above: cancelled, one value per reason.
-    const CANCELLED: u8 = 3;
-
-    const REASONS: [CancelReason; 6] = [
-        CancelReason::Deadline,
-        CancelReason::Client,
-        CancelReason::ConnectionLost,
-        CancelReason::Shutdown,
-        CancelReason::BadRequest,
-        CancelReason::SlowClient,
-    ];
-
-    fn transition_to_running(&self) -> bool {
-        let (queued, running) = (Self::QUEUED, Self::RUNNING);
-        self.0
-            .compare_exchange(queued, running, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Ends the call; the state before, unless another thread ended it first.
-    fn transition_to_end(&self, end: u8) -> Option<u8> {
-        let next = |state| (state < Self::ANSWERED).then_some(end);
-        self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
-            .ok()
-    }
-
-    fn load(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn reason(state: u8) -> Option<CancelReason> {
-        let index = state.checked_sub(Self::CANCELLED)?;
-        Self::REASONS.get(usize::from(index)).copied()
-    }
-}
 
 /// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
@@ -150,6 +76,8 @@ pub(super) struct CallHead {
     pub(super) deadline: Option<Instant>,
     /// Of the request's messages that are marked as compressed.
     pub(super) encoding: Encoding,
+    /// Which of the route's targets takes it.
+    pub(super) destination: usize,
 }
 
 impl Call {
@@ -162,7 +90,7 @@ impl Call {
         (max_receive_message_size, max_send_message_size): (usize, usize),
     ) -> Self {
         Self {
-            destination: head.route.choose(outbox.number, &head.headers),
+            destination: head.destination,
             flow,
             encoding: head.encoding,
             reply_encoding: AtomicU8::new(Encoding::Identity as u8),
@@ -174,7 +102,7 @@ impl Call {
             arrived: head.arrived,
             deadline: head.deadline,
             message: Mutex::new(message),
-            state: State(AtomicU8::new(State::QUEUED)),
+            state: State::queued(),
             outcome: AtomicU8::new(Code::Ok as u8),
             admission: None,
             sent_metadata: AtomicBool::new(false),
@@ -456,32 +384,44 @@ impl Call {
     /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
     /// sent in order.
     pub fn send_message(&self, framed: Bytes) -> Sent {
-        let is_open = self.route.streams_replies && !self.is_answered();
-        let Some(flow) = self.flow.as_ref().filter(|_| is_open) else {
-            return Sent::Over;
-        };
-        if self.reply_encoding() != Encoding::Identity {
-            // Unless they have been sent, the headers say how it is compressed.
-            self.send_initial_metadata(HeaderMap::new());
+        let counted = self.open_reply().map(|flow| flow.send(framed.len()));
+        match counted {
+            Some(sent @ (Sent::Room | Sent::Full)) => self.push_message(framed, sent),
+            Some(Sent::Over) | None => Sent::Over,
         }
-        self.sent_metadata.store(true, Ordering::Release);
-        let sent = flow.send(framed.len());
-        if sent == Sent::Over || !self.outbox.push(Outgoing::Message(self.key, framed)) {
-            return Sent::Over;
-        }
-        sent
     }
 
     /// Sends a message as [`send_message`](Self::send_message) does, unless more than `limit` bytes would then be on the way
     /// and some are already: then there is [`Sent::Full`], and it has not been sent.
     pub fn offer_message(&self, framed: Bytes, limit: usize) -> Sent {
-        let Some(flow) = self.flow.as_ref().filter(|_| !self.is_answered()) else {
-            return Sent::Over;
-        };
-        match flow.offer(framed.len(), limit) {
-            Sent::Room if self.outbox.push(Outgoing::Message(self.key, framed)) => Sent::Room,
-            Sent::Full => Sent::Full,
-            Sent::Room | Sent::Over => Sent::Over,
+        let counted = self
+            .open_reply()
+            .map(|flow| flow.offer(framed.len(), limit));
+        match counted {
+            Some(Sent::Full) => Sent::Full,
+            Some(Sent::Room) => self.push_message(framed, Sent::Room),
+            Some(Sent::Over) | None => Sent::Over,
+        }
+    }
+
+    /// The flow of a streaming reply that goes on, whose headers are sent before its first message.
+    fn open_reply(&self) -> Option<&Flow> {
+        let is_open = self.route.streams_replies && !self.is_answered();
+        let flow = self.flow.as_ref().filter(|_| is_open)?;
+        if self.reply_encoding() != Encoding::Identity {
+            // Unless they have been sent, the headers say how it is compressed.
+            self.send_initial_metadata(HeaderMap::new());
+        }
+        self.sent_metadata.store(true, Ordering::Release);
+        Some(flow)
+    }
+
+    /// Hands the connection a message that has been counted; `sent`, unless the connection is gone.
+    fn push_message(&self, framed: Bytes, sent: Sent) -> Sent {
+        if self.outbox.push(Outgoing::Message(self.key, framed)) {
+            sent
+        } else {
+            Sent::Over
         }
     }
 

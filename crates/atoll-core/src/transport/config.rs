@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::authentication::Authentication;
 use super::frame_limit::FrameLimit;
+use super::routes::Route;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
@@ -155,6 +156,18 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
+    /// The largest request and the largest reply message of a route: its own, else the server's.
+    pub(super) fn message_limits(&self, route: &Route) -> (usize, usize) {
+        let (receive, send) = (
+            route.max_receive_message_size(),
+            route.max_send_message_size(),
+        );
+        (
+            receive.unwrap_or(self.max_receive_message_size),
+            send.unwrap_or(self.max_send_message_size),
+        )
+    }
+
     /// Checks that the values fit together and are ones that HTTP/2 can express.
     ///
     /// # Errors

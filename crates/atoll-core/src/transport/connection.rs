@@ -196,18 +196,17 @@ where
         let header_limit = self.service.config.max_header_list_size as usize;
         let authentication = self.service.config.authentication.as_deref();
         let routes = &self.service.routes;
-        let head = match request::check(parts, routes, header_limit, authentication, now) {
+        let mut head = match request::check(parts, routes, header_limit, authentication, now) {
             Ok(head) => head,
             Err(refusal) => return responder.refuse(refusal),
         };
-        let destination = head.route.choose(self.outbox.number, &head.headers);
-        if let Some((reason, status)) = self.doors.turn_away(&head.route, destination) {
+        head.destination = head.route.choose(self.outbox.number, &head.headers);
+        if let Some((reason, status)) = self.doors.turn_away(&head.route, head.destination) {
             head.route.counters().turned_away(reason, status.code);
             return responder.refuse(Refusal::Status(status));
         }
         let key = self.streams.next_key();
-        let limit = head.route.max_receive_message_size();
-        let limit = limit.unwrap_or(self.service.config.max_receive_message_size);
+        let (limit, _) = self.service.config.message_limits(&head.route);
         let is_compressed = head.encoding != Encoding::Identity;
         if head.route.streams_requests {
             let decoder = Decoder::new(limit, is_compressed);
@@ -264,9 +263,8 @@ where
             counters.turned_away(Refused::Deadline, Code::DeadlineExceeded);
             return responder.send_error(deadline_exceeded());
         }
-        let destination = head.route.choose(self.outbox.number, &head.headers);
         let bytes = message.bytes.len();
-        let admission = match self.doors.enter(&head.route, destination, bytes) {
+        let admission = match self.doors.enter(&head.route, head.destination, bytes) {
             Ok(admission) => admission,
             Err((reason, status)) => {
                 head.route.counters().turned_away(reason, status.code);
@@ -283,14 +281,7 @@ where
             // The request is complete; no handler has begun that could wait for more of it.
             let _ = flow.complete();
         }
-        let (receive, send) = (
-            head.route.max_receive_message_size(),
-            head.route.max_send_message_size(),
-        );
-        let limits = (
-            receive.unwrap_or(config.max_receive_message_size),
-            send.unwrap_or(config.max_send_message_size),
-        );
+        let limits = config.message_limits(&head.route);
         let call = Call::new(head, message, flow, key, Arc::clone(&self.outbox), limits);
         let call = Arc::new(call.admitted(admission));
         let waiting = call.is_waiting().then(|| Arc::clone(&call));
@@ -503,8 +494,7 @@ where
             return;
         };
         let route = call.route();
-        let limit = route.max_send_message_size();
-        let limit = limit.unwrap_or(self.service.config.max_send_message_size);
+        let (_, limit) = self.service.config.message_limits(route);
         let reply = reply.checked(limit, route.streams_replies);
         call.ended_with(reply.status.code);
         if call.cancelled_by().is_some() {

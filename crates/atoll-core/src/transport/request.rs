@@ -68,6 +68,8 @@ pub(super) fn check(
     let encoding = requested_encoding(&parts.headers)?;
     Ok(CallHead {
         encoding,
+        // The connection chooses.
+        destination: 0,
         route: Arc::clone(route),
         uri: parts.uri,
         headers: parts.headers,
