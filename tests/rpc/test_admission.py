@@ -256,7 +256,7 @@ async def test_who_waits_when_the_server_stops_is_answered(client: ClientProcess
     options = rpc.MethodOptions(max_active_rpcs=1, when_full="wait")
     async with serving({"Wait": entered}, method_options=options) as (server, target):
         calls = [client.start(target, path("Wait"), b"%d" % number) for number in range(5)]
-        await until(lambda: server.stats()[path("Wait")].waiting == 4)
+        await until(lambda: entered.begun and server.stats()[path("Wait")].waiting == 4)
         await server.stop(None)
         assert {(await call.outcome()).code for call in calls} == {"UNAVAILABLE"}
     assert len(entered.begun) == 1
