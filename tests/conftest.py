@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import signal
 
 import pytest
 from tests.interpreters import HAS_WHOLE_GRPCIO
@@ -14,7 +15,9 @@ if importlib.util.find_spec("grpc") is None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the markers."""
+    """Registers the markers; has the tests' processes take Ctrl-C, also where pytest runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "alone: measures time, so that a run of the whole suite has nothing beside it")
     config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
     config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")
