@@ -44,6 +44,16 @@ class KvServiceStub(object):
                 request_serializer=atoll_dot_v1_dot_kv__pb2.GetRequest.SerializeToString,
                 response_deserializer=atoll_dot_v1_dot_kv__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.MultiGet = channel.unary_unary(
+                '/atoll.v1.KvService/MultiGet',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.MultiGetRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.MultiGetResponse.FromString,
+                _registered_method=True)
+        self.Exists = channel.unary_unary(
+                '/atoll.v1.KvService/Exists',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.ExistsRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.ExistsResponse.FromString,
+                _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/atoll.v1.KvService/Delete',
                 request_serializer=atoll_dot_v1_dot_kv__pb2.DeleteRequest.SerializeToString,
@@ -54,6 +64,21 @@ class KvServiceStub(object):
                 request_serializer=atoll_dot_v1_dot_kv__pb2.KeysRequest.SerializeToString,
                 response_deserializer=atoll_dot_v1_dot_kv__pb2.KeysResponse.FromString,
                 _registered_method=True)
+        self.Scan = channel.unary_unary(
+                '/atoll.v1.KvService/Scan',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.ScanResponse.FromString,
+                _registered_method=True)
+        self.Transact = channel.unary_unary(
+                '/atoll.v1.KvService/Transact',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.TransactRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.TransactResponse.FromString,
+                _registered_method=True)
+        self.ListNamespaces = channel.unary_unary(
+                '/atoll.v1.KvService/ListNamespaces',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.ListNamespacesRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.ListNamespacesResponse.FromString,
+                _registered_method=True)
 
 
 class KvServiceServicer(object):
@@ -63,8 +88,7 @@ class KvServiceServicer(object):
         """Stores a value.
 
         Errors:
-        INVALID_ARGUMENT    the namespace, the key or the value is out of bounds; the message names the field.
-        RESOURCE_EXHAUSTED  the store holds as many bytes as it is allowed to.
+        NOT_FOUND            the lease or the node that is to own the key does not exist, or has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,18 +96,28 @@ class KvServiceServicer(object):
 
     def Get(self, request, context):
         """Errors:
-        INVALID_ARGUMENT    the namespace or the key is out of bounds; the message names the field.
         NOT_FOUND           the namespace has no such key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Delete(self, request, context):
-        """Removes a key. Safe to repeat: a key that is not there is no error.
+    def MultiGet(self, request, context):
+        """Reads several keys at one revision. A key that is not there is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors:
-        INVALID_ARGUMENT    the namespace or the key is out of bounds; the message names the field.
+    def Exists(self, request, context):
+        """Whether a key is there, without its value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Removes a key, or all keys with a prefix. Safe to repeat: a key that is not there is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,9 +125,27 @@ class KvServiceServicer(object):
 
     def Keys(self, request, context):
         """Lists the keys that start with a prefix, in the order of their bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors:
-        INVALID_ARGUMENT    a field is out of bounds; the message names it.
+    def Scan(self, request, context):
+        """Lists keys with their values. A page ends early when it has grown to 2 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Transact(self, request, context):
+        """Does all of its operations or, when one of its checks does not hold, none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNamespaces(self, request, context):
+        """Lists the namespaces that have keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +164,16 @@ def add_KvServiceServicer_to_server(servicer, server):
                     request_deserializer=atoll_dot_v1_dot_kv__pb2.GetRequest.FromString,
                     response_serializer=atoll_dot_v1_dot_kv__pb2.GetResponse.SerializeToString,
             ),
+            'MultiGet': grpc.unary_unary_rpc_method_handler(
+                    servicer.MultiGet,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.MultiGetRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.MultiGetResponse.SerializeToString,
+            ),
+            'Exists': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exists,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.ExistsRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.ExistsResponse.SerializeToString,
+            ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
                     request_deserializer=atoll_dot_v1_dot_kv__pb2.DeleteRequest.FromString,
@@ -121,6 +183,21 @@ def add_KvServiceServicer_to_server(servicer, server):
                     servicer.Keys,
                     request_deserializer=atoll_dot_v1_dot_kv__pb2.KeysRequest.FromString,
                     response_serializer=atoll_dot_v1_dot_kv__pb2.KeysResponse.SerializeToString,
+            ),
+            'Scan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.ScanRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.ScanResponse.SerializeToString,
+            ),
+            'Transact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transact,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.TransactRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.TransactResponse.SerializeToString,
+            ),
+            'ListNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNamespaces,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.ListNamespacesRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.ListNamespacesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,6 +265,60 @@ class KvService(object):
             _registered_method=True)
 
     @staticmethod
+    def MultiGet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.KvService/MultiGet',
+            atoll_dot_v1_dot_kv__pb2.MultiGetRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.MultiGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.KvService/Exists',
+            atoll_dot_v1_dot_kv__pb2.ExistsRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.ExistsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Delete(request,
             target,
             options=(),
@@ -231,6 +362,294 @@ class KvService(object):
             '/atoll.v1.KvService/Keys',
             atoll_dot_v1_dot_kv__pb2.KeysRequest.SerializeToString,
             atoll_dot_v1_dot_kv__pb2.KeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.KvService/Scan',
+            atoll_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.KvService/Transact',
+            atoll_dot_v1_dot_kv__pb2.TransactRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.TransactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.KvService/ListNamespaces',
+            atoll_dot_v1_dot_kv__pb2.ListNamespacesRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LeaseServiceStub(object):
+    """A lease owns keys, which vanish together when it is revoked or not kept alive.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GrantLease = channel.unary_unary(
+                '/atoll.v1.LeaseService/GrantLease',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.GrantLeaseRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.GrantLeaseResponse.FromString,
+                _registered_method=True)
+        self.KeepLeaseAlive = channel.unary_unary(
+                '/atoll.v1.LeaseService/KeepLeaseAlive',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveResponse.FromString,
+                _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/atoll.v1.LeaseService/RevokeLease',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.RevokeLeaseResponse.FromString,
+                _registered_method=True)
+        self.ListLeases = channel.unary_unary(
+                '/atoll.v1.LeaseService/ListLeases',
+                request_serializer=atoll_dot_v1_dot_kv__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_kv__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
+
+
+class LeaseServiceServicer(object):
+    """A lease owns keys, which vanish together when it is revoked or not kept alive.
+    """
+
+    def GrantLease(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepLeaseAlive(self, request, context):
+        """Errors:
+        NOT_FOUND           the lease has ended, and its keys with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLease(self, request, context):
+        """Ends a lease and removes its keys. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLeases(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LeaseServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GrantLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantLease,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.GrantLeaseRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.GrantLeaseResponse.SerializeToString,
+            ),
+            'KeepLeaseAlive': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepLeaseAlive,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveResponse.SerializeToString,
+            ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.RevokeLeaseResponse.SerializeToString,
+            ),
+            'ListLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeases,
+                    request_deserializer=atoll_dot_v1_dot_kv__pb2.ListLeasesRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_kv__pb2.ListLeasesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'atoll.v1.LeaseService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('atoll.v1.LeaseService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LeaseService(object):
+    """A lease owns keys, which vanish together when it is revoked or not kept alive.
+    """
+
+    @staticmethod
+    def GrantLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.LeaseService/GrantLease',
+            atoll_dot_v1_dot_kv__pb2.GrantLeaseRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.GrantLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepLeaseAlive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.LeaseService/KeepLeaseAlive',
+            atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.KeepLeaseAliveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.LeaseService/RevokeLease',
+            atoll_dot_v1_dot_kv__pb2.RevokeLeaseRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.RevokeLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.LeaseService/ListLeases',
+            atoll_dot_v1_dot_kv__pb2.ListLeasesRequest.SerializeToString,
+            atoll_dot_v1_dot_kv__pb2.ListLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,15 +44,30 @@ class NodeServiceStub(object):
                 request_serializer=atoll_dot_v1_dot_node__pb2.UnregisterRequest.SerializeToString,
                 response_deserializer=atoll_dot_v1_dot_node__pb2.UnregisterResponse.FromString,
                 _registered_method=True)
-        self.Heartbeat = channel.unary_unary(
-                '/atoll.v1.NodeService/Heartbeat',
-                request_serializer=atoll_dot_v1_dot_node__pb2.HeartbeatRequest.SerializeToString,
-                response_deserializer=atoll_dot_v1_dot_node__pb2.HeartbeatResponse.FromString,
+        self.Drain = channel.unary_unary(
+                '/atoll.v1.NodeService/Drain',
+                request_serializer=atoll_dot_v1_dot_node__pb2.DrainRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_node__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.SetConditions = channel.unary_unary(
+                '/atoll.v1.NodeService/SetConditions',
+                request_serializer=atoll_dot_v1_dot_node__pb2.SetConditionsRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_node__pb2.SetConditionsResponse.FromString,
+                _registered_method=True)
+        self.GetNode = channel.unary_unary(
+                '/atoll.v1.NodeService/GetNode',
+                request_serializer=atoll_dot_v1_dot_node__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_node__pb2.GetNodeResponse.FromString,
                 _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/atoll.v1.NodeService/ListNodes',
                 request_serializer=atoll_dot_v1_dot_node__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=atoll_dot_v1_dot_node__pb2.ListNodesResponse.FromString,
+                _registered_method=True)
+        self.ListEndings = channel.unary_unary(
+                '/atoll.v1.NodeService/ListEndings',
+                request_serializer=atoll_dot_v1_dot_node__pb2.ListEndingsRequest.SerializeToString,
+                response_deserializer=atoll_dot_v1_dot_node__pb2.ListEndingsResponse.FromString,
                 _registered_method=True)
 
 
@@ -60,14 +75,13 @@ class NodeServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Register(self, request, context):
-        """Makes a node a member, or renews its membership under a higher incarnation.
+        """Makes a node a member, or renews its membership under a higher incarnation, which ends the one before.
 
         Registering again with the incarnation that is registered already is a retry: it succeeds, counts as a heartbeat and
-        replaces the facts and labels.
+        replaces facts, labels and resources.
 
         Errors:
-        INVALID_ARGUMENT     a field is missing or out of bounds; the message names it.
-        ALREADY_EXISTS       this node id and incarnation belong to a live node with another address.
+        ALREADY_EXISTS       the node id is live at another address; the message names both.
         FAILED_PRECONDITION  the incarnation is stale: a higher one has registered, or this one has died or left. Register
         with a higher one.
         RESOURCE_EXHAUSTED   the server keeps as many nodes as it is allowed to.
@@ -81,7 +95,6 @@ class NodeServiceServicer(object):
         been marked dead stays dead; the response tells.
 
         Errors:
-        INVALID_ARGUMENT     a field is missing or out of bounds; the message names it.
         NOT_FOUND            no node with this id is known.
         FAILED_PRECONDITION  another incarnation of this node is registered.
         """
@@ -89,14 +102,30 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Heartbeat(self, request, context):
-        """Says that a node is alive.
+    def Drain(self, request, context):
+        """Says whether a node should get new work: it stays alive and a member. Safe to repeat.
 
         Errors:
-        INVALID_ARGUMENT     a field is missing or out of bounds; the message names it.
-        NOT_FOUND            no node with this id is known, for example because the server restarted: register again.
-        FAILED_PRECONDITION  this incarnation has died or left, or is not the one registered: register again with a
-        higher incarnation, or stop if another process has taken this node's place.
+        NOT_FOUND            no node with this id is known, or it is not alive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConditions(self, request, context):
+        """Sets conditions of a node; those that are not named stay. A condition's `since` moves when its status changes.
+
+        Errors:
+        NOT_FOUND            no node with this id is known.
+        FAILED_PRECONDITION  another incarnation of this node is registered, or it is not alive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNode(self, request, context):
+        """Errors:
+        NOT_FOUND            no node with this id is known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,9 +133,13 @@ class NodeServiceServicer(object):
 
     def ListNodes(self, request, context):
         """Lists nodes in the order of their ids, also those that died or left a while ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors:
-        INVALID_ARGUMENT     a field is out of bounds; the message names it.
+    def ListEndings(self, request, context):
+        """Lists incarnations that died, left or were replaced, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,15 +158,30 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=atoll_dot_v1_dot_node__pb2.UnregisterRequest.FromString,
                     response_serializer=atoll_dot_v1_dot_node__pb2.UnregisterResponse.SerializeToString,
             ),
-            'Heartbeat': grpc.unary_unary_rpc_method_handler(
-                    servicer.Heartbeat,
-                    request_deserializer=atoll_dot_v1_dot_node__pb2.HeartbeatRequest.FromString,
-                    response_serializer=atoll_dot_v1_dot_node__pb2.HeartbeatResponse.SerializeToString,
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=atoll_dot_v1_dot_node__pb2.DrainRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_node__pb2.DrainResponse.SerializeToString,
+            ),
+            'SetConditions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConditions,
+                    request_deserializer=atoll_dot_v1_dot_node__pb2.SetConditionsRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_node__pb2.SetConditionsResponse.SerializeToString,
+            ),
+            'GetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNode,
+                    request_deserializer=atoll_dot_v1_dot_node__pb2.GetNodeRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_node__pb2.GetNodeResponse.SerializeToString,
             ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
                     request_deserializer=atoll_dot_v1_dot_node__pb2.ListNodesRequest.FromString,
                     response_serializer=atoll_dot_v1_dot_node__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'ListEndings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndings,
+                    request_deserializer=atoll_dot_v1_dot_node__pb2.ListEndingsRequest.FromString,
+                    response_serializer=atoll_dot_v1_dot_node__pb2.ListEndingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -201,7 +249,7 @@ class NodeService(object):
             _registered_method=True)
 
     @staticmethod
-    def Heartbeat(request,
+    def Drain(request,
             target,
             options=(),
             channel_credentials=None,
@@ -214,9 +262,63 @@ class NodeService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/atoll.v1.NodeService/Heartbeat',
-            atoll_dot_v1_dot_node__pb2.HeartbeatRequest.SerializeToString,
-            atoll_dot_v1_dot_node__pb2.HeartbeatResponse.FromString,
+            '/atoll.v1.NodeService/Drain',
+            atoll_dot_v1_dot_node__pb2.DrainRequest.SerializeToString,
+            atoll_dot_v1_dot_node__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConditions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.NodeService/SetConditions',
+            atoll_dot_v1_dot_node__pb2.SetConditionsRequest.SerializeToString,
+            atoll_dot_v1_dot_node__pb2.SetConditionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.NodeService/GetNode',
+            atoll_dot_v1_dot_node__pb2.GetNodeRequest.SerializeToString,
+            atoll_dot_v1_dot_node__pb2.GetNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -244,6 +346,33 @@ class NodeService(object):
             '/atoll.v1.NodeService/ListNodes',
             atoll_dot_v1_dot_node__pb2.ListNodesRequest.SerializeToString,
             atoll_dot_v1_dot_node__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atoll.v1.NodeService/ListEndings',
+            atoll_dot_v1_dot_node__pb2.ListEndingsRequest.SerializeToString,
+            atoll_dot_v1_dot_node__pb2.ListEndingsResponse.FromString,
             options,
             channel_credentials,
             insecure,
