@@ -2,11 +2,11 @@
 
 The layers, each of which imports only from those below it:
 
-    cli | testing                the command `atoll`; what tests need
-    rpc | placement | observe    the bridge from gRPC; which module lives where; watching, statistics, metrics
-    loop                         named single-threaded event loops
-    chaos                        delays and faults on purpose, for tests
-    _core                        Rust: what must run without the GIL
+    cli | testing                        the command `atoll`; what tests need
+    rpc | placement | observe | store    the bridge from gRPC; which module lives where; watching, metrics; what must last
+    loop                                 named single-threaded event loops
+    chaos                                delays and faults on purpose, for tests
+    _core                                Rust: what must run without the GIL
     errors
 
 Importing the package changes nothing in the process.

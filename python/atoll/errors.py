@@ -9,16 +9,29 @@ __all__ = [
     "BindError",
     "CertificateError",
     "ChaosConfigurationError",
+    "CommitTooLargeError",
+    "CompactedError",
     "DeadlineExceededError",
     "DeadlockError",
     "ForkedError",
     "LoopClosedError",
     "LoopRunningError",
     "MailboxFull",
+    "NotLeaderError",
     "NotOnLoopError",
+    "OutcomeUnknownError",
     "PlacementError",
     "RegistrationError",
     "ServerStateError",
+    "SnapshotExpiredError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFencedError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreUnavailableError",
 ]
 
 
@@ -91,3 +104,68 @@ class RegistrationError(AtollError, TypeError):
 
 class ServerStateError(AtollError):
     """You asked a server for what it can't do in its present state, such as adding a service after its start."""
+
+
+class StoreError(AtollError):
+    """The root of what a store raises. Of this class itself: the system refused something; the message says what."""
+
+
+class StoreLockedError(StoreError):
+    """Another process has the store that you open. The message names it; stop it, or open another."""
+
+
+class StoreCorruptError(StoreError):
+    """The store's file is damaged or something else. Restore a backup; the file is left as it is."""
+
+
+class StoreFullError(StoreError):
+    """The disk or the quota of the store is full. Nothing was changed and reads go on; make room, then try again."""
+
+
+class StoreBusyError(StoreError):
+    """You submitted more than the store can make durable. Nothing was changed; try again later."""
+
+
+class CommitTooLargeError(StoreError, ValueError):
+    """Your batch is larger than a limit, which the message names. Nothing was changed; split it."""
+
+
+class StoreFencedError(StoreError):
+    """Another server writes to the store now. Nothing was changed; this one has to stop."""
+
+
+class NotLeaderError(StoreError):
+    """This server's lease has run out, so that what it knows may be old. Ask the leader."""
+
+
+class OutcomeUnknownError(StoreError):
+    """It is not known whether your batch was committed. Read before you send it again."""
+
+
+class StoreUnavailableError(StoreError):
+    """The engine can't be reached or refuses. Nothing was changed; the message says whether to try again."""
+
+
+class StoreClosedError(StoreError):
+    """You used a store that is closed. Nothing was changed."""
+
+
+class SnapshotExpiredError(StoreError):
+    """Too much has changed since your snapshot was taken. Take another, and read it faster."""
+
+
+class CompactedError(StoreError):
+    """The changes that you asked for are no longer kept. Read a snapshot, and go on from its revision.
+
+    Attributes:
+        oldest: The oldest revision after which all changes can be told.
+    """
+
+    def __init__(self, message: str, oldest: int) -> None:
+        """Made by the store."""
+        super().__init__(message)
+        self.oldest = oldest
+
+    def __reduce__(self) -> tuple[type["CompactedError"], tuple[str, int]]:
+        """As it was made, for other processes."""
+        return type(self), (str(self), self.oldest)

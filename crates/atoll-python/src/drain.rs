@@ -170,6 +170,16 @@ impl LoopCore {
                     Self::call_progressed(slf, &call)?;
                     core.stamp();
                 }
+                Item::Completions(completions) => {
+                    activity.no_handler();
+                    Self::commits_completed(py, &completions)?;
+                    core.stamp();
+                }
+                Item::Committed { notice, queued_at } => {
+                    if let Some(job) = core.committed_job(py, &notice, queued_at)? {
+                        Self::run_job(slf, asyncio_loop, job)?;
+                    }
+                }
                 Item::Probe { probe, queued_at } => {
                     activity.no_handler();
                     core.stamp();

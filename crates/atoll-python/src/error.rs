@@ -1,6 +1,7 @@
 //! Where Rust errors become Python exceptions.
 
 use atoll_core::transport::{BindError, CertificateError, Encoding};
+use atoll_store::error::{ChangesError, CommitError, OpenError, ReadError};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -15,6 +16,19 @@ mod classes {
     pyo3::import_exception!(atoll.errors, NotOnLoopError);
     pyo3::import_exception!(atoll.errors, ServerStateError);
     pyo3::import_exception!(atoll.errors, AbortError);
+    pyo3::import_exception!(atoll.errors, CommitTooLargeError);
+    pyo3::import_exception!(atoll.errors, CompactedError);
+    pyo3::import_exception!(atoll.errors, NotLeaderError);
+    pyo3::import_exception!(atoll.errors, OutcomeUnknownError);
+    pyo3::import_exception!(atoll.errors, SnapshotExpiredError);
+    pyo3::import_exception!(atoll.errors, StoreBusyError);
+    pyo3::import_exception!(atoll.errors, StoreClosedError);
+    pyo3::import_exception!(atoll.errors, StoreCorruptError);
+    pyo3::import_exception!(atoll.errors, StoreError);
+    pyo3::import_exception!(atoll.errors, StoreFencedError);
+    pyo3::import_exception!(atoll.errors, StoreFullError);
+    pyo3::import_exception!(atoll.errors, StoreLockedError);
+    pyo3::import_exception!(atoll.errors, StoreUnavailableError);
 }
 
 /// The lane has no room for another handler.
@@ -200,4 +214,57 @@ pub(crate) fn encoding(number: u8) -> PyResult<Encoding> {
             "{number} is no compression: it is rpc.Compression.NoCompression, Deflate or Gzip"
         ))
     })
+}
+
+/// A store can't be opened, checked, backed up or restored.
+pub(crate) fn store_not_opened(problem: &OpenError) -> PyErr {
+    let text = problem.to_string();
+    match problem {
+        OpenError::Locked { .. } => classes::StoreLockedError::new_err(text),
+        OpenError::Corrupt { .. } => classes::StoreCorruptError::new_err(text),
+        OpenError::Settings(_) => PyValueError::new_err(text),
+        OpenError::Unavailable(_) => classes::StoreUnavailableError::new_err(text),
+        _ => classes::StoreError::new_err(text),
+    }
+}
+
+/// A batch was not committed.
+pub(crate) fn not_committed(problem: &CommitError) -> PyErr {
+    let text = problem.to_string();
+    match problem {
+        CommitError::Full(_) => classes::StoreFullError::new_err(text),
+        CommitError::Busy(_) => classes::StoreBusyError::new_err(text),
+        CommitError::Fenced { .. } => classes::StoreFencedError::new_err(text),
+        CommitError::Unknown(_) => classes::OutcomeUnknownError::new_err(text),
+        CommitError::Unavailable(_) => classes::StoreUnavailableError::new_err(text),
+        CommitError::TooLarge(_) => classes::CommitTooLargeError::new_err(text),
+        CommitError::Invalid(_) => PyValueError::new_err(text),
+        CommitError::Closed => classes::StoreClosedError::new_err(text),
+    }
+}
+
+/// Nothing was read.
+pub(crate) fn not_read(problem: ReadError) -> PyErr {
+    let text = problem.to_string();
+    match problem {
+        ReadError::NotLeader => classes::NotLeaderError::new_err(text),
+        ReadError::Closed => classes::StoreClosedError::new_err(text),
+        ReadError::Forked => classes::ForkedError::new_err(text),
+        ReadError::SnapshotExpired => classes::SnapshotExpiredError::new_err(text),
+    }
+}
+
+/// Changes are no longer kept, or nothing may be read. The exception says where the change log begins.
+pub(crate) fn no_changes(problem: &ChangesError) -> PyErr {
+    match problem {
+        ChangesError::Compacted(compacted) => {
+            classes::CompactedError::new_err((compacted.to_string(), compacted.oldest))
+        }
+        ChangesError::Read(problem) => not_read(*problem),
+    }
+}
+
+/// A snapshot was read after it had been closed.
+pub(crate) fn snapshot_closed() -> PyErr {
+    PyValueError::new_err("the snapshot has been closed: read it before, or take another one")
 }

@@ -12,6 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::method::Method;
+use crate::store::completions::Completions;
+use crate::store::subscription::Notice;
 
 /// A posted handler.
 pub(crate) struct Job {
@@ -43,6 +45,14 @@ pub(crate) enum Item {
     Cancel(Arc<Call>),
     /// What the handler of a streaming call waits for has happened.
     Progress(Arc<Call>),
+    /// Batches that handlers of this loop wait for are committed.
+    Completions(Arc<Completions>),
+    /// A store has changed that this loop watches.
+    Committed {
+        notice: Arc<Notice>,
+        /// When it was queued; in ticks.
+        queued_at: u64,
+    },
     /// An observer waits for its turn; outside the statistics, and no work.
     Probe {
         probe: Arc<dyn Probe>,
@@ -58,8 +68,10 @@ impl Item {
         match self {
             Self::Job(job) => job.lane,
             Self::Call { call, .. } => Method::of(call).lane,
-            Self::Probe { .. } => Lane::Normal,
-            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => Lane::Control,
+            Self::Probe { .. } | Self::Committed { .. } => Lane::Normal,
+            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Completions(_) => {
+                Lane::Control
+            }
         }
     }
 
@@ -74,7 +86,12 @@ impl Item {
                 visit.call(&job.future)
             }
             Self::Internal(message) => visit.call(message),
-            Self::Call { .. } | Self::Cancel(_) | Self::Progress(_) | Self::Probe { .. } => Ok(()),
+            Self::Call { .. }
+            | Self::Cancel(_)
+            | Self::Progress(_)
+            | Self::Completions(_)
+            | Self::Committed { .. }
+            | Self::Probe { .. } => Ok(()),
         }
     }
 
@@ -82,8 +99,10 @@ impl Item {
     pub(crate) fn is_queued_at(&mut self, now: u64) {
         match self {
             Self::Job(job) => job.queued_at = now,
-            Self::Call { queued_at, .. } | Self::Probe { queued_at, .. } => *queued_at = now,
-            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => {}
+            Self::Call { queued_at, .. }
+            | Self::Committed { queued_at, .. }
+            | Self::Probe { queued_at, .. } => *queued_at = now,
+            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Completions(_) => {}
         }
     }
 }
@@ -96,7 +115,12 @@ impl Post for Item {
         match self {
             Self::Job(job) => record.events.slot(job.slot).accepted(),
             Self::Call { call, .. } => record.events.slot(Method::of(call).slot).accepted(),
-            Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Probe { .. } => {}
+            Self::Committed { notice, .. } => record.events.slot(notice.slot).accepted(),
+            Self::Internal(_)
+            | Self::Cancel(_)
+            | Self::Progress(_)
+            | Self::Completions(_)
+            | Self::Probe { .. } => {}
         }
     }
 
@@ -114,9 +138,13 @@ impl Post for Item {
     fn queued_at(&self) -> u64 {
         match self {
             Self::Job(job) => job.queued_at,
-            Self::Call { queued_at, .. } => *queued_at,
+            Self::Call { queued_at, .. } | Self::Committed { queued_at, .. } => *queued_at,
             // An observer that waits says nothing of handlers.
-            Self::Probe { .. } | Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) => 0,
+            Self::Probe { .. }
+            | Self::Internal(_)
+            | Self::Cancel(_)
+            | Self::Progress(_)
+            | Self::Completions(_) => 0,
         }
     }
 }

@@ -12,6 +12,7 @@
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
+//! * [`store`]: atoll-store, for loops.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`vectorcall`]: calls of our classes without a tuple.
 //! * [`endpoint`], [`exposition`]: what the process does, over HTTP; the statistics of all loops as Prometheus text.
@@ -55,6 +56,7 @@ mod server_core;
 mod server_limits;
 mod shared;
 mod snapshot;
+mod store;
 mod vectorcall;
 mod work_guard;
 
@@ -109,6 +111,16 @@ mod _core {
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::store::StoreCore;
+    #[pymodule_export]
+    use crate::store::batch::Batch;
+    #[pymodule_export]
+    use crate::store::row::{Change, Changes, Committed, Page, Row, StoreStatistics};
+    #[pymodule_export]
+    use crate::store::snapshot::Snapshot;
+    #[pymodule_export]
+    use crate::store::subscription::Subscription;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
 

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use atoll_core::clock;
@@ -33,6 +33,8 @@ use crate::posting::{handler_name, parse_lane};
 use crate::server_call::ServerCall;
 use crate::shared::Shared;
 use crate::snapshot::{self, HandlerTuple};
+use crate::store::completions::Completions;
+use crate::store::subscription::Callbacks;
 use crate::work_guard::WorkGuard;
 
 /// Locks `mutex`; every critical section here leaves its data consistent at each step.
@@ -101,9 +103,19 @@ pub(crate) struct LoopCore {
     pub(crate) residents: Residents,
     /// Name to slot index, for names seen before.
     pub(crate) slots: Py<PyDict>,
+    /// What is called when a store has changed.
+    pub(crate) callbacks: Callbacks,
+    /// The commits that handlers here wait for; made by the first.
+    completions: OnceLock<Arc<Completions>>,
 }
 
 impl LoopCore {
+    /// The commits that handlers here wait for.
+    pub(crate) fn completions(&self) -> &Arc<Completions> {
+        self.completions
+            .get_or_init(|| Completions::new(&self.shared))
+    }
+
     /// Whether `run()` has nothing left to do: nothing queued, delayed or running, and no guard held. The loop's thread.
     pub(crate) fn out_of_work(&self) -> bool {
         // A delayed handler stops being delayed at the moment it is queued, so look in this order.
@@ -201,6 +213,8 @@ impl LoopCore {
             max_dispatch_depth: options.max_dispatch_depth,
             residents: Residents::default(),
             slots: PyDict::new(py).unbind(),
+            callbacks: Callbacks::default(),
+            completions: OnceLock::new(),
         })
     }
 
@@ -481,7 +495,14 @@ impl LoopCore {
                     let reply = Reply::error(Status::new(Code::Unavailable, text));
                     call.turn_away(Refused::LoopClosed, reply);
                 }
-                Item::Internal(_) | Item::Cancel(_) | Item::Progress(_) | Item::Probe { .. } => {}
+                Item::Committed { notice, .. } => {
+                    self.shared.tracker().slot(notice.slot).dropped();
+                }
+                Item::Internal(_)
+                | Item::Cancel(_)
+                | Item::Progress(_)
+                | Item::Completions(_)
+                | Item::Probe { .. } => {}
             }
         }
         futures
@@ -573,6 +594,10 @@ impl LoopCore {
         if let Ok(tasks) = self.tasks.try_lock() {
             tasks.values().try_for_each(|task| visit.call(task))?;
         }
+        self.callbacks.traverse(visit)?;
+        if let Some(completions) = self.completions.get() {
+            completions.traverse(visit)?;
+        }
         self.shared.traverse(visit)
     }
 
@@ -584,6 +609,10 @@ impl LoopCore {
         let local = std::mem::take(&mut *lock(&self.local));
         let tasks = std::mem::take(&mut *lock(&self.tasks));
         let left = self.shared.close();
+        self.callbacks.clear();
+        if let Some(completions) = self.completions.get() {
+            completions.clear();
+        }
         drop((local, tasks, left));
     }
 }
