@@ -108,7 +108,7 @@ class Cluster:
             assert node.incarnation == action.incarnation, "a verdict on an incarnation that is not watched"
             assert node.fate is not Fate.HEALTHY, f"a healthy node died: {action.reason}"
             assert key not in self.deaths, "a second verdict on one incarnation"
-            assert not self.detector.stats().brake.frozen, "a verdict while verdicts are frozen"
+            assert not self.detector.stats().brake.freezes, "a verdict while verdicts are frozen"
             self.deaths[key] = (self.now, action)
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
