@@ -56,6 +56,8 @@ pub(super) struct FrameGuard<S> {
     sent: FrameHeads,
     budgets: Budgets,
     ages: Ages,
+    /// PINGs of ours that the client has not acknowledged: what we ask for is no flood.
+    unanswered_pings: u32,
     /// Bytes read since the last time that h2 was told to wait.
     turn: usize,
     verdict: Option<Verdict>,
@@ -129,6 +131,7 @@ impl<S> FrameGuard<S> {
                 stray_frames: Budget::new(config.stray_frames, now),
             },
             ages: Ages::new(now),
+            unanswered_pings: 0,
             turn: 0,
             verdict: None,
             service,
@@ -168,12 +171,16 @@ impl<S> FrameGuard<S> {
                 Offence::SettingsFlood,
             ),
             PING if !head.has(ACK) => (&mut budgets.pings, config.pings, Offence::PingFlood),
+            PING if self.unanswered_pings > 0 => {
+                self.unanswered_pings -= 1;
+                return None;
+            }
             WINDOW_UPDATE => (
                 &mut budgets.window_updates,
                 config.window_updates,
                 Offence::WindowUpdateFlood,
             ),
-            // PRIORITY, GOAWAY, acknowledged pings, unknown types.
+            // PRIORITY, GOAWAY, acknowledgements of pings that nobody sent, unknown types.
             _ => (
                 &mut budgets.stray_frames,
                 config.stray_frames,
@@ -215,6 +222,7 @@ impl<S> FrameGuard<S> {
                         budgets.resets.earn(config.resets, 1);
                     }
                 }
+                PING if !head.has(ACK) => self.unanswered_pings += 1,
                 GOAWAY => {
                     let end = bytes.len().min(at + head.length as usize);
                     self.complain(&bytes[at..end]);
