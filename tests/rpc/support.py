@@ -197,6 +197,7 @@ class ClientProcess:
     def stopped(self) -> Iterator[None]:
         """Stops the process for the length of the block; its system still takes what is sent to it."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all of its threads
         try:
             yield
         finally:

@@ -170,7 +170,7 @@ impl Call {
     }
 
     /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not
-    /// say.
+    /// say. On a Unix socket with `-` in place of each `%`.
     #[must_use]
     pub fn authority(&self) -> &str {
         match self.uri.authority() {

@@ -25,6 +25,7 @@ mod acceptor;
 pub(crate) mod address;
 mod admission;
 mod authentication;
+mod authority;
 mod base64;
 mod batches;
 mod body;

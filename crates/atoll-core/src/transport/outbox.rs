@@ -38,6 +38,9 @@ pub(super) enum Outgoing {
     Ping(PingRequest),
 }
 
+/// The name of all clients on Unix sockets, as grpc has it.
+pub(super) const UNIX_PEER: &str = "unix:";
+
 /// The last connection's [`Outbox::id`].
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -91,6 +94,11 @@ impl Outbox {
     pub(super) fn with_number(mut self, number: u64) -> Self {
         self.number = number;
         self
+    }
+
+    /// Whether the client is on a Unix socket.
+    pub(super) fn is_unix(&self) -> bool {
+        &*self.peer == UNIX_PEER
     }
 
     /// Whether this process has forked off the one whose connection it is: its lock may be held for ever.
