@@ -24,6 +24,7 @@ __all__ = [
     "BroadcastCore",
     "CertificatesCore",
     "CheckedFunction",
+    "ConnectionCore",
     "EndpointCore",
     "FaultStream",
     "Gate",
@@ -463,6 +464,23 @@ class ServerCall:
         """Sends the next message of the reply as it is."""
 
     @property
+    def arrival_time(self) -> float:
+        """When the network thread had the call: the whole request, or of a stream of requests the headers.
+
+        Before the call waited for anything: a place, the mailbox, the loop. In seconds of `IoContext.now()` of the
+        call's loop: `io_context.now() - context.arrival_time` is what the caller has waited here so far.
+        """
+
+    @property
+    def message_arrival_time(self) -> float | None:
+        """When the network thread had the request message that was read last; None before the first one.
+
+        In seconds of the loop's clock, as `arrival_time`, which it is for a call with one request. A message that came
+        when the bound of unread ones was reached may tell the time of one after it, never one that is yet to come.
+        """
+
+    def _connection(self) -> ConnectionCore: ...
+    @property
     def _path(self) -> str: ...
     def peer_identity_key(self) -> str | None:
         """The property that tells who the client is: `x509_subject_alternative_name`, or `x509_common_name`.
@@ -503,6 +521,33 @@ class ServerCall:
         serializer: Callable[[Any], bytes] | None,
         response_streaming: bool,
     ) -> None: ...
+
+@final
+class ConnectionCore:
+    """A client's connection, open or not; see `atoll.rpc.Connection`. Any thread."""
+
+    @property
+    def id(self) -> int:
+        """Counts the connections of the process, from 1 on."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address in grpc's form."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def last_received(self) -> float:
+        """When bytes last came from the client, in seconds."""
+
+    def ping(self, io_context: LoopCore, future: Future[float], timeout: float) -> None:
+        """Pings the client.
+
+        `future`, of the asyncio loop that `io_context` drains on, gets the seconds of the round trip, or
+        `ConnectionClosedError`, or after `timeout` seconds `PingTimeoutError`.
+        """
 
 @disjoint_base
 class AuthenticationCore:

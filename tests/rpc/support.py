@@ -6,13 +6,14 @@ import importlib
 import itertools
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,6 +192,16 @@ class ClientProcess:
         for stream in self._streams.values():
             while stream.results:
                 stream.results.popleft().set_exception(ConnectionError("the client's process has ended"))
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stops the process for the length of the block; its system still takes what is sent to it."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all of its threads
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends the process without a word to its servers."""

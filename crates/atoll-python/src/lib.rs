@@ -10,6 +10,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`connection`]: a client's connection, and pings; [`moment`]: when something came from it.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`store`]: atoll-store, for loops.
@@ -31,6 +32,7 @@ mod call;
 mod certificates;
 mod chaos;
 mod checked_function;
+mod connection;
 mod context;
 mod current;
 mod drain;
@@ -48,6 +50,7 @@ mod manual_timers;
 mod method;
 mod module_check;
 mod module_home;
+mod moment;
 mod monitor;
 mod overload;
 mod posting;
@@ -78,6 +81,8 @@ mod _core {
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]
     use crate::checked_function::CheckedFunction;
+    #[pymodule_export]
+    use crate::connection::ConnectionCore;
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]

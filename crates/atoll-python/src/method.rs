@@ -7,6 +7,7 @@ use atoll_core::clock;
 use atoll_core::mailbox::Lane;
 use atoll_core::registry::ObservedLoop;
 use atoll_core::stats::SlotIndex;
+use atoll_core::timer::Timers;
 use atoll_core::transport::{
     self, Call, Code, Dispatch, Encoding, Refused, Reply, Route, Status, WhenFull,
 };
@@ -121,6 +122,8 @@ pub(crate) struct Method {
     /// Shared by the server's methods on the loop.
     pub(crate) overload: Option<Arc<OverloadWatch>>,
     pub(crate) loop_name: String,
+    /// The loop's clock, where that is moved by hand.
+    pub(crate) timers: Option<Arc<Timers>>,
     /// Its name in the loop's statistics.
     pub(crate) name: String,
 }
@@ -145,6 +148,7 @@ impl Method {
             lane: Lane::ALL[spec.options.lane.min(2)],
             overload,
             loop_name: spec.io_context.get().shared.name.clone(),
+            timers: spec.io_context.get().shared.manual_timers().cloned(),
             name: spec.name,
         })
     }

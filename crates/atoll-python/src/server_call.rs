@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_core::clock;
 use atoll_core::transport::{
@@ -24,9 +24,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
 use crate::call::{decompressed, deserialize, serialize, undeserializable, unserializable};
+use crate::connection::ConnectionCore;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
-use crate::{current, error};
+use crate::{current, error, moment};
 
 /// A property of the client, with its values.
 type Property<'py> = (&'static str, Vec<Bound<'py, PyBytes>>);
@@ -243,6 +244,11 @@ impl ServerCall {
         })
     }
 
+    /// `instant` on the clock of the call's loop, in seconds.
+    fn seconds(&self, py: Python<'_>, instant: Instant) -> PyResult<f64> {
+        moment::seconds(py, instant, Method::of(self.call()?).timers.as_deref())
+    }
+
     fn auth(&self) -> PyResult<&AuthContext> {
         static INSECURE: LazyLock<AuthContext> = LazyLock::new(AuthContext::insecure);
         Ok(self.call()?.tls().map_or(&*INSECURE, TlsPeer::auth_context))
@@ -340,6 +346,25 @@ impl ServerCall {
 
     fn peer(&self) -> PyResult<&str> {
         Ok(self.call()?.peer())
+    }
+
+    fn _connection(&self) -> PyResult<ConnectionCore> {
+        let call = self.call()?;
+        let timers = Method::of(call).timers.clone();
+        Ok(ConnectionCore::new(call.connection(), timers))
+    }
+
+    /// When the network thread had the call, before it waited for anything; in seconds of its loop.
+    #[getter]
+    fn arrival_time(&self, py: Python<'_>) -> PyResult<f64> {
+        self.seconds(py, self.call()?.arrived())
+    }
+
+    /// When the network thread had the request message that was read last; None before the first one.
+    #[getter]
+    fn message_arrival_time(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let arrived = self.call()?.message_arrived();
+        arrived.map(|at| self.seconds(py, at)).transpose()
     }
 
     /// The client's properties, each with its values.

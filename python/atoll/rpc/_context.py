@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from atoll._core import ServerCall
 from atoll.errors import AbortError
+from atoll.rpc._connection import Connection
 from atoll.rpc._status import Code, code_number
 
 MetadataValue = str | bytes
@@ -63,6 +64,11 @@ class _CallContext(ServerCall):
             return
         while not self._has_room():
             await self._wait_for_progress()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that the call came on, to be kept: it tells whether the client lives, also after the call."""
+        return Connection(self._connection())
 
     def invocation_metadata(self) -> Sequence[Metadatum]:
         """The client's metadata, without what belongs to the protocol."""

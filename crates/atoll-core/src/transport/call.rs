@@ -30,6 +30,7 @@ use self::state::State;
 use super::admission::Admission;
 use super::body::Message;
 use super::compression::Encoding;
+use super::connection_handle::ConnectionHandle;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::method_counters::Refused;
@@ -169,7 +170,7 @@ impl Call {
     }
 
     /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not
-    /// say.
+    /// say. On a Unix socket with `-` in place of each `%`.
     #[must_use]
     pub fn authority(&self) -> &str {
         match self.uri.authority() {
@@ -182,10 +183,28 @@ impl Call {
         }
     }
 
-    /// When the headers were read.
+    /// When the network thread had the call: the whole request, or of a stream of requests the headers. Before it waited for
+    /// anything.
     #[must_use]
     pub fn arrived(&self) -> Instant {
         self.arrived
+    }
+
+    /// When the network thread had the message that was last received; `None` before the first one. The request of a call that
+    /// has only one has [`arrived`](Self::arrived).
+    #[must_use]
+    pub fn message_arrived(&self) -> Option<Instant> {
+        if !self.route.streams_requests {
+            return Some(self.arrived);
+        }
+        let at = self.flow.as_ref()?.received_at()?;
+        Some(self.outbox.instant(at))
+    }
+
+    /// The connection that it came on.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionHandle {
+        ConnectionHandle::new(Arc::clone(&self.outbox))
     }
 
     /// When the client stops waiting, if it said so.

@@ -116,6 +116,7 @@ where
             .counters
             .late_replies
             .fetch_add(late as u64, Ordering::Relaxed);
+        self.pings.close();
         // Calls that their target has not seen end without it.
         for call in self.batches.take_all() {
             call.cancel(CancelReason::ConnectionLost);
