@@ -489,10 +489,14 @@ class ServerCall:
     def _wait(self, future: Future[None]) -> bool: ...
     def _found(
         self,
+        io_context: LoopCore,
         deserializer: Callable[[bytes], Any] | None,
         serializer: Callable[[Any], bytes] | None,
-        response_streaming: bool,
-    ) -> None: ...
+        streams: tuple[bool, bool],
+        request: bytes | None,
+    ) -> Any: ...  # noqa: ANN401 - the request's class
+    def _arrive(self, io_context: LoopCore, alone: bool) -> None: ...
+    def _depart(self, io_context: LoopCore) -> None: ...
 
 @disjoint_base
 class AuthenticationCore:

@@ -27,6 +27,7 @@ mod authentication;
 mod bound_handler;
 mod broadcast;
 mod call;
+mod call_stream;
 mod certificates;
 mod chaos;
 mod checked_function;

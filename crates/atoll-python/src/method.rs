@@ -33,6 +33,7 @@ pub(crate) struct MethodSpec {
     is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    finds_handler: bool,
     compression: u8,
     options: OptionsSpec,
 }
@@ -42,7 +43,6 @@ pub(crate) struct MethodSpec {
 struct OptionsSpec {
     gate: Option<Py<Gate>>,
     waits: bool,
-    reads_one_message: bool,
     lane: usize,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
@@ -56,7 +56,6 @@ pub(crate) struct RouteLimits {
     gate: GateOfMethod,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
-    reads_one_message: bool,
 }
 
 impl RouteLimits {
@@ -66,9 +65,6 @@ impl RouteLimits {
         }
         if let Some(size) = self.max_send_message_size {
             route = route.with_max_send_message_size(size);
-        }
-        if self.reads_one_message {
-            route = route.with_one_message();
         }
         route.with_gates([self.gate])
     }
@@ -90,7 +86,6 @@ impl MethodSpec {
             gate: self.gate(),
             max_receive_message_size: self.options.max_receive_message_size,
             max_send_message_size: self.options.max_send_message_size,
-            reads_one_message: self.options.reads_one_message,
         }
     }
 }
@@ -114,6 +109,8 @@ pub(crate) struct Method {
     pub(crate) is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    /// Its handler finds the one that answers, and only then is known whether there are several messages.
+    pub(crate) finds_handler: bool,
     /// How replies are compressed where the handler says nothing else.
     pub(crate) compression: Encoding,
     /// The lane in which its calls wait, and what its handlers post.
@@ -141,6 +138,7 @@ impl Method {
             is_coroutine: spec.is_coroutine,
             request_streaming: spec.request_streaming,
             response_streaming: spec.response_streaming,
+            finds_handler: spec.finds_handler,
             compression: error::encoding(spec.compression)?,
             lane: Lane::ALL[spec.options.lane.min(2)],
             overload,
