@@ -51,11 +51,13 @@ mod module_home;
 mod monitor;
 mod overload;
 mod posting;
+mod readiness;
 mod server_call;
 mod server_core;
 mod server_limits;
 mod shared;
 mod snapshot;
+mod systemd;
 mod vectorcall;
 mod work_guard;
 
@@ -107,9 +109,13 @@ mod _core {
         end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
+    use crate::readiness::ReadinessCore;
+    #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::systemd::SystemdCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
 

@@ -22,6 +22,10 @@ use crate::shared::Shared;
 
 /// A method as Python describes it: `atoll.rpc._method.Method`.
 #[derive(FromPyObject)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub(crate) struct MethodSpec {
     pub(crate) path: String,
     pub(crate) name: String,
@@ -100,6 +104,10 @@ pub(crate) struct SpreadMethodSpec {
 }
 
 /// What the loop needs to run a call of the method; it travels with the route.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub(crate) struct Method {
     pub(crate) slot: SlotIndex,
     pub(crate) handler: Py<PyAny>,

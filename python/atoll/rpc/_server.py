@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from atoll._core import ServerCore
+from atoll._core import ReadinessCore, ServerCore
 from atoll.errors import BindError, ServerStateError
 from atoll.loop import IoContext, IoContextPool
 from atoll.rpc._authentication import Authentication
@@ -57,6 +57,7 @@ class Server:
         overload: What becomes of calls that wait too long; counted only, unless told otherwise.
         auth: What is asked of every call; None for nothing.
         reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
+        readiness: An `atoll.observe.Readiness`, whose conditions `GET /readyz` over HTTP/1 on its ports tells.
 
     Raises:
         ValueError: When an option can't work, or an interceptor is none; the message names it.
@@ -80,13 +81,14 @@ class Server:
         overload: Overload | None = None,
         auth: Authentication | None = None,
         reflection: bool = False,
+        readiness: ReadinessCore | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._compression = int(Compression(compression or 0))
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._interceptors = check_interceptors(interceptors)
-        self._core = ServerCore(server_options(network_threads, options, maximum_concurrent_rpcs), auth)
+        self._core = ServerCore(server_options(network_threads, options, maximum_concurrent_rpcs), auth, readiness)
         self._method_table = MethodTable(method_options)
         self._overload = overload or Overload()
         self._registry = Registry(placement)
