@@ -38,8 +38,10 @@ __all__ = [
     "ModuleHome",
     "ModuleReadCheck",
     "MonitorCore",
+    "ReadinessCore",
     "ServerCall",
     "ServerCore",
+    "SystemdCore",
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
@@ -288,7 +290,9 @@ def gil_waits() -> tuple[float, _Distribution]:
 class EndpointCore:
     """A server that tells what the process does, from its construction to `stop()`. Any thread."""
 
-    def __new__(cls, address: str) -> Self: ...
+    def __new__(
+        cls, address: str, liveness_threshold: float | None, readiness: ReadinessCore | None, beyond_loopback: bool
+    ) -> Self: ...
     @property
     def address(self) -> str:
         """Where it listens, with the port that was taken."""
@@ -507,10 +511,36 @@ class ServerCall:
     def _wait(self, future: Future[None]) -> bool: ...
     def _found(
         self,
+        io_context: LoopCore,
         deserializer: Callable[[bytes], Any] | None,
         serializer: Callable[[Any], bytes] | None,
-        response_streaming: bool,
-    ) -> None: ...
+        streams: tuple[bool, bool],
+        request: bytes | None,
+    ) -> Any: ...  # noqa: ANN401 - the request's class
+    def _arrive(self, io_context: LoopCore, alone: bool) -> None: ...
+    def _depart(self, io_context: LoopCore) -> None: ...
+
+@disjoint_base
+class ReadinessCore:
+    """Conditions that are told without Python; see `atoll.observe.Readiness`. Any thread."""
+
+    def __new__(cls) -> Self: ...
+    def remove(self, name: str) -> bool:
+        """Forgets a condition; false when there is none of that name. Any thread."""
+
+    def _set(self, name: str, ok: bool, reason: str, time_to_live: float | None) -> None: ...
+    def _told(self) -> list[tuple[str, bool, str]]: ...
+
+@final
+class SystemdCore:
+    """The line to systemd, from its construction to `stop()`. Any thread; raises OSError for what can't be told."""
+
+    def __new__(cls, socket: str, watchdog: float | None, liveness_threshold: float | None) -> Self: ...
+    def ready(self) -> None: ...
+    def status(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the thread, which never waits for Python."""
 
 @final
 class ConnectionCore:
@@ -594,7 +624,12 @@ class BroadcastCore:
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def __new__(
+        cls,
+        options: ServerOptions,
+        authentication: AuthenticationCore | None = None,
+        readiness: ReadinessCore | None = None,
+    ) -> Self: ...
     def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
         """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
 

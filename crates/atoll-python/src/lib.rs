@@ -28,6 +28,7 @@ mod authentication;
 mod bound_handler;
 mod broadcast;
 mod call;
+mod call_stream;
 mod certificates;
 mod chaos;
 mod checked_function;
@@ -53,11 +54,13 @@ mod moment;
 mod monitor;
 mod overload;
 mod posting;
+mod readiness;
 mod server_call;
 mod server_core;
 mod server_limits;
 mod shared;
 mod snapshot;
+mod systemd;
 mod vectorcall;
 mod work_guard;
 
@@ -111,9 +114,13 @@ mod _core {
         end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
+    use crate::readiness::ReadinessCore;
+    #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::systemd::SystemdCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
 

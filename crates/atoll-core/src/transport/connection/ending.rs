@@ -59,6 +59,8 @@ where
         // What waited for a place has never been dispatched.
         if let Some(call) = call.filter(|call| !call.is_unseen()) {
             call.target().cancelled(&call);
+            // Whoever waits there sees that it is over, however long the first one takes.
+            call.tell_other();
         }
     }
 
