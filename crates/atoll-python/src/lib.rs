@@ -10,6 +10,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`python_bytes`]: large replies, which are sent from Python's memory.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
@@ -50,6 +51,7 @@ mod module_home;
 mod monitor;
 mod overload;
 mod posting;
+mod python_bytes;
 mod server_call;
 mod server_core;
 mod server_limits;

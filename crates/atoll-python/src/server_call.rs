@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use atoll_core::clock;
 use atoll_core::transport::{
-    AuthContext, Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, TlsPeer,
-    metadata,
+    AuthContext, Call, CancelReason, Code, Encoding, Framed, Received, Reply, Sent, Status,
+    TlsPeer, metadata,
 };
 use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
@@ -174,7 +174,7 @@ impl ServerCall {
                 let Some(message) = decompressed(py, this.call()?, message) else {
                     return Err(Self::over(slf)?);
                 };
-                let message = deserialize(py, this.deserializer()?, &message);
+                let message = deserialize(py, this.deserializer()?, message);
                 message
                     .map(Bound::unbind)
                     .map_err(|raised| this.failed(py, raised, undeserializable()))
@@ -182,20 +182,28 @@ impl ServerCall {
         }
     }
 
-    /// Sends a reply message; whether there is room for another.
-    fn send_message(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Sends a reply message with `send`; whether there is room for another.
+    fn send_message(
+        slf: &Bound<'_, Self>,
+        message: &Bound<'_, PyAny>,
+        send: impl FnOnce(&LoopCore, &Arc<Call>, Framed) -> Sent,
+    ) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         let call = this.call()?;
         if call.is_answered() || !this.response_streaming()? {
             return Err(Self::over(slf)?);
         }
         let encoding = this.next_encoding()?;
-        let framed = serialize(py, this.serializer()?, message, encoding)
+        let Some(streaming) = this.streaming.get() else {
+            return Err(Self::over(slf)?);
+        };
+        let home = streaming.home.get();
+        let framed = serialize(py, this.serializer()?, message, encoding, &home.shared)
             .map_err(|raised| this.failed(py, raised, unserializable()))?;
         if let Err(status) = call.check_size(&framed) {
             return Err(this.failed(py, error::message_too_large(&status.message), status));
         }
-        match call.send_message(framed) {
+        match send(home, call, framed) {
             Sent::Room => Ok(true),
             Sent::Full => Ok(false),
             Sent::Over => Err(Self::over(slf)?),
@@ -488,12 +496,13 @@ impl ServerCall {
             return Err(Self::over(slf)?);
         };
         streaming.check_loop(slf.py())?;
-        Ok(Self::send_message(slf, message)? && !streaming.turn_is_over())
+        let room = Self::send_message(slf, message, LoopCore::send_in_step)?;
+        Ok(room && !streaming.turn_is_over())
     }
 
     /// Sends a reply message and blocks the thread until there is room for another. Not on the call's loop.
     fn _send_blocking(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        if Self::send_message(slf, message)? {
+        if Self::send_message(slf, message, |_, call, framed| call.send_message(framed))? {
             return Ok(());
         }
         let call = slf.get().call()?;
