@@ -40,6 +40,10 @@ impl Home {
         }
     }
 
+    pub(crate) fn core(&self) -> &LoopCore {
+        self.core.get()
+    }
+
     fn is(&self, core: &LoopCore) -> bool {
         std::ptr::eq(self.core.get(), core)
     }
@@ -121,6 +125,11 @@ impl CallStream {
         }
         let home = second.filter(|_| is_moved).unwrap_or(&self.first);
         Err(error::call_of_another_loop(&home.core.get().shared.name))
+    }
+
+    /// The loop of the handler that reads and writes, for what it does off its loop.
+    pub(crate) fn last_core(&self) -> &LoopCore {
+        self.second.get().unwrap_or(&self.first).core()
     }
 
     /// Takes the futures of those who wait on `core`.

@@ -37,6 +37,7 @@ struct ServerOptions {
     max_waiting_bytes: usize,
     max_waiting_bytes_per_connection: usize,
     share_ports: bool,
+    kept_memory: usize,
     limits: ConnectionLimits,
 }
 
@@ -192,6 +193,7 @@ impl ServerCore {
             max_concurrent_calls: options.max_concurrent_calls,
             max_waiting_bytes: options.max_waiting_bytes,
             max_waiting_bytes_per_connection: options.max_waiting_bytes_per_connection,
+            kept_memory: options.kept_memory,
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
             readiness: readiness.map(|core| Arc::clone(&core.get().readiness)),
             ..defaults

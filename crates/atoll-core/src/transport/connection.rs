@@ -37,7 +37,7 @@ use super::deadlines::{Alarm, Deadlines};
 use super::flow::Flow;
 use super::method_counters::Refused;
 use super::offence::OffenceNotes;
-use super::outbox::{Outbox, Outgoing};
+use super::outbox::{LOOKS_AGAIN, Outbox, Outgoing};
 use super::pings::Pings;
 use super::reply::Reply;
 use super::request::{self, Refusal};
@@ -82,6 +82,8 @@ where
     replies: Vec<Outgoing>,
     /// Streams with messages to be sent.
     unsent: Vec<StreamKey>,
+    /// When to look whether messages have come that did not wake the task.
+    looks_again_at: Option<Instant>,
     ready: Vec<u32>,
 }
 
@@ -156,6 +158,7 @@ where
             pings: Pings::default(),
             replies: Vec::new(),
             unsent: Vec::new(),
+            looks_again_at: None,
             ready: Vec::new(),
             service,
             outbox,
@@ -424,10 +427,12 @@ where
     fn send_replies(&mut self) {
         let mut replies = std::mem::take(&mut self.replies);
         let stop_at = self.outbox.take_replies(&mut replies);
+        let mut has_messages = false;
         for outgoing in replies.drain(..) {
             match outgoing {
                 Outgoing::Reply(key, reply) => self.send_reply(key, reply),
                 Outgoing::Message(key, message) => {
+                    has_messages = true;
                     if let Some(stream) = self.streams.get_mut(key) {
                         if let Some(call) = stream.stage.call() {
                             call.route().counters().sent(message.len());
@@ -446,6 +451,9 @@ where
             }
         }
         self.replies = replies;
+        if has_messages {
+            self.looks_again_at = Instant::now().checked_add(LOOKS_AGAIN);
+        }
         // Only now, so that messages which came together are sent together.
         let mut unsent = std::mem::take(&mut self.unsent);
         for key in unsent.drain(..) {

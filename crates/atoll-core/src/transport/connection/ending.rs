@@ -165,7 +165,7 @@ where
             let deadline = self.deadlines.earliest();
             let stall = self.stalls.earliest();
             let upkeep = self.next_upkeep();
-            let times = [stopping, deadline, stall, upkeep];
+            let times = [stopping, deadline, stall, upkeep, self.looks_again_at];
             let Some(next) = times.into_iter().flatten().min() else {
                 return Round::Done;
             };
@@ -173,6 +173,10 @@ where
                 return Round::Done;
             }
             let now = Instant::now();
+            if self.looks_again_at.is_some_and(|at| at <= now) {
+                self.looks_again_at = None;
+                return Round::Again;
+            }
             while let Some(key) = self.deadlines.pop_due(now) {
                 self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
             }
