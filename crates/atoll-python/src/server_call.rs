@@ -88,6 +88,19 @@ impl Streaming {
         is_over
     }
 
+    /// The lock as for the others that a call has.
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.home)?;
+        if let Some(found) = self.found.get() {
+            visit.call(&found.deserializer)?;
+            visit.call(&found.serializer)?;
+        }
+        match self.waiters.try_lock() {
+            Ok(waiters) => waiters.iter().try_for_each(|it| visit.call(it)),
+            Err(_) => Ok(()),
+        }
+    }
+
     fn check_loop(&self, py: Python<'_>) -> PyResult<()> {
         let home = self.home.bind(py);
         if current::check(home)? {
@@ -561,6 +574,9 @@ impl ServerCall {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(streaming) = self.streaming.get() {
+            streaming.traverse(visit)?;
+        }
         // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
         match self.answer.try_lock() {
             Ok(answer) => {
@@ -578,6 +594,8 @@ impl ServerCall {
         let callbacks = std::mem::take(&mut answer.callbacks);
         let failure = answer.failure.take();
         drop(answer);
-        drop((callbacks, failure));
+        let streaming = self.streaming.get();
+        let waiters = streaming.map(|it| std::mem::take(&mut *lock(&it.waiters)));
+        drop((callbacks, failure, waiters));
     }
 }
