@@ -594,8 +594,6 @@ impl ServerCall {
         let callbacks = std::mem::take(&mut answer.callbacks);
         let failure = answer.failure.take();
         drop(answer);
-        let streaming = self.streaming.get();
-        let waiters = streaming.map(|it| std::mem::take(&mut *lock(&it.waiters)));
-        drop((callbacks, failure, waiters));
+        drop((callbacks, failure, self.take_waiters()));
     }
 }

@@ -367,7 +367,7 @@ class Server:
         return await run_found(handler, made, context)
 
     def stats(self) -> ServerStats:
-        """What has been counted of each method since the start; empty before it and after the end. Any thread."""
+        """What has been counted since the start; empty before it, and after the end as it was then. Any thread."""
         return server_stats(self._core)
 
     async def stop(self, grace: float | None) -> None:

@@ -74,7 +74,8 @@ pub struct Route {
     pub(super) has_one_message: bool,
     /// Answered natively, so it passes no gate of the server either.
     is_native: bool,
-    counters: MethodCounters,
+    /// Shared with the process's accounts, which outlive the route.
+    counters: Arc<MethodCounters>,
 }
 
 impl Route {
@@ -95,7 +96,7 @@ impl Route {
             max_send_message_size: None,
             has_one_message: false,
             is_native: false,
-            counters: MethodCounters::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -171,7 +172,7 @@ impl Route {
         self.is_native
     }
 
-    pub(super) fn counters(&self) -> &MethodCounters {
+    pub(super) fn counters(&self) -> &Arc<MethodCounters> {
         &self.counters
     }
 
@@ -192,6 +193,14 @@ impl Route {
     #[must_use]
     pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.first.data
+    }
+
+    /// The data of each of its targets, the first one's first.
+    pub fn every_data(&self) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
+        let others = self.others.iter().flat_map(|others| &others.destinations);
+        std::iter::once(&self.first)
+            .chain(others)
+            .map(|it| &it.data)
     }
 
     /// The index of the destination that takes a call.
