@@ -302,9 +302,9 @@ def test_a_monitor_that_nobody_stopped_does_not_keep_the_interpreter() -> None:
 
 
 @LINUX
-def test_the_signal_for_a_stack_leaves_errno_as_it_was(monitor: LoopMonitor) -> None:
+@pytest.mark.usefixtures("monitor")
+def test_the_signal_for_a_stack_leaves_errno_as_it_was() -> None:
     """A loop whose `epoll_wait` is cut short reads it after it has waited for a garbage collection, without a GIL."""
-    assert monitor
     libc = ctypes.CDLL(None)
     libc.__errno_location.restype = ctypes.c_void_p
     here = ctypes.c_int.from_address(libc.__errno_location())
