@@ -117,7 +117,7 @@ fn rate(store: &Store, name: &str, duration: Duration, in_flight: u64, keys: u64
         done += 1;
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let cpu = writer_time(store) - cpu;
+    let cpu = writer_time(store).checked_sub(cpu).unwrap();
     let statistics = store.statistics().unwrap();
     println!(
         "{name}, {keys} keys, {in_flight} in flight: {:.0} batches/s, {:.2} µs of the writer's processor time per batch, \

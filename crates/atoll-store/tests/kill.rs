@@ -22,7 +22,7 @@ fn open(directory: &std::path::Path) -> Store {
         max_log_changes: 100,
         ..settings()
     };
-    open_with(sqlite, settings)
+    open_with(&sqlite, settings)
 }
 
 fn counter(store: &Store, writer: usize) -> u64 {

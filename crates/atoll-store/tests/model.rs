@@ -294,7 +294,7 @@ fn the_sqlite_engine_does_what_the_model_does_also_when_it_is_opened_again() {
                 fold_changes: 25,
                 ..SqliteSettings::new(directory.path())
             };
-            open_with(sqlite, small())
+            open_with(&sqlite, small())
         };
         run(Case {
             chance: Chance(seed),

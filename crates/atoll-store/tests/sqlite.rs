@@ -58,7 +58,7 @@ fn tables_keep_their_rows_whatever_order_they_are_named_in() {
     put(&store, "a", "1");
     store.close();
     let settings = atoll_store::Settings::new(["new", "nodes"]);
-    let store = open_with(SqliteSettings::new(directory.path()), settings);
+    let store = open_with(&SqliteSettings::new(directory.path()), settings);
     assert_eq!(store.tables(), ["new", "nodes", "kv"]);
     let kv = store.table("kv").unwrap();
     assert!(store.get(kv, b"a").unwrap().is_some());
@@ -122,7 +122,7 @@ fn a_full_quota_refuses_commits_while_reads_go_on() {
         max_database_bytes: Some(1 << 20),
         ..SqliteSettings::new(directory.path())
     };
-    let store = open_with(sqlite, settings());
+    let store = open_with(&sqlite, settings());
     let puts = fill(&store);
     check_full(&store, puts);
     store.close();
@@ -193,7 +193,7 @@ fn filled() -> Directory {
         max_log_changes: 100,
         ..settings()
     };
-    let store = open_with(sqlite, settings);
+    let store = open_with(&sqlite, settings);
     for index in 0..30 {
         let mut batch = Batch::new();
         for key in 0..20 {
@@ -306,7 +306,7 @@ fn another_program_that_writes_makes_commits_unavailable_not_unknown() {
         busy_timeout: std::time::Duration::from_millis(10),
         ..SqliteSettings::new(directory.path())
     };
-    let store = open_with(sqlite, settings());
+    let store = open_with(&sqlite, settings());
     let raw = rusqlite::Connection::open(directory.file("atoll.db")).unwrap();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = store.commit(Batch::new().put(KV, "a", "1"));
@@ -329,7 +329,7 @@ fn damage_that_a_running_store_meets_stops_neither_reads_nor_a_backup() {
         max_log_changes: 1,
         ..settings()
     };
-    let store = open_with(sqlite, small);
+    let store = open_with(&sqlite, small);
     let length = fs::metadata(directory.file("atoll.db")).unwrap().len();
     let mut file = fs::OpenOptions::new()
         .write(true)

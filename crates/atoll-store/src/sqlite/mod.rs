@@ -493,14 +493,13 @@ impl SqliteEngine {
         let ids = schema::tables(connection).map_err(fail)?;
         for name in sink.tables() {
             let known = ids.iter().find(|it| it.1 == name).map(|it| it.0);
-            self.table_ids.push(match known {
-                Some(id) => id,
-                None => {
-                    connection
-                        .execute("INSERT INTO tables (name) VALUES (?1)", [&name])
-                        .map_err(fail)?;
-                    connection.last_insert_rowid()
-                }
+            self.table_ids.push(if let Some(id) = known {
+                id
+            } else {
+                connection
+                    .execute("INSERT INTO tables (name) VALUES (?1)", [&name])
+                    .map_err(fail)?;
+                connection.last_insert_rowid()
             });
         }
         connection

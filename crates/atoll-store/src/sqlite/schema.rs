@@ -73,7 +73,8 @@ pub(crate) fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     let reason = error.to_string();
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Corrupt {
+        // None is a column of another type than the schema says.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => OpenError::Corrupt {
             path,
             found: reason,
         },
@@ -87,11 +88,6 @@ pub(crate) fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
         Some(ErrorCode::DiskFull) => OpenError::Io {
             path,
             reason: format!("{reason}; free disk space, then try again"),
-        },
-        // A column of another type than the schema says.
-        None => OpenError::Corrupt {
-            path,
-            found: reason,
         },
         Some(_) => OpenError::Io { path, reason },
     }

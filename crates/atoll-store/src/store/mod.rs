@@ -267,21 +267,20 @@ impl Store {
             return;
         }
         let bytes = batch.bytes();
-        let refused = match self.validate(&batch, bytes) {
-            Err(error) => (completion, error),
-            Ok(()) => {
-                let pending = Pending {
-                    batch,
-                    bytes,
-                    completion,
-                    since: Instant::now(),
-                };
-                let settings = &shared.settings;
-                let (max, max_bytes) = (settings.max_pending_batches, settings.max_pending_bytes);
-                match shared.queue.push(pending, max, max_bytes) {
-                    Ok(()) => return,
-                    Err((pending, error)) => (pending.completion, error),
-                }
+        let refused = if let Err(error) = self.validate(&batch, bytes) {
+            (completion, error)
+        } else {
+            let pending = Pending {
+                batch,
+                bytes,
+                completion,
+                since: Instant::now(),
+            };
+            let settings = &shared.settings;
+            let (max, max_bytes) = (settings.max_pending_batches, settings.max_pending_bytes);
+            match shared.queue.push(pending, max, max_bytes) {
+                Ok(()) => return,
+                Err((pending, error)) => (pending.completion, error),
             }
         };
         shared.complete(refused.0, Err(refused.1));

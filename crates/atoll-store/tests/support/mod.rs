@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use atoll_store::{Settings, SqliteEngine, SqliteSettings, Store, TableId};
 
 /// The first table of [`settings`].
-pub const KV: TableId = TableId(0);
+pub(crate) const KV: TableId = TableId(0);
 /// The second.
-pub const NODES: TableId = TableId(1);
+pub(crate) const NODES: TableId = TableId(1);
 
 /// A directory that goes with the test.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     is_mounted: bool,
 }
 
 impl Directory {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, SeqCst));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -32,7 +32,7 @@ impl Directory {
     }
 
     /// A file system of that size; none, with the reason said, where the machine does not allow it.
-    pub fn file_system(options: &str) -> Option<Self> {
+    pub(crate) fn file_system(options: &str) -> Option<Self> {
         let mut directory = Self::new();
         let output = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
@@ -50,7 +50,7 @@ impl Directory {
         }
     }
 
-    pub fn remount(&self, options: &str) {
+    pub(crate) fn remount(&self, options: &str) {
         let status = std::process::Command::new("mount")
             .args(["-o", options])
             .arg(&self.path)
@@ -58,11 +58,11 @@ impl Directory {
         assert!(status.unwrap().success());
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
@@ -78,24 +78,24 @@ impl Drop for Directory {
     }
 }
 
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings::new(["kv", "nodes"])
 }
 
-pub fn open(directory: &Path) -> Store {
-    open_with(SqliteSettings::new(directory), settings())
+pub(crate) fn open(directory: &Path) -> Store {
+    open_with(&SqliteSettings::new(directory), settings())
 }
 
-pub fn open_with(sqlite: SqliteSettings, settings: Settings) -> Store {
-    Store::open(Box::new(SqliteEngine::open(&sqlite).unwrap()), settings).unwrap()
+pub(crate) fn open_with(sqlite: &SqliteSettings, settings: Settings) -> Store {
+    Store::open(Box::new(SqliteEngine::open(sqlite).unwrap()), settings).unwrap()
 }
 
 /// A sequence of numbers that its seed repeats (`SplitMix64`).
 #[derive(Debug)]
-pub struct Chance(pub u64);
+pub(crate) struct Chance(pub u64);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -103,7 +103,7 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
