@@ -15,7 +15,7 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings};
 use atoll_core::registry::ObservedLoop;
-use atoll_core::transport::{Code, Refused, Reply, Status};
+use atoll_core::transport::{Call, Code, Refused, Reply, Status};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -79,6 +79,11 @@ pub(crate) struct LoopCore {
     pub(crate) stop_after: AtomicU64,
     /// Nothing runs any more, whatever a drain has taken out of the mailbox.
     pub(crate) closed: AtomicBool,
+    /// Steps of handlers that are being taken: more than one where a handler runs another inside its own.
+    pub(crate) open_steps: AtomicUsize,
+    /// Whose messages have been left for the end of the step, and whether there is one; the loop's thread only.
+    pub(crate) riding: Mutex<Option<Arc<Call>>>,
+    pub(crate) has_riding: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
     pub(crate) tasks: Mutex<HashMap<usize, Py<PyAny>>>,
     /// The streaming calls whose handlers run, by call; the loop's thread only.
@@ -187,6 +192,9 @@ impl LoopCore {
             until_empty: AtomicBool::new(false),
             stop_after: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            open_steps: AtomicUsize::new(0),
+            riding: Mutex::default(),
+            has_riding: AtomicBool::new(false),
             tasks: Mutex::default(),
             streaming: Mutex::default(),
             last_stamp: AtomicU64::new(0),

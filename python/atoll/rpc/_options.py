@@ -28,6 +28,7 @@ class ServerOptions:
         max_waiting_bytes: What may wait for methods with `max_active_rpcs`, in bytes.
         max_waiting_bytes_per_connection: The same of one connection.
         share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
+        kept_memory: Freed memory that each of the C library's heaps keeps for the next messages; 0 changes nothing.
         limits: What connections may ask of the server.
     """
 
@@ -41,6 +42,7 @@ class ServerOptions:
     max_waiting_bytes: int = 64 * 1024 * 1024
     max_waiting_bytes_per_connection: int = 4 * 1024 * 1024
     share_ports: bool = False
+    kept_memory: int = 32 * 1024 * 1024
     limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
 
@@ -80,6 +82,8 @@ def server_options(  # noqa: C901, PLR0912 - one case per option
                 values["max_waiting_bytes"] = whole(name, value, 0)
             case "atoll.max_waiting_bytes_per_connection":
                 values["max_waiting_bytes_per_connection"] = whole(name, value, 0)
+            case "atoll.kept_memory_bytes":
+                values["kept_memory"] = whole(name, value, 0)
             case "grpc.so_reuseport":
                 values["share_ports"] = bool(whole(name, value, 0, 1))
             case _ if limits.read(name, value):

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::authentication::Authentication;
 use super::frame_limit::FrameLimit;
 use super::routes::Route;
+use crate::readiness::Readiness;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
@@ -63,6 +64,9 @@ pub struct TransportConfig {
     pub request_buffer: usize,
     /// Bytes of reply messages that a streaming call may have on the way before its handler waits.
     pub reply_buffer: usize,
+    /// Freed memory that each of the C library's heaps keeps for the next messages (glibc; at most 64 MiB), for the whole process;
+    /// 0 leaves that as it is.
+    pub kept_memory: usize,
     /// How long a client may take no byte of a reply that waits for it, before its stream is reset.
     pub send_timeout: Duration,
     /// Streams that a client may open and reset before they have been accepted, which only a flood does in
@@ -110,6 +114,8 @@ pub struct TransportConfig {
     pub close_timeout: Duration,
     /// What every call is asked for, before anything else is done for it.
     pub authentication: Option<Arc<Authentication>>,
+    /// The conditions that `GET /readyz` over HTTP/1 tells, besides the server's own health.
+    pub readiness: Option<Arc<Readiness>>,
 }
 
 impl Default for TransportConfig {
@@ -130,6 +136,7 @@ impl Default for TransportConfig {
             max_send_buffer_size: 256 << 10,
             request_buffer: 64 << 10,
             reply_buffer: 64 << 10,
+            kept_memory: 32 << 20,
             send_timeout: Duration::from_secs(300),
             max_pending_resets: 100,
             max_stream_errors: 10_000,
@@ -151,6 +158,7 @@ impl Default for TransportConfig {
             keepalive_without_calls: false,
             close_timeout: Duration::from_millis(500),
             authentication: None,
+            readiness: None,
         }
     }
 }

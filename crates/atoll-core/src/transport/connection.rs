@@ -37,7 +37,8 @@ use super::deadlines::{Alarm, Deadlines};
 use super::flow::Flow;
 use super::method_counters::Refused;
 use super::offence::OffenceNotes;
-use super::outbox::{Outbox, Outgoing};
+use super::outbox::{LOOKS_AGAIN, Outbox, Outgoing};
+use super::pings::Pings;
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
@@ -77,9 +78,12 @@ where
     unwatched: Vec<StreamKey>,
     stopping: Stopping,
     upkeep: Upkeep,
+    pings: Pings,
     replies: Vec<Outgoing>,
     /// Streams with messages to be sent.
     unsent: Vec<StreamKey>,
+    /// When to look whether messages have come that did not wake the task.
+    looks_again_at: Option<Instant>,
     ready: Vec<u32>,
 }
 
@@ -151,8 +155,10 @@ where
             unwatched: Vec::new(),
             stopping: Stopping::No,
             upkeep: Upkeep::new(&service.config),
+            pings: Pings::default(),
             replies: Vec::new(),
             unsent: Vec::new(),
+            looks_again_at: None,
             ready: Vec::new(),
             service,
             outbox,
@@ -174,6 +180,9 @@ where
                 Poll::Ready(None) => return Round::Closed(Ok(())),
                 Poll::Pending => break,
             }
+        }
+        if self.pings.is_in_flight() {
+            self.look_for_pong();
         }
         let mut ready = std::mem::take(&mut self.ready);
         self.outbox.take_ready(&mut ready);
@@ -350,7 +359,8 @@ where
         let Stage::Reading(reading) = stream.stage else {
             return;
         };
-        let head = reading.head;
+        let mut head = reading.head;
+        head.arrived = Instant::now();
         match reading.assembler.finish() {
             // The slot that was just vacated is the next one, so the stream keeps its waker.
             Ok(message) => {
@@ -374,9 +384,10 @@ where
             return;
         };
         let mut tell = false;
-        let outcome = reading.read(flow, &mut cx, |message| {
+        let now = self.outbox.last_read_at();
+        let outcome = reading.read(flow, now, &mut cx, |message, at| {
             call.route().counters().received(message.bytes.len());
-            tell |= flow.arrived(message);
+            tell |= flow.arrived(message, at);
             Ok(())
         });
         if matches!(outcome, Body::Complete) {
@@ -416,10 +427,12 @@ where
     fn send_replies(&mut self) {
         let mut replies = std::mem::take(&mut self.replies);
         let stop_at = self.outbox.take_replies(&mut replies);
+        let mut has_messages = false;
         for outgoing in replies.drain(..) {
             match outgoing {
                 Outgoing::Reply(key, reply) => self.send_reply(key, reply),
                 Outgoing::Message(key, message) => {
+                    has_messages = true;
                     if let Some(stream) = self.streams.get_mut(key) {
                         if let Some(call) = stream.stage.call() {
                             call.route().counters().sent(message.len());
@@ -434,9 +447,13 @@ where
                         stream.responder.send_initial_metadata(*metadata);
                     }
                 }
+                Outgoing::Ping(request) => self.ping(request),
             }
         }
         self.replies = replies;
+        if has_messages {
+            self.looks_again_at = Instant::now().checked_add(LOOKS_AGAIN);
+        }
         // Only now, so that messages which came together are sent together.
         let mut unsent = std::mem::take(&mut self.unsent);
         for key in unsent.drain(..) {

@@ -24,6 +24,7 @@ use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
 use super::health::Health;
+use super::kept_memory;
 use super::listener::Listener;
 use super::offence::{Offence, OffenceNote, OffenceNotes};
 use super::outbox::Outbox;
@@ -90,6 +91,7 @@ impl Transport {
         config
             .validate()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        kept_memory::keep(config.kept_memory);
         let runtimes: Vec<Runtime> = (0..config.network_threads)
             .map(|_| {
                 Builder::new_current_thread()

@@ -59,6 +59,8 @@ where
         // What waited for a place has never been dispatched.
         if let Some(call) = call.filter(|call| !call.is_unseen()) {
             call.target().cancelled(&call);
+            // Whoever waits there sees that it is over, however long the first one takes.
+            call.tell_other();
         }
     }
 
@@ -116,6 +118,7 @@ where
             .counters
             .late_replies
             .fetch_add(late as u64, Ordering::Relaxed);
+        self.pings.close();
         // Calls that their target has not seen end without it.
         for call in self.batches.take_all() {
             call.cancel(CancelReason::ConnectionLost);
@@ -162,7 +165,7 @@ where
             let deadline = self.deadlines.earliest();
             let stall = self.stalls.earliest();
             let upkeep = self.next_upkeep();
-            let times = [stopping, deadline, stall, upkeep];
+            let times = [stopping, deadline, stall, upkeep, self.looks_again_at];
             let Some(next) = times.into_iter().flatten().min() else {
                 return Round::Done;
             };
@@ -170,6 +173,10 @@ where
                 return Round::Done;
             }
             let now = Instant::now();
+            if self.looks_again_at.is_some_and(|at| at <= now) {
+                self.looks_again_at = None;
+                return Round::Again;
+            }
             while let Some(key) = self.deadlines.pop_due(now) {
                 self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
             }
