@@ -3,6 +3,8 @@
 import contextvars
 from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
 from types import CodeType, FrameType, GenericAlias
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, TypeVarTuple, final
 
@@ -47,6 +49,7 @@ __all__ = [
     "StoreCommitted",
     "StoreCore",
     "StorePage",
+    "StoreReport",
     "StoreRow",
     "StoreSnapshot",
     "StoreStatistics",
@@ -57,6 +60,7 @@ __all__ = [
     "answer_stack_question",
     "begin_stack_answers",
     "call_metrics",
+    "check_store",
     "current_loop",
     "default_limits",
     "end_stack_answers",
@@ -66,6 +70,7 @@ __all__ = [
     "prepare_stack_sampler",
     "preview_delays",
     "prometheus_text",
+    "restore_store",
     "server_metrics",
     "wait_stack_question",
 ]
@@ -890,6 +895,44 @@ class StoreStatistics:
 
 @final
 @disjoint_base
+class StoreReport:
+    """What a check of a store's files has found.
+
+    Attributes:
+        tables: (name, rows) by table.
+        bytes: The size of the file.
+        locked_by: Who has the directory locked, if somebody has.
+        is_clean: It was closed cleanly; it is not while a server runs on it.
+        problems: What is wrong; empty when it is sound. The remedy is to restore a backup.
+    """
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def schema_version(self) -> int: ...
+    @property
+    def generation(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def tables(self) -> list[tuple[str, int]]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def locked_by(self) -> str | None: ...
+    @property
+    def is_clean(self) -> bool: ...
+    @property
+    def problems(self) -> list[str]: ...
+
+def check_store(path: str | PathLike[str]) -> StoreReport: ...
+def restore_store(
+    source: str | PathLike[str], directory: str | PathLike[str], force: bool = False
+) -> tuple[str, int, int, Path | None]: ...
+@final
+@disjoint_base
 class StoreBatch:
     """Checks and operations that are done together or not at all; made by `store.batch()`. One thread at a time.
 
@@ -940,7 +983,16 @@ class StoreCore:
         ValueError: The store has no such table.
     """
 
-    def __new__(cls, tables: list[str], generation: str | None = None) -> Self: ...
+    def __new__(
+        cls,
+        tables: list[str],
+        generation: str | None = None,
+        directory: str | PathLike[str] | None = None,
+        max_bytes: int | None = None,
+    ) -> Self: ...
+    def backup_blocking(
+        self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> tuple[str, int, int, int]: ...
     def get(self, table: str, key: bytes) -> StoreRow | None: ...
     def get_many(self, table: str, keys: list[bytes]) -> list[StoreRow | None]: ...
     def scan(
