@@ -91,7 +91,7 @@ mod _core {
     #[pymodule_export]
     use crate::endpoint::EndpointCore;
     #[pymodule_export]
-    use crate::exposition::{call_metrics, prometheus_text};
+    use crate::exposition::{call_metrics, prometheus_text, server_metrics};
     #[pymodule_export]
     use crate::gate::Gate;
     #[pymodule_export]
@@ -121,6 +121,8 @@ mod _core {
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::server_limits::default_limits;
     #[pymodule_export]
     use crate::systemd::SystemdCore;
     #[pymodule_export]

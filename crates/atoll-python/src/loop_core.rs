@@ -566,8 +566,8 @@ impl LoopCore {
         ))
     }
 
-    /// The `local` lock and the `tasks` lock are held by attached threads only, and never while Python code runs: none of them
-    /// is held while the garbage collector looks, so that giving way to one costs nothing.
+    /// The locks of `local`, `tasks` and `streaming` are held by attached threads only, and never while Python code runs: none of
+    /// them is held while the garbage collector looks, so that giving way to one costs nothing.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.task_type)?;
         visit.call(&self.slots)?;
@@ -581,6 +581,9 @@ impl LoopCore {
         if let Ok(tasks) = self.tasks.try_lock() {
             tasks.values().try_for_each(|task| visit.call(task))?;
         }
+        if let Ok(streaming) = self.streaming.try_lock() {
+            streaming.values().try_for_each(|it| visit.call(it))?;
+        }
         self.shared.traverse(visit)
     }
 
@@ -591,8 +594,9 @@ impl LoopCore {
         }
         let local = std::mem::take(&mut *lock(&self.local));
         let tasks = std::mem::take(&mut *lock(&self.tasks));
+        let streaming = std::mem::take(&mut *lock(&self.streaming));
         let left = self.shared.close();
-        drop((local, tasks, left));
+        drop((local, tasks, streaming, left));
     }
 }
 

@@ -67,6 +67,13 @@ struct Found {
     response_streaming: bool,
 }
 
+impl Found {
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.deserializer)?;
+        visit.call(&self.serializer)
+    }
+}
+
 impl ServerCall {
     /// Ties the object to its call, before anybody sees it.
     pub(crate) fn attach(&self, call: Arc<Call>) {
@@ -593,6 +600,12 @@ impl ServerCall {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(found) = self.found.get() {
+            found.traverse(visit)?;
+        }
+        if let Some(stream) = self.stream.get() {
+            stream.traverse(visit)?;
+        }
         // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
         match self.answer.try_lock() {
             Ok(answer) => {
@@ -610,6 +623,7 @@ impl ServerCall {
         let callbacks = std::mem::take(&mut answer.callbacks);
         let failure = answer.failure.take();
         drop(answer);
-        drop((callbacks, failure));
+        let waiters = self.stream.get().map(|stream| stream.take_all_waiters());
+        drop((callbacks, failure, waiters));
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Decoder {
     may_be_compressed: bool,
     prefix: [u8; MESSAGE_PREFIX],
     prefix_filled: usize,
+    /// How many messages were whole.
+    completed: u64,
     /// The message whose prefix is complete: what has come, and how long it will be.
     partial: Option<(BytesMut, usize)>,
 }
@@ -40,6 +42,7 @@ impl Decoder {
             may_be_compressed,
             prefix: [0; MESSAGE_PREFIX],
             prefix_filled: 0,
+            completed: 0,
             partial: None,
         }
     }
@@ -71,6 +74,11 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+
+    /// How many messages were whole.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
     }
 
     /// How much of a message and its prefix is here, in bytes.
@@ -109,6 +117,7 @@ impl Decoder {
 
     fn complete(&mut self, bytes: Bytes) -> Message {
         self.prefix_filled = 0;
+        self.completed += 1;
         Message {
             bytes,
             is_compressed: self.prefix[0] == 1,

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::call::CancelReason;
 use super::super::counters::count;
 use super::super::status::{Code, Status};
-use super::super::streams::StreamKey;
+use super::super::streams::{Stage, StreamKey};
 use super::{Connection, Round};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,14 @@ where
             call.ended_with(status.code);
         }
         if let Some(mut stream) = self.remove(key) {
+            if let Stage::Reading(reading) = &stream.stage {
+                let code = status.as_ref().map_or(reason.code(), |it| it.code);
+                reading
+                    .head
+                    .route
+                    .counters()
+                    .turned_away(reason.into(), code);
+            }
             match status {
                 Some(status) => stream.responder.send_error(status),
                 None => stream.responder.reset(Reason::CANCEL),
