@@ -20,7 +20,7 @@ from atoll_control.api.v1 import task_pb2, task_pb2_grpc
 from atoll_control.server import rules
 from atoll_control.server.task_attempts import KIND, NAME, STATE_NAMES
 from atoll_control.server.task_filters import FilterError, filters_of
-from atoll_control.server.task_pages import TokenError, page_of
+from atoll_control.server.task_pages import FIELD_BYTES, MESSAGES_AT_A_TIME, TokenError, page_of
 from atoll_control.server.task_table import NewestFirst, TaskSettings, TaskTable
 from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
@@ -96,13 +96,15 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, missing)
         response = task_pb2.GetTaskResponse()
         size = 0
-        for attempt in attempts:
+        for number, attempt in enumerate(attempts, 1):
             message = attempt.message()
-            size += message.ByteSize()
+            size += message.ByteSize() + FIELD_BYTES
             if response.attempts and size > MAX_PAGE_BYTES:
                 response.more = True
                 break
             response.attempts.append(message)
+            if number % MESSAGES_AT_A_TIME == 0:
+                await asyncio.sleep(0)
         return response
 
     async def SummarizeTasks(
