@@ -11,6 +11,7 @@ __all__ = [
     "ChaosConfigurationError",
     "CommitTooLargeError",
     "CompactedError",
+    "ConnectionClosedError",
     "DeadlineExceededError",
     "DeadlockError",
     "ForkedError",
@@ -20,6 +21,7 @@ __all__ = [
     "NotLeaderError",
     "NotOnLoopError",
     "OutcomeUnknownError",
+    "PingTimeoutError",
     "PlacementError",
     "RegistrationError",
     "ServerStateError",
@@ -84,6 +86,14 @@ class ChaosConfigurationError(AtollError, ValueError):
 
     entry: str | None = None
     column: int | None = None
+
+
+class ConnectionClosedError(AtollError, ConnectionError):
+    """You pinged a client whose connection has ended, or it ended meanwhile. Its next call comes on another one."""
+
+
+class PingTimeoutError(AtollError, TimeoutError):
+    """A client did not answer your ping in time: it is stopped, cut off or busy. It may answer later."""
 
 
 class DeadlineExceededError(AtollError, TimeoutError):

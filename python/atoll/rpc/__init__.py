@@ -2,6 +2,7 @@
 
 from atoll.rpc._authentication import Authentication, Unauthenticated
 from atoll.rpc._broadcast import Broadcast, BroadcastStats
+from atoll.rpc._connection import Connection
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._credentials import (
     ServerCertificateConfiguration,
@@ -20,7 +21,7 @@ from atoll.rpc._overload import Overload
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
-from atoll.rpc._stats import MethodStats, ServerStats
+from atoll.rpc._stats import MethodStats, OffenceNote, ServerStats
 from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "Broadcast",
     "BroadcastStats",
     "Compression",
+    "Connection",
     "HandlerCallDetails",
     "HealthOptions",
     "Metadatum",
     "MethodOptions",
     "MethodStats",
+    "OffenceNote",
     "Overload",
     "Server",
     "ServerCertificateConfiguration",

@@ -13,7 +13,7 @@
 //! | thread              | enters                                                                  |
 //! |---------------------|-------------------------------------------------------------------------|
 //! | `atoll-net-<i>`     | everything; [`Dispatch`] is called on these                             |
-//! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
+//! | any                 | the methods of [`Call`] and [`ConnectionHandle`], [`Transport::shutdown`] and [`Transport::stats`] |
 //! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
 //!
 //! A call's way: `acceptor` accepts it, `handshake` finds out what the client speaks, `frame_guard` looks at
@@ -22,9 +22,11 @@
 //! reply back, `wire` sends it.
 
 mod acceptor;
+mod accounts;
 pub(crate) mod address;
 mod admission;
 mod authentication;
+mod authority;
 mod base64;
 mod batches;
 mod body;
@@ -33,6 +35,7 @@ mod call;
 mod compression;
 mod config;
 mod connection;
+mod connection_handle;
 mod counters;
 mod deadlines;
 mod flow;
@@ -42,6 +45,7 @@ mod frame_limit;
 mod handshake;
 pub mod health;
 mod http1;
+mod kept_memory;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
@@ -50,6 +54,7 @@ mod offence;
 mod opening;
 mod outbox;
 mod peers;
+mod pings;
 mod reply;
 mod request;
 mod routes;
@@ -61,6 +66,7 @@ mod timeout;
 mod tls;
 mod wire;
 
+pub use accounts::{Totals, totals_of_process};
 pub use address::BindError;
 pub use admission::{Gate, WhenFull};
 pub use authentication::{Authentication, AuthenticationStats, ClusterId};
@@ -68,15 +74,17 @@ pub use body::Message;
 pub use call::{Call, CancelReason};
 pub use compression::Encoding;
 pub use config::{ConfigError, TransportConfig};
+pub use connection_handle::ConnectionHandle;
 pub use counters::TransportStats;
 pub use flow::{Received, Sent};
 pub use frame_limit::FrameLimit;
 pub use listener::Listener;
-pub use method_counters::{MethodStats, Refused};
+pub use method_counters::{MethodStats, Refused, RefusedCounts};
 pub use offence::{Offence, OffenceCounts, OffenceNote};
-pub use reply::{MESSAGE_PREFIX, Reply, frame};
+pub use pings::{NoPong, RoundTrip};
+pub use reply::{Framed, MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
-pub use server::{Transport, running_routes};
+pub use server::Transport;
 pub use spread::Chooser;
 pub use status::{Code, Status};
 pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

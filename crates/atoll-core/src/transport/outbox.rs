@@ -6,12 +6,15 @@
 //! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
 //! | `stop_at`  | `Transport::shutdown`, the connection task | the connection task | the lock |
-//! | `last_read` | the connection task               | the connection task | nothing      |
+//! | `last_read` | the connection task               | any thread          | an atomic    |
 //! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
-//! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
+//! others ride along. A handler that sends message after message may let them ride although the task sleeps: for as long as
+//! its last one that the task has seen is no older than a moment, until then [`Outbox::wake_riding`] is called or
+//! [`MOST_RIDING`] bytes wait, and at the latest until the task looks by itself, [`LOOKS_AGAIN`] after it has seen a message.
+//! The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,21 +22,46 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::HeaderMap;
 
 use super::counters::Counters;
-use super::reply::Reply;
+use super::pings::PingRequest;
+use super::reply::{Framed, Reply};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
+use crate::fork;
 
-/// What a call asks its connection to send.
+/// Bytes of messages that may wait for a connection's task without waking it.
+const MOST_RIDING: usize = 16 << 10;
+
+/// When the task, asleep since it has sent a message, looks whether more have come without waking it.
+pub(super) const LOOKS_AGAIN: Duration = Duration::from_millis(1);
+
+/// How a message was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queued {
+    /// The task is awake, or has been woken.
+    Seen,
+    /// The task sleeps.
+    Rides,
+    /// The connection is gone.
+    Gone,
+}
+
+/// What a connection is asked to send.
 pub(super) enum Outgoing {
     InitialMetadata(StreamKey, Box<HeaderMap>),
     /// A message of a streaming reply.
-    Message(StreamKey, Bytes),
+    Message(StreamKey, Framed),
     Reply(StreamKey, Reply),
+    Ping(PingRequest),
 }
+
+/// The name of all clients on Unix sockets, as grpc has it.
+pub(super) const UNIX_PEER: &str = "unix:";
+
+/// The last connection's [`Outbox::id`].
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The part of a connection that its calls share with it.
 pub(super) struct Outbox {
@@ -43,6 +71,10 @@ pub(super) struct Outbox {
     pub(super) tls: OnceLock<TlsPeer>,
     /// Counts the connections of the transport, from 0 on.
     pub(super) number: u64,
+    /// Counts the connections of the process, from 1 on.
+    pub(super) id: u64,
+    /// The process whose connection it is.
+    generation: u32,
     pub(super) counters: Arc<Counters>,
     opened: Instant,
     /// Nanoseconds from `opened` to the last time that something came from the client.
@@ -52,6 +84,10 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Inner {
     replies: Vec<Outgoing>,
+    /// Bytes of `replies` that have not woken the task.
+    riding: usize,
+    /// When a message was last queued that the task sees without further ado; in ticks.
+    seen_at: u64,
     ready: Vec<u32>,
     sleeper: Option<Waker>,
     /// A wake-up that arrived while the task ran: it must go round once more.
@@ -70,6 +106,8 @@ impl Outbox {
             peer,
             tls: OnceLock::new(),
             number: 0,
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            generation: fork::watch(),
             counters,
             opened: Instant::now(),
             last_read: AtomicU64::new(0),
@@ -81,6 +119,21 @@ impl Outbox {
         self
     }
 
+    /// Whether the client is on a Unix socket.
+    pub(super) fn is_unix(&self) -> bool {
+        &*self.peer == UNIX_PEER
+    }
+
+    /// Whether this process has forked off the one whose connection it is: its lock may be held for ever.
+    pub(super) fn is_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Whether the connection is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Something has come from the client.
     pub(super) fn has_read(&self, now: Instant) {
         let since_opened = now.saturating_duration_since(self.opened);
@@ -90,7 +143,17 @@ impl Outbox {
 
     /// When something last came from the client, or the connection itself.
     pub(super) fn last_read(&self) -> Instant {
-        self.opened + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
+        self.instant(self.last_read_at())
+    }
+
+    /// The same in nanoseconds since the connection was accepted.
+    pub(super) fn last_read_at(&self) -> u64 {
+        self.last_read.load(Ordering::Relaxed)
+    }
+
+    /// What was `nanoseconds` after the connection was accepted.
+    pub(super) fn instant(&self, nanoseconds: u64) -> Instant {
+        self.opened + Duration::from_nanos(nanoseconds)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -102,11 +165,47 @@ impl Outbox {
     pub(super) fn push(&self, outgoing: Outgoing) -> bool {
         let mut inner = self.lock();
         if inner.closed {
+            // Whoever waits for a ping is told when it is dropped, and that not under the lock.
+            drop(inner);
             return false;
         }
         inner.replies.push(outgoing);
         wake(inner);
         true
+    }
+
+    /// Queues a message of a stream, of `bytes` bytes. It rides while the last one that was seen is younger than `moment`, by
+    /// the time `now`; both in ticks.
+    pub(super) fn push_riding(
+        &self,
+        outgoing: Outgoing,
+        bytes: usize,
+        moment: u64,
+        now: impl FnOnce() -> u64,
+    ) -> Queued {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Queued::Gone;
+        }
+        inner.replies.push(outgoing);
+        // Read under the lock: whoever is delayed before it would take for young what the task has looked again for.
+        let now = now();
+        let is_early = now.saturating_sub(inner.seen_at) < moment;
+        if inner.sleeper.is_some() && is_early && inner.riding + bytes < MOST_RIDING {
+            inner.riding += bytes;
+            return Queued::Rides;
+        }
+        inner.seen_at = now;
+        wake(inner);
+        Queued::Seen
+    }
+
+    /// Wakes the task for what rides.
+    pub(super) fn wake_riding(&self) {
+        let inner = self.lock();
+        if inner.riding > 0 {
+            wake(inner);
+        }
     }
 
     /// Asks the connection to look at the stream in a slot.
@@ -133,6 +232,7 @@ impl Outbox {
         debug_assert!(replies.is_empty());
         let mut inner = self.lock();
         std::mem::swap(&mut inner.replies, replies);
+        inner.riding = 0;
         inner.stop_is_news = false;
         inner.stop_at
     }
@@ -280,6 +380,36 @@ mod tests {
         assert!(!outbox.sleep(&cx), "the stop has not been seen");
         assert_eq!(outbox.take_replies(&mut Vec::new()), Some(at));
         assert!(outbox.sleep(&cx));
+    }
+
+    #[test]
+    fn messages_of_a_moment_ride_until_they_are_called_for_or_many() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        let counter = Arc::new(CountWakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&counter));
+        let cx = Context::from_waker(&waker);
+        let woken = || counter.0.load(Ordering::Relaxed);
+        let push = |now, bytes| outbox.push_riding(reply(), bytes, 100, || now);
+        let seen = || outbox.take_replies(&mut Vec::new());
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1000, 10), woken()), (Queued::Seen, 1));
+        assert_eq!(push(1010, 10), Queued::Seen, "the task is awake");
+        seen();
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1109, 10), woken()), (Queued::Rides, 1));
+        assert!(!outbox.sleep(&cx), "there is something to send");
+        outbox.wake_riding();
+        assert_eq!(woken(), 2);
+        seen();
+        outbox.wake_riding();
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1110, 10), woken()), (Queued::Seen, 3));
+        seen();
+        assert!(outbox.sleep(&cx));
+        assert_eq!(push(1120, MOST_RIDING / 2), Queued::Rides);
+        assert_eq!((push(1130, MOST_RIDING), woken()), (Queued::Seen, 4));
+        outbox.close();
+        assert_eq!(push(1140, 10), Queued::Gone);
     }
 
     #[test]

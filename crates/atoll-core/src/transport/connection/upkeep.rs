@@ -1,21 +1,23 @@
 //! What a connection does by the clock although nobody asks for it: it looks after slow requests, pings a silent client, and
-//! asks a client to go that is idle or has been here for long.
+//! asks a client to go that is idle or has been here for long. It also gives up pings that somebody did ask for.
 //!
 //! Nothing here costs a call anything: the alarm rings when something may be due, and then it is looked up.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use h2::{Ping, PingPong, Reason};
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::call::CancelReason;
 use super::super::config::TransportConfig;
 use super::super::counters::count;
+use super::super::method_counters::Refused;
 use super::super::offence::{self, Offence};
+use super::super::pings::PingRequest;
 use super::super::status::{Code, Status};
-use super::super::streams::{BodyProgress, StreamKey};
+use super::super::streams::{BodyProgress, Stage, StreamKey};
 use super::ending::Stopping;
 use super::{Connection, Round};
 
@@ -38,8 +40,6 @@ pub(super) struct Upkeep {
     keepalive_at: Option<Instant>,
     /// When a ping was sent whose answer has not been seen.
     pinged: Option<Instant>,
-    /// Made with the first ping.
-    ping_pong: Option<PingPong>,
 }
 
 impl Upkeep {
@@ -52,7 +52,19 @@ impl Upkeep {
             bodies_at: None,
             keepalive_at: after(config.keepalive_time),
             pinged: None,
-            ping_pong: None,
+        }
+    }
+
+    /// Whether messages that are not complete are looked after already.
+    pub(super) fn watches_bodies(&self) -> bool {
+        self.bodies_at.is_some()
+    }
+
+    /// A message is not complete: it will be looked after.
+    pub(super) fn watch_body(&mut self, config: &TransportConfig, now: Instant) {
+        if self.bodies_at.is_none() {
+            let timeout = config.body_timeout;
+            self.bodies_at = timeout.and_then(|timeout| now.checked_add(timeout));
         }
     }
 }
@@ -75,11 +87,9 @@ where
         } else {
             (None, None)
         };
-        let upkeep = &self.upkeep;
-        [old, idle, upkeep.bodies_at, upkeep.keepalive_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let (bodies, keepalive) = (self.upkeep.bodies_at, self.upkeep.keepalive_at);
+        let times = [old, idle, bodies, keepalive, self.pings.expires()];
+        times.into_iter().flatten().min()
     }
 
     /// When the connection has been idle for too long, if it is idle.
@@ -99,10 +109,13 @@ where
         if due(self.upkeep.bodies_at) {
             self.look_after_bodies(now);
         }
-        if due(self.upkeep.keepalive_at) {
-            if let Round::Closed(end) = self.keep_alive(now) {
-                return Round::Closed(end);
-            }
+        if due(self.pings.expires()) {
+            self.pings.expire(now);
+        }
+        if due(self.upkeep.keepalive_at)
+            && let Round::Closed(end) = self.keep_alive(now)
+        {
+            return Round::Closed(end);
         }
         if self.stopping != Stopping::No {
             return Round::Again;
@@ -121,18 +134,7 @@ where
 
     // Requests
 
-    /// A request is not complete: it will be looked after.
-    pub(super) fn watch_body(&mut self, now: Instant) {
-        if self.upkeep.bodies_at.is_none() {
-            self.upkeep.bodies_at = self
-                .service
-                .config
-                .body_timeout
-                .and_then(|timeout| now.checked_add(timeout));
-        }
-    }
-
-    /// Gives up requests that have made no progress; a request is found out between one and two times-out after its last
+    /// Gives up requests whose message has made no progress; one is found out between one and two times-out after its last
     /// progress.
     fn look_after_bodies(&mut self, now: Instant) {
         self.upkeep.bodies_at = None;
@@ -141,16 +143,15 @@ where
         };
         let mut slow = Vec::new();
         let mut next: Option<Instant> = None;
-        for (key, reading) in self.streams.reading() {
-            let received = reading.assembler.received();
-            let progress = &mut reading.progress;
-            if received >= progress.received + LEAST_PROGRESS {
-                *progress = BodyProgress { at: now, received };
-            } else if now.saturating_duration_since(progress.at) >= timeout {
+        for (key, stage) in self.streams.stages() {
+            let Some(since) = waits_since(stage, now) else {
+                continue;
+            };
+            if now.saturating_duration_since(since) >= timeout {
                 slow.push(key);
                 continue;
             }
-            let at = progress.at + timeout;
+            let at = since + timeout;
             next = Some(next.map_or(at, |earlier| earlier.min(at)));
         }
         self.upkeep.bodies_at = next;
@@ -165,7 +166,13 @@ where
             "SERVER: The request's message made no progress for {} s",
             timeout.as_secs_f64()
         );
-        self.refuse_reading(key, Status::new(Code::DeadlineExceeded, text));
+        let stream = self.streams.get_mut(key);
+        if stream.is_some_and(|stream| stream.stage.call().is_some()) {
+            let status = Status::new(Code::DeadlineExceeded, text);
+            return self.cancel(key, CancelReason::BadRequest, Some(status));
+        }
+        let status = Status::new(Code::DeadlineExceeded, text);
+        self.refuse_reading(key, Refused::SlowBody, status);
     }
 
     // Keepalive
@@ -192,7 +199,7 @@ where
             }
             _ if next > now => self.upkeep.pinged = None,
             _ if without_calls || !self.streams.is_empty() => {
-                self.ping();
+                self.send_ping(now);
                 self.upkeep.pinged = Some(now);
                 // The answer moves the next ping, and may be there long before the time-out.
                 next = now + timeout.min(time);
@@ -206,17 +213,55 @@ where
         Round::Again
     }
 
-    fn ping(&mut self) {
-        if self.upkeep.ping_pong.is_none() {
-            self.upkeep.ping_pong = self.h2.ping_pong();
-        }
-        if let Some(ping_pong) = &mut self.upkeep.ping_pong {
-            // The answer to the ping before must be taken before there can be another one. What matters is only that
-            // something came, which `last_read` says.
-            let _ = ping_pong.poll_pong(&mut Context::from_waker(Waker::noop()));
-            let _ = ping_pong.send_ping(Ping::opaque());
+    // Pings
+
+    /// One that is in flight already does as well.
+    fn send_ping(&mut self, now: Instant) {
+        self.pings.send(now, || self.h2.ping_pong());
+    }
+
+    /// Somebody wants to know how long a round trip takes.
+    pub(super) fn ping(&mut self, request: PingRequest) {
+        self.pings.ask(request);
+        self.send_ping(Instant::now());
+    }
+
+    /// h2 may have received the answer to a ping.
+    pub(super) fn look_for_pong(&mut self) {
+        if self.pings.look_for_pong() {
+            self.send_ping(Instant::now());
+            // h2 sends it when it is polled once more.
+            self.waker.wake_by_ref();
         }
     }
+}
+
+/// Since when a message that is due has made no progress; `None` when none is due.
+fn waits_since(stage: &mut Stage, now: Instant) -> Option<Instant> {
+    let (before, present) = match stage {
+        Stage::Reading(reading) => {
+            let present = BodyProgress {
+                at: now,
+                completed: 0,
+                received: reading.assembler.received(),
+            };
+            (&mut reading.progress, present)
+        }
+        Stage::Streaming(call, Some(incoming)) => {
+            if !incoming.is_due(call, call.flow()?) {
+                incoming.progress = None;
+                return None;
+            }
+            let present = incoming.progress(now);
+            (incoming.progress.get_or_insert(present), present)
+        }
+        Stage::Dispatched(_) | Stage::Streaming(_, None) => return None,
+    };
+    let is_another = present.completed != before.completed;
+    if is_another || present.received >= before.received + LEAST_PROGRESS {
+        *before = present;
+    }
+    Some(before.at)
 }
 
 #[cfg(test)]
