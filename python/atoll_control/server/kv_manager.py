@@ -441,14 +441,15 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     # -- room ----------------------------------------------------------------------------------------------------------
 
     def _check_room(self, request: kv_pb2.PutRequest) -> None:
-        growth = len(request.key) + len(request.value) + ENTRY_OVERHEAD_BYTES
-        self._used_since += growth
+        key = row_key(request.namespace, request.key)
+        growth = len(key) + len(request.value) + ENTRY_OVERHEAD_BYTES
         limit = self._settings.max_total_bytes
+        self._used_since += growth
         if self._used_since > _USAGE_STEP_BYTES or self._used + self._used_since > limit:
             self._look_at_usage()
-            row = self._store.get(TABLE, row_key(request.namespace, request.key))
+            row = self._store.get(TABLE, key)
             if row is not None:
-                growth -= len(request.key) + len(row.value) + ENTRY_OVERHEAD_BYTES
+                growth -= len(key) + len(row.value) + ENTRY_OVERHEAD_BYTES
             if growth > 0 and self._used + growth > limit:
                 full = (
                     f"the store is full: it holds {self._used:,} of at most {limit:,} bytes and this call would add "
