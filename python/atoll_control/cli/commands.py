@@ -14,8 +14,8 @@ import typer
 from atoll.errors import BindError
 from atoll_control.server.app import ServerSettings
 from atoll_control.server.app import serve as run_server
+from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.logs import LogFormat, configure
-from atoll_control.server.node_manager import NodeSettings
 
 app = typer.Typer(
     help="Runs and operates the Atoll control plane.",
@@ -51,16 +51,23 @@ def serve(
     ] = "127.0.0.1:50051",
     heartbeat_interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Nodes are told to send a heartbeat this often."),
-    ] = 1.0,
-    node_deadline: Annotated[
+        typer.Option(
+            metavar="SECONDS", help="Nodes are told to send a heartbeat this often, and less often when there are many."
+        ),
+    ] = 2.0,
+    dead_after: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
-            help="A node without a heartbeat for this long is marked dead. At least twice the interval; time in which "
-            "the server itself was late does not count against nodes.",
+            help="A node without a sign of life for this long is dead. At least four times the interval; it is "
+            "suspect, and probed, after half of it. Time in which the server itself was late does not count against "
+            "nodes.",
         ),
-    ] = 5.0,
+    ] = 12.0,
+    observe_only: Annotated[
+        bool,
+        typer.Option("--observe-only", help="Log who would be marked dead, and mark nobody: for trying thresholds."),
+    ] = False,
     network_threads: Annotated[
         int | None,
         typer.Option(
@@ -89,7 +96,7 @@ def serve(
         typer.Option("--exit-with-stdin", hidden=True, help="Stop when standard input closes."),
     ] = False,
 ) -> None:
-    """Serves membership (atoll.v1.NodeService) and the key-value store (atoll.v1.KvService), in memory.
+    """Serves membership (atoll.v1.NodeService, HealthService) and the key-value store (KvService), in memory.
 
     Each module lives on its own loop, so a slow one does not delay the others. Any gRPC client in any language can
     connect; the protos are in the package, under atoll_control/api/protos.
@@ -98,13 +105,15 @@ def serve(
     if match is None or int(match.group(2)) > _MAX_PORT:
         _fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', 2)
     try:
-        nodes = NodeSettings(heartbeat_interval=heartbeat_interval, node_deadline=node_deadline)
+        detector = DetectorSettings.scaled(
+            heartbeat_interval=heartbeat_interval, dead_after=dead_after, observe_only=observe_only
+        )
     except ValueError as error:
         _fail("--" + str(error).replace("_", "-", 1), 2)
     configure(log_format)
     settings = ServerSettings(
         listen=listen,
-        nodes=nodes,
+        detector=detector,
         network_threads=network_threads,
         demo_controls=demo_controls,
         one_loop=one_loop,

@@ -13,16 +13,22 @@ from dataclasses import dataclass, field
 import structlog
 
 from atoll import IoContextProvider, rpc
+from atoll.store import Store
 from atoll_control.api.demo.v1 import fault_pb2_grpc
-from atoll_control.api.v1 import kv_pb2_grpc, node_pb2_grpc
+from atoll_control.api.v1 import health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc
+from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
+from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
 
 _log = structlog.get_logger("atoll_control.server")
 
-NODE_METHODS = ("Register", "Unregister", "Heartbeat", "ListNodes")
+TABLES = ("nodes", "endings", "kv", "leases", "tokens", "meta")
+
+NODE_METHODS = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
+HEALTH_METHODS = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
 KV_METHODS = ("Put", "Get", "Delete", "Keys")
 
 
@@ -32,7 +38,8 @@ class ServerSettings:
 
     Attributes:
         listen: "host:port"; port 0 takes a free one.
-        nodes: how nodes are watched.
+        nodes: what is kept of nodes.
+        detector: how nodes are watched.
         kv: how much is stored.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
@@ -44,6 +51,7 @@ class ServerSettings:
 
     listen: str = "127.0.0.1:50051"
     nodes: NodeSettings = field(default_factory=NodeSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     kv: KvSettings = field(default_factory=KvSettings)
     network_threads: int | None = None
     grace: float = 5.0
@@ -69,26 +77,43 @@ async def serve(settings: ServerSettings) -> None:
         await _serve(settings, server_id, at_the_end)
 
 
+def open_store(settings: ServerSettings) -> Store:  # noqa: ARG001 - there is one kind so far
+    """The store that the modules share. Blocks: before the loops run."""
+    _log.warning("store_in_memory", remedy="all that is stored is lost when this server ends")
+    return Store.in_memory(TABLES)
+
+
 async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
     provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
     server = rpc.server(placement=provider, network_threads=settings.network_threads)
     # First of all: what fails most often fails before anything has started.
     port = server.add_insecure_port(settings.listen)
+    store = open_store(settings)
+    # After the loops, whose modules commit to it to the end.
+    at_the_end.callback(store.close_blocking)
     async with provider:
-        nodes = await provider.create(NodeManager, settings.nodes, server_id=server_id, wall_clock=time.time)
+        nodes = await provider.create(NodeManager, settings.nodes, store, server_id=server_id, wall_clock=time.time)
+        health = await provider.create(
+            HealthMonitor, settings.detector, store, provider.ref(NodeManager), server_id=server_id
+        )
         kv = await provider.create(KvManager, settings.kv)
         faults: FaultInjector | None = None
         if settings.demo_controls:
-            modules = {
-                "NodeManager": WatchedModule(provider.io_context(NodeManager), SlowSwitch()),
-                "KvManager": WatchedModule(provider.io_context(KvManager), SlowSwitch()),
-            }
+            servicers = (
+                (NodeManager, nodes, NODE_METHODS),
+                (HealthMonitor, health, HEALTH_METHODS),
+                (KvManager, kv, KV_METHODS),
+            )
+            modules = {}
             # On the modules' loops, where alone they may be changed.
-            for name, module, methods in (("NodeManager", nodes, NODE_METHODS), ("KvManager", kv, KV_METHODS)):
-                await modules[name].io_context.submit(modules[name].switch.install, module, methods)
+            for module, servicer, methods in servicers:
+                watched = WatchedModule(provider.io_context(module), SlowSwitch())
+                await watched.io_context.submit(watched.switch.install, servicer, methods)
+                modules[module.__name__] = watched
             faults = FaultInjector(modules, provider.ref(NodeManager))
             fault_pb2_grpc.add_FaultServiceServicer_to_server(faults, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
+        health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
         if settings.exit_with_stdin:
             watch = _ParentWatch(server, settings.grace)
@@ -101,10 +126,11 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
             server_id=server_id,
             services={
                 "NodeService": provider.io_context(NodeManager).name,
+                "HealthService": provider.io_context(HealthMonitor).name,
                 "KvService": provider.io_context(KvManager).name,
             },
-            heartbeat_interval=settings.nodes.heartbeat_interval,
-            node_deadline=settings.nodes.node_deadline,
+            heartbeat_interval=settings.detector.heartbeat_interval,
+            dead_after=settings.detector.dead_after,
             demo_controls=settings.demo_controls,
         )
         # Only a server that started is said to have stopped, and only when its loops have stopped, too.
