@@ -9,27 +9,34 @@ import signal
 import sys
 import time  # noqa: TID251 - the wall clock, handed to those who tell people the time
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
 from atoll import IoContextProvider, rpc
 from atoll.store import Store
 from atoll_control.api.demo.v1 import fault_pb2_grpc
-from atoll_control.api.v1 import health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc
+from atoll_control.api.v1 import admin_pb2_grpc, health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc
+from atoll_control.server.admin_manager import AdminManager
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager, KvSettings
+from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _log = structlog.get_logger("atoll_control.server")
 
-TABLES = ("nodes", "endings", "kv", "leases", "tokens", "meta")
+TABLES = ("nodes", "endings", "kv", "leases")
 
 NODE_METHODS = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
 HEALTH_METHODS = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
-KV_METHODS = ("Put", "Get", "Delete", "Keys")
+KV_METHODS = ("Put", "Get", "MultiGet", "Exists", "Delete", "Keys", "Scan", "Transact", "ListNamespaces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class ServerSettings:
 
     Attributes:
         listen: "host:port"; port 0 takes a free one.
+        data_dir: where what is stored lasts; in memory when None.
+        max_data_bytes: how large the database there may grow; only the disk bounds it when None.
         nodes: what is kept of nodes.
         detector: how nodes are watched.
         kv: how much is stored.
@@ -50,6 +59,8 @@ class ServerSettings:
     """
 
     listen: str = "127.0.0.1:50051"
+    data_dir: Path | None = None
+    max_data_bytes: int | None = None
     nodes: NodeSettings = field(default_factory=NodeSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     kv: KvSettings = field(default_factory=KvSettings)
@@ -67,6 +78,7 @@ async def serve(settings: ServerSettings) -> None:
     Raises:
         asyncio.CancelledError: the signal came before the server had started.
         atoll.errors.BindError: the address is in use or not this machine's.
+        atoll.errors.StoreError: the data directory can't be used; the message says what to do.
     """
     server_id = settings.server_id or os.urandom(8).hex()
     if (task := asyncio.current_task()) is not None:
@@ -77,10 +89,24 @@ async def serve(settings: ServerSettings) -> None:
         await _serve(settings, server_id, at_the_end)
 
 
-def open_store(settings: ServerSettings) -> Store:  # noqa: ARG001 - there is one kind so far
+def open_store(settings: ServerSettings) -> Store:
     """The store that the modules share. Blocks: before the loops run."""
-    _log.warning("store_in_memory", remedy="all that is stored is lost when this server ends")
-    return Store.in_memory(TABLES)
+    if settings.data_dir is None:
+        _log.warning(
+            "store_in_memory", remedy="all that is stored is lost when this server ends; keep it with --data-dir DIRECTORY"
+        )
+        return Store.in_memory(TABLES)
+    store = Store.in_directory(settings.data_dir, TABLES, max_bytes=settings.max_data_bytes)
+    statistics = store.statistics()
+    _log.info(
+        "store_opened",
+        directory=str(settings.data_dir),
+        generation=store.generation,
+        epoch=store.epoch,
+        revision=statistics.revision,
+        rows={name: rows for name, rows, _ in statistics.tables},
+    )
+    return store
 
 
 async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
@@ -96,7 +122,12 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         health = await provider.create(
             HealthMonitor, settings.detector, store, provider.ref(NodeManager), server_id=server_id
         )
-        kv = await provider.create(KvManager, settings.kv)
+        leases = await provider.create(LeaseManager, store)
+        kv = await provider.create(KvManager, store, leases, settings.kv)
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        admin = await provider.create(
+            AdminManager, store, server_id=server_id, version=version("atoll"), address=address
+        )
         faults: FaultInjector | None = None
         if settings.demo_controls:
             servicers = (
@@ -115,6 +146,8 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
+        kv_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         if settings.exit_with_stdin:
             watch = _ParentWatch(server, settings.grace)
             await asyncio.get_running_loop().connect_read_pipe(lambda: watch, sys.stdin)
@@ -122,12 +155,14 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
             faults.start()
         _log.info(
             "server_started",
-            address=f"{settings.listen.rpartition(':')[0]}:{port}",
+            address=address,
             server_id=server_id,
             services={
                 "NodeService": provider.io_context(NodeManager).name,
                 "HealthService": provider.io_context(HealthMonitor).name,
                 "KvService": provider.io_context(KvManager).name,
+                "LeaseService": provider.io_context(LeaseManager).name,
+                "AdminService": provider.io_context(AdminManager).name,
             },
             heartbeat_interval=settings.detector.heartbeat_interval,
             dead_after=settings.detector.dead_after,
