@@ -117,3 +117,16 @@ def test_a_backup_is_taken_through_the_server_and_checked(
 def test_the_status_says_what_the_server_is(atollctl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0"])
+def test_a_server_does_not_listen_beyond_loopback_unless_it_is_told_to(listen: str) -> None:
+    command = [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", listen]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "--insecure-beyond-loopback" in refused.stderr
+
+
+def test_a_server_that_is_told_to_listens_everywhere(serve: Callable[..., Any]) -> None:
+    server = serve("--listen", "0.0.0.0:0", "--insecure-beyond-loopback")
+    assert server.address.startswith("0.0.0.0:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,15 @@ for command in (store.status, store.backup, store.restore, store.doctor):
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
 _MAX_PORT = 65535
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 @app.callback()
@@ -83,6 +93,14 @@ def serve(
         bool,
         typer.Option("--observe-only", help="Log who would be marked dead, and mark nobody: for trying thresholds."),
     ] = False,
+    insecure: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--insecure-beyond-loopback",
+            help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
+            "everything: there is neither TLS nor a token.",
+        ),
+    ] = False,
     network_threads: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +137,12 @@ def serve(
     match = _LISTEN.fullmatch(listen)
     if match is None or int(match.group(2)) > _MAX_PORT:
         fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', USAGE)
+    if not insecure and not _is_loopback(match.group(1)):
+        fail(
+            f"--listen: {match.group(1)} may be reached from other machines, and whoever reaches it may change everything: "
+            "listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
+            USAGE,
+        )
     try:
         detector = DetectorSettings.scaled(
             heartbeat_interval=heartbeat_interval, dead_after=dead_after, observe_only=observe_only
