@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from atoll_control.api.v1 import node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import node_pb2, node_pb2_grpc, task_pb2, task_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server_process
 
 
+def run(*arguments: str, address: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atoll_control.cli", *arguments, "--server", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=text)
+
+
 @pytest.fixture(scope="module")
-def atollctl(serve: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def atollctl(serve: Callable[..., Any]) -> functools.partial[subprocess.CompletedProcess[str]]:
     # Nobody sends heartbeats here.
     address = serve("--heartbeat-interval", "20", "--dead-after", "3600").address
     with grpc.insecure_channel(address) as channel:
@@ -31,14 +37,10 @@ def atollctl(serve: Callable[..., Any]) -> Callable[..., subprocess.CompletedPro
             )
             node_pb2_grpc.NodeServiceStub(channel).Register(request, timeout=20)
 
-    def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "atoll_control.cli", *arguments, "--server", address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=text)
-
-    return run
+    return functools.partial(run, address=address)
 
 
-def test_keys_are_put_got_listed_and_deleted(atollctl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_keys_are_put_got_listed_and_deleted(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     assert atollctl("kv", "put", "jobs/1", "one").returncode == 0
     assert atollctl("kv", "put", "jobs/2", text="from standard input").returncode == 0
     assert atollctl("kv", "get", "jobs/2", "--raw").stdout == "from standard input"
@@ -53,7 +55,7 @@ def test_keys_are_put_got_listed_and_deleted(atollctl: Callable[..., subprocess.
     assert "2" in deleted.stdout.splitlines()[0]
 
 
-def test_exit_codes_say_what_was_the_matter(atollctl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_exit_codes_say_what_was_the_matter(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     missing = atollctl("kv", "get", "missing")
     assert (missing.returncode, missing.stderr) == (3, "atollctl: namespace '' has no key b'missing'\n")
     atollctl("kv", "put", "there", "1")
@@ -74,7 +76,7 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
 
 
 def test_nodes_are_listed_filtered_shown_explained_and_drained(
-    atollctl: Callable[..., subprocess.CompletedProcess[str]],
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
 ) -> None:
     assert [node["node_id"] for node in json.loads(atollctl("nodes", "list", "-o", "json").stdout)] == ["a", "b"]
     filtered = atollctl("nodes", "list", "--label", "zone=b", "--condition", "DiskFull=false", "-o", "json")
@@ -88,21 +90,21 @@ def test_nodes_are_listed_filtered_shown_explained_and_drained(
 
 
 def test_an_operator_declares_a_node_dead_and_the_history_keeps_why(
-    atollctl: Callable[..., subprocess.CompletedProcess[str]],
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
 ) -> None:
     assert atollctl("nodes", "declare-dead", "b", "--reason", "it burnt").returncode == 0
     endings = json.loads(atollctl("nodes", "endings", "-o", "json").stdout)
     assert "it burnt" in endings[0]["node"]["state_reason"]
 
 
-def test_verdicts_are_frozen_and_resumed(atollctl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_verdicts_are_frozen_and_resumed(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     assert "verdicts held  no" not in atollctl("health", "freeze", "--reason", "maintenance").stdout
     assert atollctl("health", "resume").returncode == 0
     assert atollctl("health", "show").returncode == 0
 
 
 def test_a_backup_is_taken_through_the_server_and_checked(
-    atollctl: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    atollctl: functools.partial[subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "backup.db"
     taken = atollctl("backup", str(path))
@@ -114,7 +116,7 @@ def test_a_backup_is_taken_through_the_server_and_checked(
     assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "it is sound")
 
 
-def test_the_status_says_what_the_server_is(atollctl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
 
@@ -125,3 +127,27 @@ def test_a_server_does_not_listen_beyond_loopback_unless_it_is_told_to(listen: s
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 2
     assert "--insecure-beyond-loopback" in refused.stderr
+
+
+def test_tasks_are_listed_filtered_shown_and_counted(
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
+) -> None:
+    address = atollctl.keywords["address"]
+    states = (("t1", task_pb2.TASK_STATE_RUNNING), ("t2", task_pb2.TASK_STATE_FAILED))
+    with grpc.insecure_channel(address) as channel:
+        request = task_pb2.AddTaskEventsRequest()
+        for task_id, state in states:
+            event = request.events.add(job_id="j", task_id=task_id, state=state, name="f")
+            event.time.FromSeconds(1_700_000_000)
+        task_pb2_grpc.TaskServiceStub(channel).AddTaskEvents(request, timeout=20)
+    failed = json.loads(atollctl("tasks", "list", "-f", "state=failed", "-o", "json").stdout)
+    assert [attempt["task_id"] for attempt in failed] == ["t2"]
+    others = json.loads(atollctl("tasks", "list", "-f", "state!=failed", "-o", "json").stdout)
+    assert [attempt["task_id"] for attempt in others] == ["t1"]
+    assert atollctl("tasks", "list", "-f", "nonsense").returncode == 2
+    unknown = atollctl("tasks", "list", "-f", "colour=red")
+    assert unknown.returncode == 2
+    assert "colour" in unknown.stderr
+    assert "running" in atollctl("tasks", "show", "t1").stdout
+    assert "failed=1 running=1" in atollctl("tasks", "summary", "j").stdout
+    assert atollctl("tasks", "jobs").stdout.splitlines()[1].split() == ["j", "2", "0", "0", "false"]
