@@ -1,0 +1,31 @@
+//! The store of the control plane: ordered tables in memory, made durable by an engine. Knows nothing of Python.
+//!
+//! * [`types`]: rows, batches and what comes of them.
+//! * [`error`]: everything that can go wrong, with its remedy.
+//! * [`settings`]: names of tables and all limits.
+//! * [`engine`]: what an engine has to do, and the one that keeps nothing.
+//! * [`store`]: the store itself: one writer thread, any number of readers.
+//! * [`statistics`]: what a store has counted.
+//!
+//! Guarantees:
+//! * Batches are atomic, and take effect one after the other in the order submitted.
+//! * Nothing is seen by a reader, acknowledged or told to a subscriber before the engine has made it durable.
+//! * Reading never waits for the engine: all data is in memory.
+//! * Every change since the change log's oldest revision can be told, in order and without gaps.
+
+pub mod engine;
+pub mod error;
+pub mod settings;
+pub mod statistics;
+pub mod store;
+pub mod types;
+
+pub use engine::{Effects, Engine, Group, LoadSink, Loaded, MemoryEngine, Receipt, Trim};
+pub use error::{CommitError, Compacted, OpenError, ReadError};
+pub use settings::Settings;
+pub use statistics::Statistics;
+pub use store::snapshot::Snapshot;
+pub use store::{Completion, GroupListener, Guard, Store, Subscriber, SubscriptionId};
+pub use types::{
+    Batch, Change, Changes, Check, Committed, FailedCheck, Operation, Page, Revision, Row, TableId,
+};
