@@ -5,6 +5,7 @@
 //! * [`settings`]: names of tables and all limits.
 //! * [`engine`]: what an engine has to do, and the one that keeps nothing.
 //! * [`store`]: the store itself: one writer thread, any number of readers.
+//! * `etcd`, a feature that is on by default: the engine for several machines, and the election of the one that writes.
 //! * [`statistics`]: what a store has counted.
 //!
 //! Guarantees:
@@ -15,6 +16,8 @@
 
 pub mod engine;
 pub mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod settings;
 pub mod statistics;
 pub mod store;
