@@ -24,6 +24,7 @@ __all__ = [
     "BroadcastCore",
     "CertificatesCore",
     "CheckedFunction",
+    "ConnectionCore",
     "EndpointCore",
     "FaultStream",
     "Gate",
@@ -37,8 +38,10 @@ __all__ = [
     "ModuleHome",
     "ModuleReadCheck",
     "MonitorCore",
+    "ReadinessCore",
     "ServerCall",
     "ServerCore",
+    "SystemdCore",
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
@@ -287,7 +290,9 @@ def gil_waits() -> tuple[float, _Distribution]:
 class EndpointCore:
     """A server that tells what the process does, from its construction to `stop()`. Any thread."""
 
-    def __new__(cls, address: str) -> Self: ...
+    def __new__(
+        cls, address: str, liveness_threshold: float | None, readiness: ReadinessCore | None, beyond_loopback: bool
+    ) -> Self: ...
     @property
     def address(self) -> str:
         """Where it listens, with the port that was taken."""
@@ -453,6 +458,23 @@ class ServerCall:
         """Sends the next message of the reply as it is."""
 
     @property
+    def arrival_time(self) -> float:
+        """When the network thread had the call: the whole request, or of a stream of requests the headers.
+
+        Before the call waited for anything: a place, the mailbox, the loop. In seconds of `IoContext.now()` of the
+        call's loop: `io_context.now() - context.arrival_time` is what the caller has waited here so far.
+        """
+
+    @property
+    def message_arrival_time(self) -> float | None:
+        """When the network thread had the request message that was read last; None before the first one.
+
+        In seconds of the loop's clock, as `arrival_time`, which it is for a call with one request. A message that came
+        when the bound of unread ones was reached may tell the time of one after it, never one that is yet to come.
+        """
+
+    def _connection(self) -> ConnectionCore: ...
+    @property
     def _path(self) -> str: ...
     def peer_identity_key(self) -> str | None:
         """The property that tells who the client is: `x509_subject_alternative_name`, or `x509_common_name`.
@@ -489,10 +511,63 @@ class ServerCall:
     def _wait(self, future: Future[None]) -> bool: ...
     def _found(
         self,
+        io_context: LoopCore,
         deserializer: Callable[[bytes], Any] | None,
         serializer: Callable[[Any], bytes] | None,
-        response_streaming: bool,
-    ) -> None: ...
+        streams: tuple[bool, bool],
+        request: bytes | None,
+    ) -> Any: ...  # noqa: ANN401 - the request's class
+    def _arrive(self, io_context: LoopCore, alone: bool) -> None: ...
+    def _depart(self, io_context: LoopCore) -> None: ...
+
+@disjoint_base
+class ReadinessCore:
+    """Conditions that are told without Python; see `atoll.observe.Readiness`. Any thread."""
+
+    def __new__(cls) -> Self: ...
+    def remove(self, name: str) -> bool:
+        """Forgets a condition; false when there is none of that name. Any thread."""
+
+    def _set(self, name: str, ok: bool, reason: str, time_to_live: float | None) -> None: ...
+    def _told(self) -> list[tuple[str, bool, str]]: ...
+
+@final
+class SystemdCore:
+    """The line to systemd, from its construction to `stop()`. Any thread; raises OSError for what can't be told."""
+
+    def __new__(cls, socket: str, watchdog: float | None, liveness_threshold: float | None) -> Self: ...
+    def ready(self) -> None: ...
+    def status(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the thread, which never waits for Python."""
+
+@final
+class ConnectionCore:
+    """A client's connection, open or not; see `atoll.rpc.Connection`. Any thread."""
+
+    @property
+    def id(self) -> int:
+        """Counts the connections of the process, from 1 on."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address in grpc's form."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def last_received(self) -> float:
+        """When bytes last came from the client, in seconds."""
+
+    def ping(self, io_context: LoopCore, future: Future[float], timeout: float) -> None:
+        """Pings the client.
+
+        `future`, of the asyncio loop that `io_context` drains on, gets the seconds of the round trip, or
+        `ConnectionClosedError`, or after `timeout` seconds `PingTimeoutError`.
+        """
 
 @disjoint_base
 class AuthenticationCore:
@@ -549,7 +624,12 @@ class BroadcastCore:
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def __new__(
+        cls,
+        options: ServerOptions,
+        authentication: AuthenticationCore | None = None,
+        readiness: ReadinessCore | None = None,
+    ) -> Self: ...
     def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
         """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
 

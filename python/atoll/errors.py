@@ -9,6 +9,7 @@ __all__ = [
     "BindError",
     "CertificateError",
     "ChaosConfigurationError",
+    "ConnectionClosedError",
     "DeadlineExceededError",
     "DeadlockError",
     "ForkedError",
@@ -16,6 +17,7 @@ __all__ = [
     "LoopRunningError",
     "MailboxFull",
     "NotOnLoopError",
+    "PingTimeoutError",
     "PlacementError",
     "RegistrationError",
     "ServerStateError",
@@ -71,6 +73,14 @@ class ChaosConfigurationError(AtollError, ValueError):
 
     entry: str | None = None
     column: int | None = None
+
+
+class ConnectionClosedError(AtollError, ConnectionError):
+    """You pinged a client whose connection has ended, or it ended meanwhile. Its next call comes on another one."""
+
+
+class PingTimeoutError(AtollError, TimeoutError):
+    """A client did not answer your ping in time: it is stopped, cut off or busy. It may answer later."""
 
 
 class DeadlineExceededError(AtollError, TimeoutError):

@@ -1,7 +1,7 @@
-"""A servicer with one streaming method per way of using a call, served by stock grpc.aio or by Atoll.
+"""A servicer with one streaming method per way of using a call, for `behaviours_server.py`.
 
-`stream_behaviours.py KIND LOOP` prints its port and serves until its stdin ends. `test_streams_like_grpc_aio.py`
-compares what the clients of both see, and what the handlers of both noted.
+`test_streams_like_grpc_aio.py` compares what the clients of stock grpc.aio and of Atoll see, and what the handlers of
+both noted.
 """
 
 # Handlers take what they don't need, and are coroutines and generators without need.
@@ -9,7 +9,6 @@ compares what the clients of both see, and what the handlers of both noted.
 
 import asyncio
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -616,30 +615,3 @@ def handlers() -> dict[str, Any]:
 
 
 OPTIONS = (("grpc.max_receive_message_length", RECEIVE_LIMIT), ("grpc.max_send_message_length", SEND_LIMIT))
-
-
-async def main(kind: str) -> None:
-    if kind == "aio":
-        server = grpc.aio.server(options=OPTIONS)
-    else:
-        from atoll import rpc  # noqa: PLC0415 - the stock server's process does without
-
-        server = rpc.server(options=OPTIONS)
-    methods = handlers()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-    server.add_registered_method_handlers(SERVICE, methods)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)  # noqa: T201 - for our parent
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(None)
-
-
-if __name__ == "__main__":
-    _, kind, loop = sys.argv
-    if loop == "uvloop":
-        import uvloop
-
-        uvloop.run(main(kind))
-    else:
-        asyncio.run(main(kind))

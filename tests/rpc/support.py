@@ -6,13 +6,14 @@ import importlib
 import itertools
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +193,16 @@ class ClientProcess:
             while stream.results:
                 stream.results.popleft().set_exception(ConnectionError("the client's process has ended"))
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stops the process for the length of the block; its system still takes what is sent to it."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all of its threads
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Ends the process without a word to its servers."""
         self._process.kill()
@@ -208,13 +219,13 @@ class ClientProcess:
 
 
 class BehavioursServer:
-    """A process that serves the handlers of a script by stock grpc.aio or by Atoll; in a `with` block, its address."""
+    """A process that serves the handlers of a module by stock grpc.aio or by Atoll; in a `with` block, its address."""
 
-    def __init__(self, script: str, kind: Literal["aio", "atoll"], loop: str) -> None:
+    def __init__(self, module: str, kind: Literal["aio", "atoll"], loop: str) -> None:
         self._kind = kind
         python = CLIENT_PYTHON if kind == "aio" else sys.executable
         self._process = subprocess.Popen(
-            [python, str(HERE / script), kind, loop],
+            [python, str(HERE / "behaviours_server.py"), module, kind, loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

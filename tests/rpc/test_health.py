@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 import grpc
@@ -19,6 +22,7 @@ from tests.rpc.support import TIMEOUT, ClientProcess, NewLoop, Placed, add_metho
 
 import atoll
 from atoll import rpc
+from atoll.observe import Readiness
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
@@ -205,6 +209,55 @@ async def test_a_loop_whose_health_does_not_count_leaves_the_whole_serving(
         await comes_to(client, target, "a.Stuck", NOT_SERVING)
         assert await status(client, target, "") == SERVING
         let_go.set()
+
+
+def http(target: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{target}{path}", timeout=TIMEOUT) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def test_the_port_tells_over_http1_what_the_health_service_tells(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
+    loop = new_loop("stuck")
+    let_go = threading.Event()
+    readiness = Readiness()
+    options = rpc.HealthOptions(threshold=0.1, liveness_threshold=0.3, interval=0.02, recover_after=1)
+    server = rpc.server(health=options, readiness=readiness)
+    add_methods(server.on(loop), Answer=nothing, service="a.Stuck")
+    async with running(server) as target:
+
+        async def get(path: str) -> tuple[int, str]:
+            return await asyncio.to_thread(http, target, path)
+
+        readiness.set("store", ok=True)
+        assert await get("/livez") == (200, "ok\n")
+        assert await get("/readyz") == (200, "[+]server ok\n[+]store ok\nreadyz check passed\n")
+        readiness.set("store", ok=False, reason="recovering")
+        assert await get("/readyz") == (503, "[+]server ok\n[-]store: recovering\nreadyz check failed\n")
+        status, body = await get("/readyz?format=json")
+        assert (status, json.loads(body)["conditions"][1]["reason"]) == (503, "recovering")
+        loop.post(wait_for, let_go, name="KvService.Put")
+        await comes_to(client, target, "liveness", NOT_SERVING)
+        status, text = await get("/livez")
+        assert (status, text.startswith("loop stuck has made no progress for ")) == (503, True)
+        assert "KvService.Put runs for " in text
+        assert "[-]server: loop stuck has made no progress for " in (await get("/readyz"))[1]
+        let_go.set()
+        await comes_to(client, target, "liveness", SERVING)
+        assert (await get("/livez"))[0] == 200
+
+
+async def test_the_port_of_a_server_without_health_lives_and_is_ready_while_it_answers() -> None:
+    server = rpc.server()
+    add_methods(server, Answer=nothing)
+    async with running(server) as target:
+        assert await asyncio.to_thread(http, target, "/livez") == (200, "ok\n")
+        expected = "[+]server ok\nreadyz check passed\n"
+        assert await asyncio.to_thread(http, target, "/readyz") == (200, expected)
 
 
 async def test_without_the_switch_there_is_no_health_service(client: ClientProcess) -> None:

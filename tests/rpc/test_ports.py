@@ -14,8 +14,6 @@ from tests.rpc.support import ClientProcess, add_methods, path, running
 from atoll import rpc
 from atoll.errors import BindError, ServerStateError
 
-# Of a Unix socket's path grpcio makes an authority that RFC 9113 does not allow, and h2 answers PROTOCOL_ERROR
-# (hyperium/h2#487): such clients have to set the channel option grpc.default_authority.
 LOCALHOST = "authority=localhost"
 
 
@@ -59,13 +57,18 @@ async def test_a_server_listens_on_a_unix_socket(client: ClientProcess, tmp_path
     assert not (tmp_path / "atoll.sock").exists()
 
 
-@pytest.mark.xfail(reason="h2 refuses the authority that grpcio sends", raises=AssertionError)
-async def test_clients_of_a_unix_socket_need_no_options(client: ClientProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["atoll.sock", "100% größer.sock", "[::1]:1.sock"])
+async def test_clients_of_a_unix_socket_need_no_options(client: ClientProcess, tmp_path: Path, name: str) -> None:
+    # Of the path they make an authority with percent signs.
     server = made()
-    address = f"unix:{tmp_path}/atoll.sock"
+    address = f"unix:{tmp_path}/{name}"
     server.add_insecure_port(address)
+    percent = (("k", "100%"), ("raw-bin", b"%%%"))
     async with running(server):
-        assert (await client.call(address, path("Answer"))).code == "OK"
+        for metadata in ((), percent, percent, ()):
+            assert (await client.call(address, path("Answer"), metadata=metadata)).code == "OK"
+        calls = [client.start(address, path("Answer"), b"%" * 100_000) for _ in range(50)]
+        assert {(await call.outcome()).code for call in calls} == {"OK"}
 
 
 async def test_a_server_listens_on_a_unix_socket_whose_path_is_a_url(client: ClientProcess, tmp_path: Path) -> None:

@@ -144,13 +144,13 @@ DIFFERENT: dict[str, tuple[str, tuple[object, str, str], tuple[object, str, str]
 
 @pytest.fixture(scope="module")
 def stock() -> Iterator[str]:
-    with BehavioursServer("stream_behaviours.py", "aio", "asyncio") as target:
+    with BehavioursServer("stream_behaviours", "aio", "asyncio") as target:
         yield target
 
 
 @pytest.fixture(scope="module", params=list(LOOPS))
 def ours(request: pytest.FixtureRequest) -> Iterator[str]:
-    with BehavioursServer("stream_behaviours.py", "atoll", request.param) as target:
+    with BehavioursServer("stream_behaviours", "atoll", request.param) as target:
         yield target
 
 

@@ -11,7 +11,8 @@ pytest.importorskip("grpc")
 import grpc.aio
 
 import atoll
-from atoll.testing import FakeServicerContext, FakeSyncServicerContext, serve
+from atoll.errors import ConnectionClosedError, PingTimeoutError
+from atoll.testing import FakeConnection, FakeServicerContext, FakeSyncServicerContext, ManualClock, serve
 
 pytestmark = pytest.mark.asyncio
 
@@ -458,3 +459,75 @@ async def test_a_fakes_requests_can_be_iterated_and_end_with_the_call() -> None:
     ended.finish()
     with pytest.raises(grpc.aio.UsageError, match="answered already"):
         await ended.write(b"late")
+
+
+# ------------------------------------------------------------------------------------ when a call came, and on what
+
+
+async def test_a_fake_tells_when_it_came_by_its_clock() -> None:
+    clock = ManualClock()
+    clock.advance(7.0)
+    context = FakeServicerContext(clock=clock)
+    clock.advance(2.0)
+    assert context.arrival_time == 7.0
+    assert context.message_arrival_time == 7.0
+    assert FakeServicerContext(clock=clock, arrival_time=3.0).arrival_time == 3.0
+
+
+async def test_a_fakes_messages_tell_when_they_came() -> None:
+    clock = ManualClock()
+    clock.advance(7.0)
+    context = FakeServicerContext(clock=clock, requests=[b"1", b"2", b"3"], message_arrival_times=[1.0, 2.0])
+    seen = [context.message_arrival_time]
+    while await context.read() is not grpc.aio.EOF:
+        seen.append(context.message_arrival_time)
+    assert seen == [None, 1.0, 2.0, 7.0]
+    assert context.message_arrival_time == 7.0
+
+
+async def test_a_fakes_connection_answers_pings_until_it_is_closed() -> None:
+    context = FakeServicerContext(peer="unix:")
+    connection = context.connection
+    assert isinstance(connection, atoll.rpc.Connection)
+    assert (connection.peer, connection.closed, context.peer()) == ("unix:", False, "unix:")
+    assert await connection.ping() == 0.0
+    waiting = asyncio.ensure_future(FakeConnection(round_trip=None).ping(0.01))
+    with pytest.raises(PingTimeoutError):
+        await waiting
+    connection.round_trip = None
+    pinged = asyncio.ensure_future(connection.ping())
+    await asyncio.sleep(0)
+    connection.close()
+    for ping in (pinged, connection.ping()):
+        with pytest.raises(ConnectionClosedError):
+            await ping
+    assert connection.closed
+    assert connection.pings == 3
+
+
+async def test_fake_connections_are_given_to_contexts_and_differ() -> None:
+    one, two = FakeConnection(), FakeConnection("ipv4:10.0.0.1:1", last_received=5.0)
+    assert FakeServicerContext(connection=one).connection is one
+    assert FakeServicerContext(connection=two).peer() == "ipv4:10.0.0.1:1"
+    assert one != two
+    two.last_received = 6.0
+    assert two.last_received == 6.0
+
+
+async def test_a_ping_of_a_fake_takes_its_time_on_a_manual_clock() -> None:
+    clock = ManualClock()
+    thread = atoll.IoContextThread("pinging", clock=clock)
+    thread.start()
+    connection = FakeConnection(round_trip=2.0)
+    try:
+        answered = thread.io_context.submit(connection.ping)
+        given_up = thread.io_context.submit(connection.ping, 1.0)
+        await asyncio.to_thread(clock.advance, 1.5)
+        with pytest.raises(PingTimeoutError):
+            await given_up
+        assert not answered.done()
+        await asyncio.to_thread(clock.advance, 1.0)
+        assert await answered == 2.0
+        assert connection.last_received == 2.0
+    finally:
+        thread.stop()

@@ -7,13 +7,14 @@
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | the heap | schedulers and whoever drives the timers | the same | the mutex |
-//! | `Time::Manual` | whoever advances it | any thread | an atomic |
+//! | `Manual::nanos` | whoever advances it | any thread | an atomic |
+//! | `Manual::history` | whoever advances it | any thread | its mutex |
 //! | `PROCESS` | the first scheduler of a process | schedulers | `STARTING` |
 //!
 //! Targets are told outside the mutex, in the order of the due times and, among equals, as scheduled.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -80,8 +81,51 @@ const FEW: usize = 1_024;
 
 enum Time {
     Real(Instant),
-    /// Nanoseconds since the origin.
-    Manual(AtomicU64),
+    Manual(Manual),
+}
+
+/// How many moves of manual time are remembered.
+const MOST_MOVES: usize = 4_096;
+
+#[derive(Default)]
+struct Manual {
+    /// Since the origin.
+    nanos: AtomicU64,
+    history: Mutex<History>,
+}
+
+/// When manual time was moved.
+#[derive(Default)]
+struct History {
+    /// What time it was before the first of the moves that are remembered.
+    before: Duration,
+    /// When, and to what time.
+    moves: VecDeque<(Instant, Duration)>,
+}
+
+impl Manual {
+    fn move_to(&self, time: Duration) {
+        let nanos = time.as_nanos() as u64;
+        if self.nanos.fetch_max(nanos, Release) >= nanos {
+            return;
+        }
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.moves.len() == MOST_MOVES {
+            if let Some((_, time)) = history.moves.pop_front() {
+                history.before = time;
+            }
+        }
+        history.moves.push_back((Instant::now(), time));
+    }
+
+    fn at(&self, instant: Instant) -> Duration {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = history.moves.partition_point(|(at, _)| *at <= instant);
+        let last = later
+            .checked_sub(1)
+            .and_then(|last| history.moves.get(last));
+        last.map_or(history.before, |(_, time)| *time)
+    }
 }
 
 /// Timers in the order of their due times.
@@ -141,14 +185,23 @@ impl Timers {
     /// Timers whose time, zero at first, passes only in [`Self::advance_to`].
     #[must_use]
     pub fn manual() -> Arc<Self> {
-        Arc::new(Self::new(Time::Manual(AtomicU64::new(0))))
+        Arc::new(Self::new(Time::Manual(Manual::default())))
     }
 
     /// The time since the timers' origin. Any thread.
     pub fn now(&self) -> Duration {
         match &self.time {
             Time::Real(origin) => origin.elapsed(),
-            Time::Manual(nanos) => Duration::from_nanos(nanos.load(Acquire)),
+            Time::Manual(manual) => Duration::from_nanos(manual.nanos.load(Acquire)),
+        }
+    }
+
+    /// What time it was at `instant`, which is not in the future; of manual time the last 4,096 moves are remembered. Any thread.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Duration {
+        match &self.time {
+            Time::Real(origin) => instant.saturating_duration_since(*origin),
+            Time::Manual(manual) => manual.at(instant),
         }
     }
 
@@ -223,10 +276,10 @@ impl Timers {
     /// # Panics
     /// On timers whose time is real.
     pub fn advance_to(&self, time: Duration) {
-        let Time::Manual(nanos) = &self.time else {
+        let Time::Manual(manual) = &self.time else {
             panic!("real time passes by itself");
         };
-        nanos.fetch_max(time.as_nanos() as u64, Release);
+        manual.move_to(time);
         loop {
             let mut heap = self.lock();
             match heap.entries.peek() {
@@ -333,6 +386,28 @@ mod tests {
         timers.advance_to(millis(20));
         timers.advance_to(millis(10));
         assert_eq!(timers.now(), millis(20));
+    }
+
+    #[test]
+    fn manual_time_remembers_what_it_was_at_a_real_instant() {
+        let timers = Timers::manual();
+        let first = Instant::now();
+        timers.advance_to(millis(20));
+        let second = Instant::now();
+        timers.advance_to(millis(30));
+        let third = Instant::now();
+        let known = [first, second, third].map(|instant| timers.at(instant));
+        assert_eq!(known, [0, 20, 30].map(millis));
+        for step in 0..2 * MOST_MOVES as u64 {
+            timers.advance_to(millis(31 + step));
+        }
+        let forgotten = timers.at(first);
+        assert_eq!(
+            forgotten,
+            millis(30 + MOST_MOVES as u64),
+            "the oldest known"
+        );
+        assert_eq!(timers.at(Instant::now()), timers.now());
     }
 
     #[test]

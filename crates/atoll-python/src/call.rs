@@ -84,9 +84,8 @@ impl LoopCore {
         if method.compression != Encoding::Identity {
             call.compress(method.compression);
         }
-        if call.is_streaming() {
-            context.get().live_on(slf);
-            lock(&core.streaming).insert(key(&call), context.clone().unbind());
+        if call.is_streaming() && !method.finds_handler {
+            ServerCall::live_on(&context, slf);
         }
         let variables = deadline_variables(slf, &call)?;
         let handle = || call_two(py, &method.handler, &request, context.as_any());
@@ -185,8 +184,16 @@ impl LoopCore {
         drop(task);
     }
 
+    /// Remembers a streaming call whose handler may wait here.
+    pub(crate) fn remember_streaming(&self, context: &Bound<'_, ServerCall>) {
+        if let Some(call) = context.get().attached() {
+            let before = lock(&self.streaming).insert(key(call), context.clone().unbind());
+            drop(before);
+        }
+    }
+
     pub(crate) fn forget_streaming(&self, context: &ServerCall) {
-        let call = context.attached().filter(|call| call.is_streaming());
+        let call = context.attached().filter(|_| context.is_streaming());
         let context = call.and_then(|call| lock(&self.streaming).remove(&key(call)));
         drop(context);
     }
@@ -200,7 +207,7 @@ impl LoopCore {
         let Some(context) = context else {
             return Ok(());
         };
-        for waiter in context.get().take_waiters() {
+        for waiter in context.get().take_waiters(slf.get()) {
             let_go_on(py, &waiter)?;
         }
         Ok(())
@@ -327,7 +334,15 @@ pub(crate) fn deserialize<'py>(
     deserializer: Option<&Py<PyAny>>,
     message: &Bytes,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = PyBytes::new(py, message).into_any();
+    deserialize_bytes(deserializer, PyBytes::new(py, message).into_any())
+}
+
+/// As [`deserialize`], from an object of Python's.
+pub(crate) fn deserialize_bytes<'py>(
+    deserializer: Option<&Py<PyAny>>,
+    bytes: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = bytes.py();
     match deserializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(deserializer) => unsafe {

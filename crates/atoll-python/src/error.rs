@@ -9,10 +9,12 @@ use crate::server_call::ServerCall;
 mod classes {
     #![allow(missing_docs)]
     pyo3::import_exception!(atoll.errors, CertificateError);
+    pyo3::import_exception!(atoll.errors, ConnectionClosedError);
     pyo3::import_exception!(atoll.errors, ForkedError);
     pyo3::import_exception!(atoll.errors, LoopClosedError);
     pyo3::import_exception!(atoll.errors, MailboxFull);
     pyo3::import_exception!(atoll.errors, NotOnLoopError);
+    pyo3::import_exception!(atoll.errors, PingTimeoutError);
     pyo3::import_exception!(atoll.errors, ServerStateError);
     pyo3::import_exception!(atoll.errors, AbortError);
 }
@@ -190,6 +192,30 @@ pub(crate) fn call_of_another_loop(home: &str) -> PyErr {
     not_on_loop(format!(
         "the call's messages are read and written on its own loop {home:?}: post the work there, or pass the messages on",
         home = Quoted(home),
+    ))
+}
+
+/// A client was pinged whose connection has ended.
+pub(crate) fn connection_closed(peer: &str) -> PyErr {
+    classes::ConnectionClosedError::new_err(format!(
+        "the connection of the client {peer} has ended: ping the connection of its next call, which comes on another one"
+    ))
+}
+
+/// A client did not answer a ping in time.
+pub(crate) fn ping_timed_out(peer: &str, timeout: f64) -> PyErr {
+    classes::PingTimeoutError::new_err(format!(
+        "the client {peer} has not answered a ping for {timeout} s: hold it for dead or cut off, or give it a longer timeout"
+    ))
+}
+
+/// A streaming call that is answered on one loop can't go on to another.
+pub(crate) fn call_has_moved(home: &str, other: &str) -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err(format!(
+        "the call's messages went to loop {home:?} with the first handler of another loop, and can't go on to loop {other:?}: \
+         have an interceptor ask one handler per streaming call",
+        home = Quoted(home),
+        other = Quoted(other),
     ))
 }
 

@@ -10,6 +10,7 @@
 //! * [`handler_steps`]: the coroutine around a coroutine handler, which measures its steps.
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
+//! * [`connection`]: a client's connection, and pings; [`moment`]: when something came from it.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
@@ -27,9 +28,11 @@ mod authentication;
 mod bound_handler;
 mod broadcast;
 mod call;
+mod call_stream;
 mod certificates;
 mod chaos;
 mod checked_function;
+mod connection;
 mod context;
 mod current;
 mod drain;
@@ -47,14 +50,17 @@ mod manual_timers;
 mod method;
 mod module_check;
 mod module_home;
+mod moment;
 mod monitor;
 mod overload;
 mod posting;
+mod readiness;
 mod server_call;
 mod server_core;
 mod server_limits;
 mod shared;
 mod snapshot;
+mod systemd;
 mod vectorcall;
 mod work_guard;
 
@@ -76,6 +82,8 @@ mod _core {
     use crate::chaos::{FaultStream, injected_delays, preview_delays};
     #[pymodule_export]
     use crate::checked_function::CheckedFunction;
+    #[pymodule_export]
+    use crate::connection::ConnectionCore;
     #[pymodule_export]
     use crate::current::current_loop;
     #[pymodule_export]
@@ -106,9 +114,13 @@ mod _core {
         end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
+    use crate::readiness::ReadinessCore;
+    #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::systemd::SystemdCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
 

@@ -20,6 +20,7 @@ use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
 use crate::overload::{OverloadSpec, OverloadWatch};
+use crate::readiness::ReadinessCore;
 use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
@@ -174,10 +175,11 @@ impl ServerCore {
 #[pymethods]
 impl ServerCore {
     #[new]
-    #[pyo3(signature = (options, authentication=None))]
+    #[pyo3(signature = (options, authentication=None, readiness=None))]
     fn new(
         options: ServerOptions,
         authentication: Option<&Bound<'_, AuthenticationCore>>,
+        readiness: Option<&Bound<'_, ReadinessCore>>,
     ) -> PyResult<Self> {
         let defaults = TransportConfig::default();
         let config = TransportConfig {
@@ -191,6 +193,7 @@ impl ServerCore {
             max_waiting_bytes: options.max_waiting_bytes,
             max_waiting_bytes_per_connection: options.max_waiting_bytes_per_connection,
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
+            readiness: readiness.map(|core| Arc::clone(&core.get().readiness)),
             ..defaults
         };
         let config = options.limits.applied_to(config)?;

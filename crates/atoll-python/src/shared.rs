@@ -129,6 +129,11 @@ impl Shared {
         self.timers.as_ref().map(|timers| timers.now())
     }
 
+    /// The clock that is moved by hand; None where time is real.
+    pub(crate) fn manual_timers(&self) -> Option<&Arc<Timers>> {
+        self.timers.as_ref()
+    }
+
     pub(crate) fn timers(&self) -> std::io::Result<&Timers> {
         match &self.timers {
             Some(timers) => Ok(timers),

@@ -2,6 +2,7 @@
 
 from atoll.rpc._authentication import Authentication, Unauthenticated
 from atoll.rpc._broadcast import Broadcast, BroadcastStats
+from atoll.rpc._connection import Connection
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._credentials import (
     ServerCertificateConfiguration,
@@ -29,6 +30,7 @@ __all__ = [
     "Broadcast",
     "BroadcastStats",
     "Compression",
+    "Connection",
     "HandlerCallDetails",
     "HealthOptions",
     "Metadatum",

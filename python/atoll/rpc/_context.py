@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from atoll._core import ServerCall
 from atoll.errors import AbortError
+from atoll.rpc._connection import Connection
 from atoll.rpc._status import Code, code_number
 
 MetadataValue = str | bytes
@@ -38,6 +39,9 @@ class Metadatum(NamedTuple):
     value: MetadataValue
 
 
+_new_tuple = tuple.__new__
+
+
 class _CallContext(ServerCall):
     """What contexts of `def` and `async def` handlers share."""
 
@@ -64,9 +68,15 @@ class _CallContext(ServerCall):
         while not self._has_room():
             await self._wait_for_progress()
 
+    @property
+    def connection(self) -> Connection:
+        """The connection that the call came on, to be kept: it tells whether the client lives, also after the call."""
+        return Connection(self._connection())
+
     def invocation_metadata(self) -> Sequence[Metadatum]:
         """The client's metadata, without what belongs to the protocol."""
-        return tuple(Metadatum(key, value) for key, value in self._metadata())
+        # What `Metadatum(key, value)` does in the end: interceptors ask for every call.
+        return tuple([_new_tuple(Metadatum, pair) for pair in self._metadata()])
 
     def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
         """Sets the metadata that is sent with the status; a later call replaces it.

@@ -17,6 +17,7 @@ from atoll.errors import AbortError
 from atoll.loop import IoContext
 from atoll.rpc import EOF, ServicerContext, SyncServicerContext
 from atoll.rpc._kinds import BlockingRequestIterator, RequestIterator
+from atoll.testing._connection import FakeConnection
 
 MetadataPairs = Iterable[tuple[str, str | bytes]]
 CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"]
@@ -35,7 +36,10 @@ class _FakeCall(ServerCall):
     _fake_clock: _Clock | None
     _deadline: float | None
     _invocation: Sequence[tuple[str, str | bytes]]
-    _fake_peer: str
+    _arrival: float
+    _message_arrivals: Iterator[float] | None
+    _message_arrival: float | None
+    _fake_connection: FakeConnection
     _initial: MetadataPairs | None
     _answered: bool
     _aborted_by_handler: bool
@@ -53,13 +57,19 @@ class _FakeCall(ServerCall):
         peer: str = "ipv4:127.0.0.1:50051",
         clock: _Clock | None = None,
         requests: Iterable[Any] = (),
+        arrival_time: float | None = None,
+        message_arrival_times: Iterable[float] | None = None,
+        connection: FakeConnection | None = None,
     ) -> Self:
         """Makes the context of a call that has just arrived."""
         self = super().__new__(cls)
         self._fake_clock = clock or IoContext.current_or_none()
         self._deadline = None if timeout is None else self._time() + timeout
         self._invocation = _checked(metadata)
-        self._fake_peer = peer
+        self._arrival = self._time() if arrival_time is None else arrival_time
+        self._message_arrivals = None if message_arrival_times is None else iter(message_arrival_times)
+        self._message_arrival = None if requests else self._arrival
+        self._fake_connection = connection or FakeConnection(peer, last_received=self._arrival)
         self._initial = None
         self._answered = False
         self._aborted_by_handler = False
@@ -114,7 +124,25 @@ class _FakeCall(ServerCall):
 
     def peer(self) -> str:
         """The client's address in grpc's form, such as `ipv4:127.0.0.1:50051`."""
-        return self._fake_peer
+        return self._fake_connection.peer
+
+    @property
+    def connection(self) -> FakeConnection:
+        """What was given, or one that lives and answers pings at once."""
+        return self._fake_connection
+
+    @property
+    def arrival_time(self) -> float:
+        """What was given, or when the fake was made."""
+        return self._arrival
+
+    @property
+    def message_arrival_time(self) -> float | None:
+        """What was given for the message that was read last, or when it was read; None before the first one.
+
+        Without `requests` it is `arrival_time`.
+        """
+        return self._message_arrival
 
     def peer_identities(self) -> None:
         """None: the client is not authenticated."""
@@ -166,7 +194,11 @@ class _FakeCall(ServerCall):
 
     def _receive(self) -> Any:  # noqa: ANN401 - the request's class
         self._check_open()
-        return next(self._script, False)
+        message = next(self._script, False)
+        if message is not False:
+            given = self._time() if self._message_arrivals is None else next(self._message_arrivals, None)
+            self._message_arrival = self._time() if given is None else given
+        return message
 
     def _receive_blocking(self) -> Any:  # noqa: ANN401 - the request's class
         return self._receive()
@@ -268,6 +300,9 @@ class FakeServicerContext(_AsyncBase):
         clock: By whose `now()` the deadline is measured; the running loop's unless given.
         requests: The messages of a streaming request, which `read()` returns before the end. What the handler writes is
             in `replies`.
+        arrival_time: When the call arrived, in seconds of the clock; now unless given.
+        message_arrival_times: When each of `requests` arrived; for those that are left out, when it is read.
+        connection: The connection that it came on, in place of one with `peer`; see `FakeConnection`.
 
     Raises:
         ValueError: When no client could send the metadata.

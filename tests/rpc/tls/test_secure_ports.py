@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -28,6 +29,18 @@ async def test_a_stock_client_calls_over_tls(client: ClientProcess, pem: Pem) ->
         outcome = await client.call(target, path("Answer"), channel=pem.channel())
         assert (outcome.code, outcome.reply is not None) == ("OK", True)
         assert handshakes(server).finished == 1
+
+
+async def test_a_client_is_pinged_through_tls(client: ClientProcess, pem: Pem) -> None:
+    connections: list[rpc.Connection] = []
+
+    async def keep(_request: bytes, context: Any) -> bytes:
+        connections.append(context.connection)
+        return b""
+
+    async with secured(rpc.ssl_server_credentials([pem.pair("server")]), Keep=keep) as (_, target):
+        assert (await client.call(target, path("Keep"), channel=pem.channel())).code == "OK"
+        assert 0 < await connections[0].ping(TIMEOUT) < TIMEOUT
 
 
 async def test_a_synchronous_client_calls_over_tls(pem: Pem) -> None:

@@ -20,7 +20,7 @@ use super::handshake::{Handshake, shake_hands};
 use super::linger::{SharedSocket, Socket, linger};
 use super::listener::{ListeningSocket, SocketFile};
 use super::offence::{self, Offence};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, UNIX_PEER};
 use super::peers::Peer;
 use super::server::Shared;
 use super::tls::{self, Refused, ServerCertificates, TlsSocket};
@@ -108,7 +108,7 @@ fn spawn_connection(shared: &Arc<Shared>, accepted: Accepted, certificates: Cert
     let worker = shared.least_busy_worker();
     let (name, peer) = match &accepted {
         Accepted::Tcp(_, address) => (peer_name(*address), Some(Peer::of(address.ip()))),
-        Accepted::Unix(_) => ("unix:".into(), None),
+        Accepted::Unix(_) => (UNIX_PEER.into(), None),
     };
     let outbox =
         Outbox::new(name, Arc::clone(&worker.counters)).with_number(shared.next_connection());

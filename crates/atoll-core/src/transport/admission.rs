@@ -292,7 +292,6 @@ pub(super) struct ServerDoors {
     max_waiting_bytes_per_connection: usize,
     max_waiting_calls_per_connection: usize,
     stream_window: usize,
-    request_buffer: usize,
 }
 
 impl ServerDoors {
@@ -305,7 +304,6 @@ impl ServerDoors {
             max_waiting_bytes_per_connection: config.max_waiting_bytes_per_connection,
             max_waiting_calls_per_connection: (config.max_concurrent_streams as usize / 2).max(1),
             stream_window: config.initial_stream_window as usize,
-            request_buffer: config.request_buffer,
         }
     }
 }
@@ -382,10 +380,7 @@ impl Doors {
 
     fn ticket(&self, route: &Arc<Route>, bytes: usize) -> Option<Ticket> {
         let server = &self.server;
-        let bytes = if route.has_one_message {
-            // It waits where the handler will read it.
-            server.request_buffer
-        } else if route.streams_requests {
+        let bytes = if route.streams_requests {
             // What its client may send while nobody reads it.
             server.stream_window
         } else {

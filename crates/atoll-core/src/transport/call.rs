@@ -12,6 +12,7 @@
 //! | `reply_encoding`| the handler                                 | the handler | atomically                |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
+//! | `other`         | the loop of a handler that was found there  | the connection | nothing, it is set once |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
 mod state;
@@ -19,7 +20,7 @@ mod state;
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ use self::state::State;
 use super::admission::Admission;
 use super::body::Message;
 use super::compression::Encoding;
+use super::connection_handle::ConnectionHandle;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::method_counters::Refused;
@@ -63,8 +65,16 @@ pub struct Call {
     max_receive_message_size: usize,
     max_send_message_size: usize,
     sent_metadata: AtomicBool,
+    other: OnceLock<OtherTarget>,
     key: StreamKey,
     outbox: Arc<Outbox>,
+}
+
+/// Where messages are read and written that the call's own target has passed on.
+struct OtherTarget {
+    target: Arc<dyn Dispatch>,
+    /// The call's own target need not hear of progress.
+    alone: bool,
 }
 
 /// What is known of a call when its headers have been read.
@@ -106,6 +116,7 @@ impl Call {
             outcome: AtomicU8::new(Code::Ok as u8),
             admission: None,
             sent_metadata: AtomicBool::new(false),
+            other: OnceLock::new(),
             key,
             outbox,
         }
@@ -131,6 +142,21 @@ impl Call {
 
     pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
         &self.route.destination(self.destination).target
+    }
+
+    /// Has `target` told of progress as well, or, `alone`, in place of the call's own target; before anything is awaited there.
+    /// The first one counts.
+    pub fn tell_also(&self, target: Arc<dyn Dispatch>, alone: bool) {
+        let _ = self.other.set(OtherTarget { target, alone });
+    }
+
+    /// Tells the other target of progress, if there is one. Whether the call's own need not be told.
+    pub(super) fn tell_other(self: &Arc<Self>) -> bool {
+        let Some(other) = self.other.get() else {
+            return false;
+        };
+        other.target.progress(&mut vec![Arc::clone(self)]);
+        other.alone
     }
 
     pub(super) fn target_index(&self) -> usize {
@@ -169,7 +195,7 @@ impl Call {
     }
 
     /// The host that the client meant to reach (`:authority`, else the header `host`); empty if it did not
-    /// say.
+    /// say. On a Unix socket with `-` in place of each `%`.
     #[must_use]
     pub fn authority(&self) -> &str {
         match self.uri.authority() {
@@ -182,10 +208,28 @@ impl Call {
         }
     }
 
-    /// When the headers were read.
+    /// When the network thread had the call: the whole request, or of a stream of requests the headers. Before it waited for
+    /// anything.
     #[must_use]
     pub fn arrived(&self) -> Instant {
         self.arrived
+    }
+
+    /// When the network thread had the message that was last received; `None` before the first one. The request of a call that
+    /// has only one has [`arrived`](Self::arrived).
+    #[must_use]
+    pub fn message_arrived(&self) -> Option<Instant> {
+        if !self.route.streams_requests {
+            return Some(self.arrived);
+        }
+        let at = self.flow.as_ref()?.received_at()?;
+        Some(self.outbox.instant(at))
+    }
+
+    /// The connection that it came on.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionHandle {
+        ConnectionHandle::new(Arc::clone(&self.outbox))
     }
 
     /// When the client stops waiting, if it said so.
@@ -205,6 +249,18 @@ impl Call {
     #[must_use]
     pub fn take_message(&self) -> Message {
         std::mem::take(&mut *self.message.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A streaming call's handler reads the message that has been taken.
+    pub fn put_back(&self, bytes: Bytes) {
+        if let Some(flow) = &self.flow {
+            let message = Message {
+                bytes,
+                is_compressed: false,
+            };
+            // Nobody waits yet; and when it came is known, see `message_arrived`.
+            let _ = flow.arrived(message, 0);
+        }
     }
 
     /// Marks the call as running. `false` when it has been answered already: then its handler must not run.

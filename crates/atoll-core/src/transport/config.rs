@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::authentication::Authentication;
 use super::frame_limit::FrameLimit;
 use super::routes::Route;
+use crate::readiness::Readiness;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
@@ -110,6 +111,8 @@ pub struct TransportConfig {
     pub close_timeout: Duration,
     /// What every call is asked for, before anything else is done for it.
     pub authentication: Option<Arc<Authentication>>,
+    /// The conditions that `GET /readyz` over HTTP/1 tells, besides the server's own health.
+    pub readiness: Option<Arc<Readiness>>,
 }
 
 impl Default for TransportConfig {
@@ -151,6 +154,7 @@ impl Default for TransportConfig {
             keepalive_without_calls: false,
             close_timeout: Duration::from_millis(500),
             authentication: None,
+            readiness: None,
         }
     }
 }

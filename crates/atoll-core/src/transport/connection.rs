@@ -38,6 +38,7 @@ use super::flow::Flow;
 use super::method_counters::Refused;
 use super::offence::OffenceNotes;
 use super::outbox::{Outbox, Outgoing};
+use super::pings::Pings;
 use super::reply::Reply;
 use super::request::{self, Refusal};
 use super::routes::Routes;
@@ -77,6 +78,7 @@ where
     unwatched: Vec<StreamKey>,
     stopping: Stopping,
     upkeep: Upkeep,
+    pings: Pings,
     replies: Vec<Outgoing>,
     /// Streams with messages to be sent.
     unsent: Vec<StreamKey>,
@@ -151,6 +153,7 @@ where
             unwatched: Vec::new(),
             stopping: Stopping::No,
             upkeep: Upkeep::new(&service.config),
+            pings: Pings::default(),
             replies: Vec::new(),
             unsent: Vec::new(),
             ready: Vec::new(),
@@ -174,6 +177,9 @@ where
                 Poll::Ready(None) => return Round::Closed(Ok(())),
                 Poll::Pending => break,
             }
+        }
+        if self.pings.is_in_flight() {
+            self.look_for_pong();
         }
         let mut ready = std::mem::take(&mut self.ready);
         self.outbox.take_ready(&mut ready);
@@ -350,7 +356,8 @@ where
         let Stage::Reading(reading) = stream.stage else {
             return;
         };
-        let head = reading.head;
+        let mut head = reading.head;
+        head.arrived = Instant::now();
         match reading.assembler.finish() {
             // The slot that was just vacated is the next one, so the stream keeps its waker.
             Ok(message) => {
@@ -374,9 +381,10 @@ where
             return;
         };
         let mut tell = false;
-        let outcome = reading.read(flow, &mut cx, |message| {
+        let now = self.outbox.last_read_at();
+        let outcome = reading.read(flow, now, &mut cx, |message, at| {
             call.route().counters().received(message.bytes.len());
-            tell |= flow.arrived(message);
+            tell |= flow.arrived(message, at);
             Ok(())
         });
         if matches!(outcome, Body::Complete) {
@@ -434,6 +442,7 @@ where
                         stream.responder.send_initial_metadata(*metadata);
                     }
                 }
+                Outgoing::Ping(request) => self.ping(request),
             }
         }
         self.replies = replies;

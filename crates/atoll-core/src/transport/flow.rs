@@ -8,6 +8,7 @@
 //! | field           | written by              | read by    | under    |
 //! |-----------------|-------------------------|------------|----------|
 //! | `requests`      | the connection; handler | both       | the lock |
+//! | `received_at`   | the handler             | any thread | the lock |
 //! | `reader_waits`  | the handler             | connection | the lock |
 //! | `is_withheld`   | the connection; handler | both       | the lock |
 //! | `unsent`        | the handler; connection | both       | the lock |
@@ -56,15 +57,24 @@ pub(super) struct Flow {
     reply_limit: usize,
 }
 
+/// A message of a streaming request that waits for its handler.
+struct Arrived {
+    message: Message,
+    /// In nanoseconds since its connection was accepted.
+    at: u64,
+}
+
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "two directions with two states each, that combine freely"
 )]
 struct State {
-    requests: VecDeque<Message>,
+    requests: VecDeque<Arrived>,
     /// What `requests` holds, with the overhead.
     waiting: usize,
+    /// When the message arrived that was last taken out.
+    received_at: Option<u64>,
     /// The client has sent its last message.
     is_complete: bool,
     reader_waits: bool,
@@ -84,8 +94,9 @@ impl State {
             return Received::Over;
         }
         match self.requests.pop_front() {
-            Some(message) => {
+            Some(Arrived { message, at }) => {
                 self.waiting -= message.bytes.len() + OVERHEAD;
+                self.received_at = Some(at);
                 Received::Message(message)
             }
             None if self.is_complete => Received::End,
@@ -124,14 +135,14 @@ impl Flow {
 
     // The connection's side. What returns a bool says whether the handler's loop is to be told.
 
-    /// Queues a request message.
-    pub(super) fn arrived(&self, message: Message) -> bool {
+    /// Queues a request message that came `at` so many nanoseconds after its connection.
+    pub(super) fn arrived(&self, message: Message, at: u64) -> bool {
         let mut state = self.lock();
         if state.is_over {
             return false;
         }
         state.waiting += message.bytes.len() + OVERHEAD;
-        state.requests.push_back(message);
+        state.requests.push_back(Arrived { message, at });
         self.wake_threads(&state);
         std::mem::take(&mut state.reader_waits)
     }
@@ -182,6 +193,11 @@ impl Flow {
         let received = state.next();
         state.reader_waits = received == Received::Nothing;
         (received, state.resumes(self.request_limit))
+    }
+
+    /// When the message came that was last received, in nanoseconds since its connection.
+    pub(super) fn received_at(&self) -> Option<u64> {
+        self.lock().received_at
     }
 
     /// Blocks for the next request message; never [`Received::Nothing`].
@@ -282,18 +298,18 @@ mod tests {
     #[test]
     fn the_loop_is_told_only_when_the_handler_waits() {
         let flow = Flow::new(1000, 1000);
-        assert!(!flow.arrived(message(1)));
+        assert!(!flow.arrived(message(1), 0));
         assert_eq!(flow.receive().0, Received::Message(message(1)));
         assert_eq!(flow.receive().0, Received::Nothing);
-        assert!(flow.arrived(message(2)));
-        assert!(!flow.arrived(message(3)), "it has been told");
+        assert!(flow.arrived(message(2), 0));
+        assert!(!flow.arrived(message(3), 0), "it has been told");
     }
 
     #[test]
     fn reading_stops_over_the_limit_and_goes_on_when_half_of_it_is_gone() {
         let flow = Flow::new(1000, 1000);
         for _ in 0..4 {
-            flow.arrived(message(300));
+            flow.arrived(message(300), 0);
         }
         assert!(flow.withholds());
         assert!(!flow.receive().1);
@@ -317,7 +333,7 @@ mod tests {
     fn empty_messages_are_bounded_too() {
         let flow = Flow::new(1000, 1000);
         for _ in 0..20 {
-            flow.arrived(message(0));
+            flow.arrived(message(0), 0);
         }
         assert!(flow.withholds());
     }
@@ -325,7 +341,7 @@ mod tests {
     #[test]
     fn the_end_comes_after_the_last_message_and_over_at_once() {
         let flow = Flow::new(1000, 1000);
-        flow.arrived(message(1));
+        flow.arrived(message(1), 0);
         flow.complete();
         assert!(matches!(flow.receive().0, Received::Message(_)));
         assert_eq!(flow.receive().0, Received::End);
@@ -345,7 +361,7 @@ mod tests {
             let flow = Arc::clone(&flow);
             move || (flow.send(1001), flow.room_blocking())
         });
-        flow.arrived(message(1));
+        flow.arrived(message(1), 0);
         while flow.lock().unsent == 0 || !flow.lock().requests.is_empty() {
             thread::yield_now();
         }

@@ -9,6 +9,8 @@
 //! The frame that is over its budget and all that follow never reach h2. The client is told GOAWAY with
 //! `ENHANCE_YOUR_CALM`, unless it does not even read, and then reading fails, which is how h2 ends the connection.
 //!
+//! It mends the `:authority` that clients on Unix sockets send, too (see `authority`).
+//!
 //! It also bounds what h2 takes from the socket in one go, so that one client's bytes neither delay other connections of the
 //! thread nor pile up in h2 before anybody looks at them.
 
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::AuthorityMender;
 use super::connection::Service;
 use super::frame_heads::{
     ACK, CONTINUATION, DATA, END_STREAM, FrameHead, FrameHeads, GOAWAY, HEAD, HEADERS, PING,
@@ -56,6 +59,10 @@ pub(super) struct FrameGuard<S> {
     sent: FrameHeads,
     budgets: Budgets,
     ages: Ages,
+    /// On Unix sockets.
+    authority: Option<Box<AuthorityMender>>,
+    /// PINGs of ours that the client has not acknowledged: what we ask for is no flood.
+    unanswered_pings: u32,
     /// Bytes read since the last time that h2 was told to wait.
     turn: usize,
     verdict: Option<Verdict>,
@@ -129,6 +136,10 @@ impl<S> FrameGuard<S> {
                 stray_frames: Budget::new(config.stray_frames, now),
             },
             ages: Ages::new(now),
+            authority: outbox
+                .is_unix()
+                .then(|| Box::new(AuthorityMender::after(PREFACE.len() as u32))),
+            unanswered_pings: 0,
             turn: 0,
             verdict: None,
             service,
@@ -168,12 +179,16 @@ impl<S> FrameGuard<S> {
                 Offence::SettingsFlood,
             ),
             PING if !head.has(ACK) => (&mut budgets.pings, config.pings, Offence::PingFlood),
+            PING if self.unanswered_pings > 0 => {
+                self.unanswered_pings -= 1;
+                return None;
+            }
             WINDOW_UPDATE => (
                 &mut budgets.window_updates,
                 config.window_updates,
                 Offence::WindowUpdateFlood,
             ),
-            // PRIORITY, GOAWAY, acknowledged pings, unknown types.
+            // PRIORITY, GOAWAY, acknowledgements of pings that nobody sent, unknown types.
             _ => (
                 &mut budgets.stray_frames,
                 config.stray_frames,
@@ -215,6 +230,7 @@ impl<S> FrameGuard<S> {
                         budgets.resets.earn(config.resets, 1);
                     }
                 }
+                PING if !head.has(ACK) => self.unanswered_pings += 1,
                 GOAWAY => {
                     let end = bytes.len().min(at + head.length as usize);
                     self.complain(&bytes[at..end]);
@@ -272,9 +288,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
                 return Poll::Pending;
             }
         }
-        let bytes = &buffer.filled()[before..];
+        let bytes = &mut buffer.filled_mut()[before..];
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
+        }
+        if let Some(authority) = &mut this.authority {
+            authority.mend(bytes);
         }
         this.turn += bytes.len();
         let now = Instant::now();

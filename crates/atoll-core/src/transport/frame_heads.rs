@@ -72,6 +72,11 @@ impl FrameHeads {
         }
     }
 
+    /// How much is left of the payload that comes next.
+    pub(super) fn rest(&self) -> u32 {
+        self.skip
+    }
+
     /// The next head whose end is in `bytes`, from `at` on, which moves behind it; `None` when there is no further one.
     pub(super) fn next(&mut self, bytes: &[u8], at: &mut usize) -> Option<FrameHead> {
         let skipped = (self.skip as usize).min(bytes.len() - *at);

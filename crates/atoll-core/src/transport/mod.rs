@@ -13,7 +13,7 @@
 //! | thread              | enters                                                                  |
 //! |---------------------|-------------------------------------------------------------------------|
 //! | `atoll-net-<i>`     | everything; [`Dispatch`] is called on these                             |
-//! | any                 | [`Call`]'s methods, [`Transport::shutdown`] and [`Transport::stats`]    |
+//! | any                 | the methods of [`Call`] and [`ConnectionHandle`], [`Transport::shutdown`] and [`Transport::stats`] |
 //! | any but `atoll-net` | [`Listener::bind`] (it may look up names), [`Transport::join`]          |
 //!
 //! A call's way: `acceptor` accepts it, `handshake` finds out what the client speaks, `frame_guard` looks at
@@ -25,6 +25,7 @@ mod acceptor;
 pub(crate) mod address;
 mod admission;
 mod authentication;
+mod authority;
 mod base64;
 mod batches;
 mod body;
@@ -33,6 +34,7 @@ mod call;
 mod compression;
 mod config;
 mod connection;
+mod connection_handle;
 mod counters;
 mod deadlines;
 mod flow;
@@ -50,6 +52,7 @@ mod offence;
 mod opening;
 mod outbox;
 mod peers;
+mod pings;
 mod reply;
 mod request;
 mod routes;
@@ -68,12 +71,14 @@ pub use body::Message;
 pub use call::{Call, CancelReason};
 pub use compression::Encoding;
 pub use config::{ConfigError, TransportConfig};
+pub use connection_handle::ConnectionHandle;
 pub use counters::TransportStats;
 pub use flow::{Received, Sent};
 pub use frame_limit::FrameLimit;
 pub use listener::Listener;
 pub use method_counters::{MethodStats, Refused};
 pub use offence::{Offence, OffenceCounts, OffenceNote};
+pub use pings::{NoPong, RoundTrip};
 pub use reply::{MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
 pub use server::{Transport, running_routes};

@@ -6,7 +6,7 @@
 //! | `ready`    | wakers of the connection's streams | the connection task | the lock     |
 //! | `sleeper`  | the connection task, taken by wakers | wakers            | the lock     |
 //! | `stop_at`  | `Transport::shutdown`, the connection task | the connection task | the lock |
-//! | `last_read` | the connection task               | the connection task | nothing      |
+//! | `last_read` | the connection task               | any thread          | an atomic    |
 //! | `tls`      | the connection task                | any thread          | – (set once) |
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
@@ -23,17 +23,26 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::counters::Counters;
+use super::pings::PingRequest;
 use super::reply::Reply;
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
+use crate::fork;
 
-/// What a call asks its connection to send.
+/// What a connection is asked to send.
 pub(super) enum Outgoing {
     InitialMetadata(StreamKey, Box<HeaderMap>),
     /// A message of a streaming reply.
     Message(StreamKey, Bytes),
     Reply(StreamKey, Reply),
+    Ping(PingRequest),
 }
+
+/// The name of all clients on Unix sockets, as grpc has it.
+pub(super) const UNIX_PEER: &str = "unix:";
+
+/// The last connection's [`Outbox::id`].
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The part of a connection that its calls share with it.
 pub(super) struct Outbox {
@@ -43,6 +52,10 @@ pub(super) struct Outbox {
     pub(super) tls: OnceLock<TlsPeer>,
     /// Counts the connections of the transport, from 0 on.
     pub(super) number: u64,
+    /// Counts the connections of the process, from 1 on.
+    pub(super) id: u64,
+    /// The process whose connection it is.
+    generation: u32,
     pub(super) counters: Arc<Counters>,
     opened: Instant,
     /// Nanoseconds from `opened` to the last time that something came from the client.
@@ -70,6 +83,8 @@ impl Outbox {
             peer,
             tls: OnceLock::new(),
             number: 0,
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            generation: fork::watch(),
             counters,
             opened: Instant::now(),
             last_read: AtomicU64::new(0),
@@ -81,6 +96,21 @@ impl Outbox {
         self
     }
 
+    /// Whether the client is on a Unix socket.
+    pub(super) fn is_unix(&self) -> bool {
+        &*self.peer == UNIX_PEER
+    }
+
+    /// Whether this process has forked off the one whose connection it is: its lock may be held for ever.
+    pub(super) fn is_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Whether the connection is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Something has come from the client.
     pub(super) fn has_read(&self, now: Instant) {
         let since_opened = now.saturating_duration_since(self.opened);
@@ -90,7 +120,17 @@ impl Outbox {
 
     /// When something last came from the client, or the connection itself.
     pub(super) fn last_read(&self) -> Instant {
-        self.opened + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
+        self.instant(self.last_read_at())
+    }
+
+    /// The same in nanoseconds since the connection was accepted.
+    pub(super) fn last_read_at(&self) -> u64 {
+        self.last_read.load(Ordering::Relaxed)
+    }
+
+    /// What was `nanoseconds` after the connection was accepted.
+    pub(super) fn instant(&self, nanoseconds: u64) -> Instant {
+        self.opened + Duration::from_nanos(nanoseconds)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -102,6 +142,8 @@ impl Outbox {
     pub(super) fn push(&self, outgoing: Outgoing) -> bool {
         let mut inner = self.lock();
         if inner.closed {
+            // Whoever waits for a ping is told when it is dropped, and that not under the lock.
+            drop(inner);
             return false;
         }
         inner.replies.push(outgoing);

@@ -70,8 +70,6 @@ pub struct Route {
     pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
-    /// Its requests have one message although the handler reads it itself.
-    pub(super) has_one_message: bool,
     /// Answered natively, so it passes no gate of the server either.
     is_native: bool,
     counters: MethodCounters,
@@ -93,7 +91,6 @@ impl Route {
             streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
-            has_one_message: false,
             is_native: false,
             counters: MethodCounters::default(),
         }
@@ -145,13 +142,6 @@ impl Route {
     #[must_use]
     pub fn with_gate(mut self, gate: Arc<Gate>, when_full: WhenFull) -> Self {
         self.first.gate = Some((gate, when_full));
-        self
-    }
-
-    /// Says of a route that streams its requests that each has one message in truth, which its handler reads itself.
-    #[must_use]
-    pub fn with_one_message(mut self) -> Self {
-        self.has_one_message = true;
         self
     }
 

@@ -56,6 +56,8 @@ pub(super) struct Incoming {
     pub(super) decoder: Decoder,
     /// What has come and waits until the handler has taken what came before.
     pub(super) kept: BytesMut,
+    /// When the last of that came, in nanoseconds since the connection.
+    pub(super) kept_at: u64,
     /// The client has sent its last byte.
     pub(super) has_ended: bool,
 }

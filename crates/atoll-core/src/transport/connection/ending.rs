@@ -59,6 +59,8 @@ where
         // What waited for a place has never been dispatched.
         if let Some(call) = call.filter(|call| !call.is_unseen()) {
             call.target().cancelled(&call);
+            // Whoever waits there sees that it is over, however long the first one takes.
+            call.tell_other();
         }
     }
 
@@ -116,6 +118,7 @@ where
             .counters
             .late_replies
             .fetch_add(late as u64, Ordering::Relaxed);
+        self.pings.close();
         // Calls that their target has not seen end without it.
         for call in self.batches.take_all() {
             call.cancel(CancelReason::ConnectionLost);

@@ -24,22 +24,26 @@ impl Incoming {
             body,
             decoder,
             kept: BytesMut::new(),
+            kept_at: 0,
             has_ended: false,
         }
     }
 
-    /// Gives `whole` the messages that are here, until `flow` withholds more. `cx` is woken when more comes.
+    /// Gives `whole` the messages that are here, until `flow` withholds more, and when each came: at `now`, or before, in
+    /// nanoseconds since the connection. `cx` is woken when more comes.
     pub(super) fn read(
         &mut self,
         flow: &Flow,
+        now: u64,
         cx: &mut Context<'_>,
-        mut whole: impl FnMut(Message) -> Result<(), Status>,
+        mut whole: impl FnMut(Message, u64) -> Result<(), Status>,
     ) -> Body {
         loop {
             let withholds = flow.withholds();
             if !withholds && !self.kept.is_empty() {
                 let piece = self.take_kept();
-                if let Err(status) = self.decode(piece, &mut whole) {
+                let at = self.kept_at;
+                if let Err(status) = self.decode(piece, |message| whole(message, at)) {
                     return Body::Refused(status);
                 }
                 continue;
@@ -61,7 +65,8 @@ impl Incoming {
                     self.has_ended = self.body.is_end_stream();
                     if withholds {
                         self.kept.extend_from_slice(&chunk);
-                    } else if let Err(status) = self.decode(chunk, &mut whole) {
+                        self.kept_at = now;
+                    } else if let Err(status) = self.decode(chunk, |message| whole(message, now)) {
                         return Body::Refused(status);
                     }
                 }

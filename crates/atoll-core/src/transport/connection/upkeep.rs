@@ -1,19 +1,19 @@
 //! What a connection does by the clock although nobody asks for it: it looks after slow requests, pings a silent client, and
-//! asks a client to go that is idle or has been here for long.
+//! asks a client to go that is idle or has been here for long. It also gives up pings that somebody did ask for.
 //!
 //! Nothing here costs a call anything: the alarm rings when something may be due, and then it is looked up.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use h2::{Ping, PingPong, Reason};
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::config::TransportConfig;
 use super::super::counters::count;
 use super::super::offence::{self, Offence};
+use super::super::pings::PingRequest;
 use super::super::status::{Code, Status};
 use super::super::streams::{BodyProgress, StreamKey};
 use super::ending::Stopping;
@@ -38,8 +38,6 @@ pub(super) struct Upkeep {
     keepalive_at: Option<Instant>,
     /// When a ping was sent whose answer has not been seen.
     pinged: Option<Instant>,
-    /// Made with the first ping.
-    ping_pong: Option<PingPong>,
 }
 
 impl Upkeep {
@@ -52,7 +50,6 @@ impl Upkeep {
             bodies_at: None,
             keepalive_at: after(config.keepalive_time),
             pinged: None,
-            ping_pong: None,
         }
     }
 }
@@ -75,11 +72,9 @@ where
         } else {
             (None, None)
         };
-        let upkeep = &self.upkeep;
-        [old, idle, upkeep.bodies_at, upkeep.keepalive_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let (bodies, keepalive) = (self.upkeep.bodies_at, self.upkeep.keepalive_at);
+        let times = [old, idle, bodies, keepalive, self.pings.expires()];
+        times.into_iter().flatten().min()
     }
 
     /// When the connection has been idle for too long, if it is idle.
@@ -98,6 +93,9 @@ where
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.upkeep.bodies_at) {
             self.look_after_bodies(now);
+        }
+        if due(self.pings.expires()) {
+            self.pings.expire(now);
         }
         if due(self.upkeep.keepalive_at) {
             if let Round::Closed(end) = self.keep_alive(now) {
@@ -192,7 +190,7 @@ where
             }
             _ if next > now => self.upkeep.pinged = None,
             _ if without_calls || !self.streams.is_empty() => {
-                self.ping();
+                self.send_ping(now);
                 self.upkeep.pinged = Some(now);
                 // The answer moves the next ping, and may be there long before the time-out.
                 next = now + timeout.min(time);
@@ -206,15 +204,25 @@ where
         Round::Again
     }
 
-    fn ping(&mut self) {
-        if self.upkeep.ping_pong.is_none() {
-            self.upkeep.ping_pong = self.h2.ping_pong();
-        }
-        if let Some(ping_pong) = &mut self.upkeep.ping_pong {
-            // The answer to the ping before must be taken before there can be another one. What matters is only that
-            // something came, which `last_read` says.
-            let _ = ping_pong.poll_pong(&mut Context::from_waker(Waker::noop()));
-            let _ = ping_pong.send_ping(Ping::opaque());
+    // Pings
+
+    /// One that is in flight already does as well.
+    fn send_ping(&mut self, now: Instant) {
+        self.pings.send(now, || self.h2.ping_pong());
+    }
+
+    /// Somebody wants to know how long a round trip takes.
+    pub(super) fn ping(&mut self, request: PingRequest) {
+        self.pings.ask(request);
+        self.send_ping(Instant::now());
+    }
+
+    /// h2 may have received the answer to a ping.
+    pub(super) fn look_for_pong(&mut self) {
+        if self.pings.look_for_pong() {
+            self.send_ping(Instant::now());
+            // h2 sends it when it is polled once more.
+            self.waker.wake_by_ref();
         }
     }
 }
