@@ -192,7 +192,7 @@ impl Candidate {
 
     async fn put_leader_key(&mut self) -> Result<(), Trouble> {
         let limit = self.options.request_timeout;
-        let ttl = self.options.lease.lease.as_secs() as i64;
+        let ttl = self.options.lease.lease.as_secs().cast_signed();
         let grant = |client: Client| async move { client.lease_client().grant(ttl, None).await };
         let granted = self.endpoints.request(limit, grant).await?;
         let lease = granted.id();
@@ -288,7 +288,7 @@ impl Candidate {
         let limit = self.options.lease.attempt();
         for _ in 0..self.options.endpoints.len() {
             let key = self.layout.leader.clone();
-            let epoch = won.epoch as i64;
+            let epoch = won.epoch.cast_signed();
             let transaction = Txn::new()
                 .when([Compare::create_revision(
                     key.clone(),

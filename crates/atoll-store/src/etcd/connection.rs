@@ -192,8 +192,11 @@ const OUT_OF_RANGE: i32 = 11;
 const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
 
+/// Makes a trouble of its text.
+type Kind = fn(String) -> Trouble;
+
 /// Parts of etcd's messages, which say more than its codes do. What is not here goes by its code.
-const KNOWN: [(&str, fn(String) -> Trouble); 10] = [
+const KNOWN: [(&str, Kind); 10] = [
     ("database space exceeded", Trouble::Full),
     ("request is too large", Trouble::TooLarge),
     ("too many operations in txn", Trouble::TooLarge),

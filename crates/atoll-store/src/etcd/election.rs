@@ -115,13 +115,14 @@ impl Shared {
     }
 
     /// Tells everybody, unless nothing has changed.
+    #[allow(clippy::needless_pass_by_value)] // it is made for the call
     pub(super) fn set(&self, state: ElectionState) {
         {
             let mut current = self.lock();
             if *current == state {
                 return;
             }
-            *current = state.clone();
+            current.clone_from(&state);
         }
         self.changed.notify_all();
         if let Some(observer) = &self.observer {

@@ -183,7 +183,7 @@ impl EtcdEngine {
         let epoch = self.leadership.epoch;
         let transaction = Txn::new()
             .when([
-                Compare::create_revision(leader, CompareOp::Equal, epoch as i64),
+                Compare::create_revision(leader, CompareOp::Equal, epoch.cast_signed()),
                 Compare::create_revision(layout.format.clone(), CompareOp::Equal, 0),
             ])
             .and_then([
@@ -262,7 +262,7 @@ impl EtcdEngine {
                 let options = GetOptions::new()
                     .with_range(to.clone())
                     .with_revision(at)
-                    .with_limit(limit as i64);
+                    .with_limit(limit.cast_signed() as i64);
                 let kv = client
                     .kv_client()
                     .max_decoding_message_size(MAX_ANSWER_BYTES);

@@ -103,7 +103,7 @@ impl LeaseTimes {
 
     /// How long one attempt to keep the lease alive may take: two fit between the interval and the end of validity.
     pub(super) fn attempt(&self) -> Duration {
-        ((self.validity - self.keepalive) / 2).max(Duration::from_millis(50))
+        (self.validity.saturating_sub(self.keepalive) / 2).max(Duration::from_millis(50))
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) fn build(
     // The last operation of all: when a watch has told it, it has told everything of that revision.
     let value = last_value(fence.epoch, fence.sequence);
     let last = TxnOp::put(layout.last.clone(), value, None);
-    let (leader, epoch) = (layout.leader.clone(), fence.epoch as i64);
+    let (leader, epoch) = (layout.leader.clone(), fence.epoch.cast_signed());
     Txn::new()
         .when([
             Compare::create_revision(leader.clone(), CompareOp::Equal, epoch),
