@@ -113,10 +113,10 @@ fn admissible<B: hyper::body::Body>(
 /// Whether the client knows the endpoint by a name of loopback. A page of another site whose name has been made to point
 /// here has its browser send that site's name; browsers always send one.
 fn is_meant_for_loopback<B>(request: &Request<B>) -> bool {
-    if let Some(authority) = request.uri().authority() {
-        if !is_loopback(authority) {
-            return false;
-        }
+    if let Some(authority) = request.uri().authority()
+        && !is_loopback(authority)
+    {
+        return false;
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {

@@ -326,10 +326,10 @@ impl Doors {
 
     /// Whether there is no point in reading the body of a call.
     pub(super) fn turn_away(&self, route: &Route, destination: usize) -> Option<Refusal> {
-        if let Some(gate) = self.concurrency(route) {
-            if gate.is_full() {
-                return Some(concurrency_exceeded());
-            }
+        if let Some(gate) = self.concurrency(route)
+            && gate.is_full()
+        {
+            return Some(concurrency_exceeded());
         }
         let (gate, when_full) = route.destination(destination).gate.as_ref()?;
         let refuses = *when_full == WhenFull::Refuse && gate.is_full();
@@ -353,10 +353,10 @@ impl Doors {
         if concurrency.is_none() && gate.is_none() {
             return Ok(None);
         }
-        if let Some(gate) = concurrency {
-            if !gate.enter() {
-                return Err(concurrency_exceeded());
-            }
+        if let Some(gate) = concurrency
+            && !gate.enter()
+        {
+            return Err(concurrency_exceeded());
         }
         let mut admission = Box::new(Admission {
             of_server: concurrency.cloned(),

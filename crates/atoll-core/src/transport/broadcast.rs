@@ -127,11 +127,11 @@ impl Broadcast {
         self.0.sent.fetch_add(1, Ordering::Relaxed);
         waiting.bytes += framed.len();
         waiting.messages.push_back(framed);
-        if !std::mem::replace(&mut waiting.is_told, true) {
-            if let Some(sender) = sender {
-                // The thread never ends before its senders.
-                let _ = sender.send(Arc::clone(&self.0));
-            }
+        if !std::mem::replace(&mut waiting.is_told, true)
+            && let Some(sender) = sender
+        {
+            // The thread never ends before its senders.
+            let _ = sender.send(Arc::clone(&self.0));
         }
         Ok(true)
     }

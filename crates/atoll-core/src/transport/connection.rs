@@ -472,10 +472,10 @@ where
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        if let Some(call) = stream.stage.call() {
-            if call.flow().is_some_and(|flow| flow.taken(sent)) {
-                self.batches.push_progress(call);
-            }
+        if let Some(call) = stream.stage.call()
+            && call.flow().is_some_and(|flow| flow.taken(sent))
+        {
+            self.batches.push_progress(call);
         }
         match progress {
             Progress::Idle => {}

@@ -34,8 +34,8 @@ pub(crate) struct Evaluator {
     assigns_revisions: bool,
     /// The batches that change something.
     pub(crate) effects: Vec<Effects>,
-    /// Per batch what came of it, and its index in `effects`.
-    pub(crate) outcomes: Vec<(Outcome, Option<usize>)>,
+    /// Per batch what came of it.
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
 /// One batch under evaluation.
@@ -80,7 +80,7 @@ impl Evaluator {
         let mut step = Step {
             state,
             overlay: &mut self.overlay,
-            // Not that of its effects: a batch may have none, and still be in the overlay.
+            // Not its index in `effects`: a batch may come to nothing and still leave its marks in the overlay.
             batch: self.outcomes.len(),
             revision: before + 1,
             changes: Vec::with_capacity(batch.operations.len()),
@@ -93,7 +93,7 @@ impl Evaluator {
             deleted: Vec::new(),
         };
         if committed.failed.is_some() {
-            self.outcomes.push((Ok(committed), None));
+            self.outcomes.push(Ok(committed));
             return;
         }
         committed.previous.reserve_exact(batch.operations.len());
@@ -106,7 +106,7 @@ impl Evaluator {
                 }
                 Err(error) => {
                     step.undo();
-                    self.outcomes.push((Err(error), None));
+                    self.outcomes.push(Err(error));
                     return;
                 }
             }
@@ -118,19 +118,18 @@ impl Evaluator {
         if let Err(error) = admit(&effects) {
             step.changes = effects.changes;
             step.undo();
-            self.outcomes.push((Err(error), None));
+            self.outcomes.push(Err(error));
             return;
         }
         effects
             .changes
             .retain(|it| it.row.is_some() || it.previous.is_some());
         if effects.changes.is_empty() {
-            self.outcomes.push((Ok(committed), None));
+            self.outcomes.push(Ok(committed));
             return;
         }
         committed.revision = effects.revision;
-        self.outcomes
-            .push((Ok(committed), Some(self.effects.len())));
+        self.outcomes.push(Ok(committed));
         self.effects.push(effects);
     }
 
@@ -154,7 +153,7 @@ impl Evaluator {
                 renumbering.replace(&mut change.previous);
             }
         }
-        for (outcome, _) in &mut self.outcomes {
+        for outcome in &mut self.outcomes {
             let Ok(committed) = outcome else { continue };
             committed.revision = renumbering.revision(committed.revision);
             for row in &mut committed.previous {

@@ -97,10 +97,10 @@ where
         if due(self.pings.expires()) {
             self.pings.expire(now);
         }
-        if due(self.upkeep.keepalive_at) {
-            if let Round::Closed(end) = self.keep_alive(now) {
-                return Round::Closed(end);
-            }
+        if due(self.upkeep.keepalive_at)
+            && let Round::Closed(end) = self.keep_alive(now)
+        {
+            return Round::Closed(end);
         }
         if self.stopping != Stopping::No {
             return Round::Again;
