@@ -48,6 +48,7 @@ __all__ = [
     "begin_stack_answers",
     "call_metrics",
     "current_loop",
+    "default_limits",
     "end_stack_answers",
     "gil_waits",
     "injected_delays",
@@ -55,6 +56,7 @@ __all__ = [
     "prepare_stack_sampler",
     "preview_delays",
     "prometheus_text",
+    "server_metrics",
     "wait_stack_question",
 ]
 
@@ -63,6 +65,7 @@ _Ts = TypeVarTuple("_Ts")
 
 _Lane: TypeAlias = Literal["control", "normal", "bulk"]
 _Distribution: TypeAlias = tuple[int, float, float, float, list[tuple[float, float, int]]]
+_ServerMetric: TypeAlias = tuple[str, str, str, list[str], str, str, list[tuple[list[str], int]]]
 _Handler: TypeAlias = tuple[str, int, int, int, int, _Distribution, _Distribution, _Distribution]
 
 @disjoint_base
@@ -303,11 +306,20 @@ class EndpointCore:
     def close_in_child(self) -> None:
         """Closes what a forked child has inherited, once."""
 
-def call_metrics() -> list[tuple[str, str, str, str | None, str, str, list[tuple[str, str, int]]]]:
-    """The metrics of the calls of all running servers.
+def call_metrics() -> list[_ServerMetric]:
+    """The metrics of the calls of all servers.
 
-    Tuples of name, type, help, second label besides `method`, name for OpenTelemetry, unit there, and samples: method,
-    value of the second label, value. Any thread.
+    Tuples of name, type, help, labels, name for OpenTelemetry, unit there, and samples: values of the labels, value.
+    Any thread.
+    """
+
+def server_metrics() -> list[_ServerMetric]:
+    """The metrics of the servers themselves, as `call_metrics`. Any thread."""
+
+def default_limits() -> dict[str, Any]:
+    """The transport's own values of what `ServerOptions` and its limits can set, by their names there.
+
+    Sizes in bytes, durations in seconds, limits of frames as (burst, seconds), None for what is unlimited. Any thread.
     """
 
 def prometheus_text() -> str:
@@ -661,22 +673,28 @@ class ServerCore:
 
     def method_stats(
         self,
-    ) -> list[tuple[str, str, str, int, list[int], list[int], int, int, tuple[int, int]]]:
+    ) -> list[tuple[str, list[str], str, int, list[int], list[int], int, int, tuple[int, int]]]:
         """What has been counted of each method.
 
-        A tuple of path, loop, name in the loop's statistics, started, finished by code, refused by reason, overdue,
-        waiting, and the bytes received and sent. Nothing before the start.
+        A tuple of path, loops, name in their statistics, started, finished by code, refused by reason, overdue,
+        waiting, and the bytes received and sent. Nothing before the start; after the end as it was then.
         """
 
     @staticmethod
     def refusals() -> list[str]:
         """The reasons for which calls are refused, in the order of `method_stats`."""
 
-    def offences(self) -> dict[str, int]:
-        """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+    def server_stats(
+        self,
+    ) -> tuple[int, int, list[tuple[str, int]], list[tuple[str, int]], list[tuple[str, int]]]:
+        """What is counted of the server itself.
 
-    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
-        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
+        How many connections are open and how many ended with an error; and by name, without what never happened,
+        requests that named no method and were refused, TLS handshakes by how they ended, and offences.
+        """
+
+    def offence_notes(self) -> list[tuple[str, str, float, int]]:
+        """Who of late did what no well-behaved client does: what, the address, seconds since 1970, how many more."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""

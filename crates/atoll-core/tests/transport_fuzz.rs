@@ -128,6 +128,7 @@ fn some_config(random: &mut Random) -> TransportConfig {
         max_concurrent_streams: random.one_of(&[1, 5, 1000]),
         initial_stream_window: random.one_of(&[1, 1000, 2 << 20]),
         initial_connection_window: random.one_of(&[65_535, 8 << 20]),
+        max_unread_bytes: random.one_of(&[0, 1000, 1 << 20, 64 << 20]),
         request_buffer: random.one_of(&[1, 1000, 1 << 20]),
         reply_buffer: random.one_of(&[1, 1000, 1 << 20]),
         max_pending_resets: random.one_of(&[1, 100]),

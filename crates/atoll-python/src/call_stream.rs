@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use atoll_core::clock;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -40,6 +41,10 @@ impl Home {
         }
     }
 
+    pub(crate) fn core(&self) -> &LoopCore {
+        self.core.get()
+    }
+
     fn is(&self, core: &LoopCore) -> bool {
         std::ptr::eq(self.core.get(), core)
     }
@@ -59,6 +64,15 @@ impl Home {
     /// The handler is to wait for a round, not for progress.
     pub(crate) fn pause(&self) {
         self.pauses.store(true, Ordering::Relaxed);
+    }
+
+    /// The lock is held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.core)?;
+        match self.waiters.try_lock() {
+            Ok(waiters) => waiters.iter().try_for_each(|it| visit.call(it)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Has `future` get its result when there is progress; false where there is nothing to wait for but one's turn.
@@ -121,6 +135,22 @@ impl CallStream {
         }
         let home = second.filter(|_| is_moved).unwrap_or(&self.first);
         Err(error::call_of_another_loop(&home.core.get().shared.name))
+    }
+
+    /// The loop of the handler that reads and writes, for what it does off its loop.
+    pub(crate) fn last_core(&self) -> &LoopCore {
+        self.second.get().unwrap_or(&self.first).core()
+    }
+
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let mut homes = std::iter::once(&self.first).chain(self.second.get());
+        homes.try_for_each(|home| home.traverse(visit))
+    }
+
+    /// Takes the futures of all who wait.
+    pub(crate) fn take_all_waiters(&self) -> Vec<Py<PyAny>> {
+        let homes = std::iter::once(&self.first).chain(self.second.get());
+        homes.flat_map(|home| std::mem::take(&mut *lock(&home.waiters))).collect()
     }
 
     /// Takes the futures of those who wait on `core`.

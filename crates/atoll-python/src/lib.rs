@@ -11,6 +11,7 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`connection`]: a client's connection, and pings; [`moment`]: when something came from it.
+//! * [`python_bytes`]: large replies, which are sent from Python's memory.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`chaos`]: delays and fault sites, for tests.
@@ -55,6 +56,7 @@ mod monitor;
 mod overload;
 mod posting;
 mod readiness;
+mod python_bytes;
 mod server_call;
 mod server_core;
 mod server_limits;
@@ -89,7 +91,7 @@ mod _core {
     #[pymodule_export]
     use crate::endpoint::EndpointCore;
     #[pymodule_export]
-    use crate::exposition::{call_metrics, prometheus_text};
+    use crate::exposition::{call_metrics, prometheus_text, server_metrics};
     #[pymodule_export]
     use crate::gate::Gate;
     #[pymodule_export]
@@ -119,6 +121,8 @@ mod _core {
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
+    #[pymodule_export]
+    use crate::server_limits::default_limits;
     #[pymodule_export]
     use crate::systemd::SystemdCore;
     #[pymodule_export]

@@ -11,8 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use atoll_core::transport::{
-    AuthContext, Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, TlsPeer,
-    metadata,
+    AuthContext, Call, CancelReason, Code, Encoding, Framed, Received, Reply, Sent, Status,
+    TlsPeer, metadata,
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -65,6 +65,13 @@ struct Found {
     deserializer: Option<Py<PyAny>>,
     serializer: Option<Py<PyAny>>,
     response_streaming: bool,
+}
+
+impl Found {
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.deserializer)?;
+        visit.call(&self.serializer)
+    }
 }
 
 impl ServerCall {
@@ -142,7 +149,7 @@ impl ServerCall {
                 let Some(message) = decompressed(py, this.call()?, message) else {
                     return Err(Self::over(slf)?);
                 };
-                let message = deserialize(py, this.deserializer()?, &message);
+                let message = deserialize(py, this.deserializer()?, message);
                 message
                     .map(Bound::unbind)
                     .map_err(|raised| this.failed(py, raised, undeserializable()))
@@ -150,20 +157,25 @@ impl ServerCall {
         }
     }
 
-    /// Sends a reply message; whether there is room for another.
-    fn send_message(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Sends a reply message with `send`; whether there is room for another.
+    fn send_message(
+        slf: &Bound<'_, Self>,
+        message: &Bound<'_, PyAny>,
+        home: &LoopCore,
+        send: impl FnOnce(&LoopCore, &Arc<Call>, Framed) -> Sent,
+    ) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         let call = this.call()?;
         if call.is_answered() || !this.response_streaming()? {
             return Err(Self::over(slf)?);
         }
         let encoding = this.next_encoding()?;
-        let framed = serialize(py, this.serializer()?, message, encoding)
+        let framed = serialize(py, this.serializer()?, message, encoding, &home.shared)
             .map_err(|raised| this.failed(py, raised, unserializable()))?;
         if let Err(status) = call.check_size(&framed) {
             return Err(this.failed(py, error::message_too_large(&status.message), status));
         }
-        match call.send_message(framed) {
+        match send(home, call, framed) {
             Sent::Room => Ok(true),
             Sent::Full => Ok(false),
             Sent::Over => Err(Self::over(slf)?),
@@ -481,12 +493,17 @@ impl ServerCall {
             return Err(Self::over(slf)?);
         };
         let home = stream.here(slf.py())?;
-        Ok(Self::send_message(slf, message)? && !home.turn_is_over())
+        let room = Self::send_message(slf, message, home.core(), LoopCore::send_in_step)?;
+        Ok(room && !home.turn_is_over())
     }
 
     /// Sends a reply message and blocks the thread until there is room for another. Not on the call's loop.
     fn _send_blocking(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        if Self::send_message(slf, message)? {
+        let Some(stream) = slf.get().stream.get() else {
+            return Err(Self::over(slf)?);
+        };
+        let send = |_: &LoopCore, call: &Arc<Call>, framed| call.send_message(framed);
+        if Self::send_message(slf, message, stream.last_core(), send)? {
             return Ok(());
         }
         let call = slf.get().call()?;
@@ -583,6 +600,12 @@ impl ServerCall {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(found) = self.found.get() {
+            found.traverse(visit)?;
+        }
+        if let Some(stream) = self.stream.get() {
+            stream.traverse(visit)?;
+        }
         // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
         match self.answer.try_lock() {
             Ok(answer) => {
@@ -600,6 +623,7 @@ impl ServerCall {
         let callbacks = std::mem::take(&mut answer.callbacks);
         let failure = answer.failure.take();
         drop(answer);
-        drop((callbacks, failure));
+        let waiters = self.stream.get().map(|stream| stream.take_all_waiters());
+        drop((callbacks, failure, waiters));
     }
 }

@@ -389,7 +389,7 @@ class Server:
         context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
 
     def stats(self) -> ServerStats:
-        """What has been counted of each method since the start; empty before it and after the end. Any thread."""
+        """What has been counted since the start; empty before it, and after the end as it was then. Any thread."""
         return server_stats(self._core)
 
     async def stop(self, grace: float | None) -> None:

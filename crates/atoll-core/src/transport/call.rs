@@ -35,13 +35,14 @@ use super::connection_handle::ConnectionHandle;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::method_counters::Refused;
-use super::outbox::{Outbox, Outgoing};
-use super::reply::{Reply, too_large};
+use super::outbox::{Outbox, Outgoing, Queued};
+use super::reply::{Framed, Reply, too_large};
 use super::routes::{Dispatch, Route};
 use super::status::{Code, Status};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
+use crate::clock;
 
 /// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
@@ -425,21 +426,22 @@ impl Call {
         received
     }
 
-    /// Whether a message of a streaming reply is within the limit; `framed` is the message with its prefix.
+    /// Whether a message of a streaming reply is within the limit.
     ///
     /// # Errors
     ///
     /// The status of a call that sends it nevertheless.
-    pub fn check_size(&self, framed: &Bytes) -> Result<(), Status> {
+    pub fn check_size(&self, framed: &Framed) -> Result<(), Status> {
         match too_large(framed, self.max_send_message_size) {
             Some(status) => Err(status),
             None => Ok(()),
         }
     }
 
-    /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
-    /// sent in order.
-    pub fn send_message(&self, framed: Bytes) -> Sent {
+    /// Sends a message of a streaming reply, which has its prefix (see [`frame`](super::frame)) or is
+    /// [`Framed::uncopied`]. The messages of one thread are sent in order.
+    pub fn send_message(&self, framed: impl Into<Framed>) -> Sent {
+        let framed = framed.into();
         let counted = self.open_reply().map(|flow| flow.send(framed.len()));
         match counted {
             Some(sent @ (Sent::Room | Sent::Full)) => self.push_message(framed, sent),
@@ -447,9 +449,32 @@ impl Call {
         }
     }
 
+    /// Sends a message as [`send_message`](Self::send_message) does, but may leave it for later: whoever sends calls
+    /// [`let_go`](Self::let_go) when it has sent its last one for now. Also whether it has been left. A message is not left
+    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock).
+    pub fn send_riding(&self, framed: Framed, moment: u64) -> (Sent, bool) {
+        let bytes = framed.len();
+        let counted = self.open_reply().map(|flow| flow.send(bytes));
+        let Some(sent @ (Sent::Room | Sent::Full)) = counted else {
+            return (Sent::Over, false);
+        };
+        let message = Outgoing::Message(self.key, framed);
+        match self.outbox.push_riding(message, bytes, moment, clock::now) {
+            Queued::Seen => (sent, false),
+            Queued::Rides => (sent, true),
+            Queued::Gone => (Sent::Over, false),
+        }
+    }
+
+    /// Has messages sent that have been left for later. Does nothing where there are none.
+    pub fn let_go(&self) {
+        self.outbox.wake_riding();
+    }
+
     /// Sends a message as [`send_message`](Self::send_message) does, unless more than `limit` bytes would then be on the way
     /// and some are already: then there is [`Sent::Full`], and it has not been sent.
-    pub fn offer_message(&self, framed: Bytes, limit: usize) -> Sent {
+    pub fn offer_message(&self, framed: impl Into<Framed>, limit: usize) -> Sent {
+        let framed = framed.into();
         let counted = self
             .open_reply()
             .map(|flow| flow.offer(framed.len(), limit));
@@ -473,7 +498,7 @@ impl Call {
     }
 
     /// Hands the connection a message that has been counted; `sent`, unless the connection is gone.
-    fn push_message(&self, framed: Bytes, sent: Sent) -> Sent {
+    fn push_message(&self, framed: Framed, sent: Sent) -> Sent {
         if self.outbox.push(Outgoing::Message(self.key, framed)) {
             sent
         } else {

@@ -72,7 +72,8 @@ pub struct Route {
     max_send_message_size: Option<usize>,
     /// Answered natively, so it passes no gate of the server either.
     is_native: bool,
-    counters: MethodCounters,
+    /// Shared with the process's accounts, which outlive the route.
+    counters: Arc<MethodCounters>,
 }
 
 impl Route {
@@ -92,7 +93,7 @@ impl Route {
             max_receive_message_size: None,
             max_send_message_size: None,
             is_native: false,
-            counters: MethodCounters::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -161,7 +162,7 @@ impl Route {
         self.is_native
     }
 
-    pub(super) fn counters(&self) -> &MethodCounters {
+    pub(super) fn counters(&self) -> &Arc<MethodCounters> {
         &self.counters
     }
 
@@ -182,6 +183,14 @@ impl Route {
     #[must_use]
     pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.first.data
+    }
+
+    /// The data of each of its targets, the first one's first.
+    pub fn every_data(&self) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
+        let others = self.others.iter().flat_map(|others| &others.destinations);
+        std::iter::once(&self.first)
+            .chain(others)
+            .map(|it| &it.data)
     }
 
     /// The index of the destination that takes a call.
