@@ -33,7 +33,7 @@ impl Draws {
     }
 }
 
-/// A batch of any kind. Checks of revisions are left out: the two stores number theirs differently.
+/// A batch of any kind, but for checks of revisions.
 fn draw(draws: &mut Draws, step: u64) -> Batch {
     let mut batch = Batch::new();
     for _ in 0..draws.below(2) {
@@ -112,7 +112,21 @@ fn any_batches_come_to_the_same_as_in_memory_and_are_there_for_the_next_leader_w
     let mut draws = Draws(7);
     for step in 0..300 {
         let batch = draw(&mut draws, step);
-        let expected = outcome(&model.commit(batch.clone()).unwrap());
+        // The two stores number their revisions differently.
+        let (key, is_wrong) = (draws.key(), u64::from(draws.below(4) == 0));
+        let checked = draws.below(3) == 0;
+        let with_check = |store: &Store, batch: Batch| {
+            let row = store.get(KV, key.as_bytes()).unwrap();
+            let revision = row.map_or(0, |it| it.revision) + is_wrong;
+            if checked {
+                batch.check_revision(KV, key.clone(), revision)
+            } else {
+                batch
+            }
+        };
+        let expected = with_check(&model, batch.clone());
+        let expected = outcome(&model.commit(expected).unwrap());
+        let batch = with_check(&server.store, batch);
         let shown = format!("{batch:?}");
         let committed = server.store.commit(batch).unwrap();
         assert_eq!(outcome(&committed), expected, "{shown}");
