@@ -128,10 +128,10 @@ impl CallStream {
         if !is_moved && current::check(self.first.core.bind(py))? {
             return Ok(&self.first);
         }
-        if let Some(second) = second {
-            if current::check(second.core.bind(py))? {
-                return Ok(second);
-            }
+        if let Some(second) = second
+            && current::check(second.core.bind(py))?
+        {
+            return Ok(second);
         }
         let home = second.filter(|_| is_moved).unwrap_or(&self.first);
         Err(error::call_of_another_loop(&home.core.get().shared.name))
@@ -150,7 +150,9 @@ impl CallStream {
     /// Takes the futures of all who wait.
     pub(crate) fn take_all_waiters(&self) -> Vec<Py<PyAny>> {
         let homes = std::iter::once(&self.first).chain(self.second.get());
-        homes.flat_map(|home| std::mem::take(&mut *lock(&home.waiters))).collect()
+        homes
+            .flat_map(|home| std::mem::take(&mut *lock(&home.waiters)))
+            .collect()
     }
 
     /// Takes the futures of those who wait on `core`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use atoll_store::error::ChangesError;
 use atoll_store::etcd::{EtcdOptions, EtcdTls, EtcdUser};
 use atoll_store::{
-    Batch, CommitError, Committed, MemoryEngine, OpenError, Row, Settings, Store, TableId,
+    Batch, Change, CommitError, Committed, MemoryEngine, OpenError, Row, Settings, Store,
 };
 use bytes::Bytes;
 use etcd_client::{Permission, PermissionType};
@@ -78,14 +78,8 @@ fn contents(store: &Store) -> BTreeMap<(u8, Bytes), Facts> {
 }
 
 /// The whole change log.
-fn history(
-    store: &Store,
-    after: u64,
-) -> Vec<(u64, TableId, Bytes, Option<Arc<Row>>, Option<Arc<Row>>)> {
-    let changes = store.changes(after, 1_000_000, usize::MAX).unwrap().changes;
-    let each = changes.into_iter();
-    each.map(|it| (it.revision, it.table, it.key, it.row, it.previous))
-        .collect()
+fn history(store: &Store, after: u64) -> Vec<Change> {
+    store.changes(after, 1_000_000, usize::MAX).unwrap().changes
 }
 
 fn outcome(committed: &Committed) -> (Option<usize>, Vec<Option<Facts>>, Vec<u64>) {
@@ -409,7 +403,12 @@ fn what_etcd_has_compacted_can_not_be_told_and_the_oldest_revision_says_so() {
     let told = history(&server.store, revisions[9]);
     server.stop();
     let compacted = revisions[9];
-    etcd.ask(|client| async move { client.kv_client().compact(compacted as i64, None).await });
+    etcd.ask(|client| async move {
+        client
+            .kv_client()
+            .compact(compacted.cast_signed(), None)
+            .await
+    });
     let server = Server::start(&options);
     let oldest = match server.store.changes(revisions[0], 99, 9999) {
         Err(ChangesError::Compacted(it)) => it.oldest,
@@ -420,7 +419,7 @@ fn what_etcd_has_compacted_can_not_be_told_and_the_oldest_revision_says_so() {
     // Everything is gone but the state.
     server.stop();
     let now = revisions[19];
-    etcd.ask(|client| async move { client.kv_client().compact(now as i64, None).await });
+    etcd.ask(|client| async move { client.kv_client().compact(now.cast_signed(), None).await });
     let server = Server::start(&options);
     assert_eq!(server.store.statistics().unwrap().log_changes, 0);
     assert_eq!(server.store.count(KV, b"", None).unwrap(), 3);

@@ -158,7 +158,7 @@ impl Etcd {
     fn signal(&self, signal: i32) {
         let process = self.child.as_ref().unwrap().id();
         // SAFETY: a signal to a process of ours.
-        assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
+        assert_eq!(unsafe { libc::kill(process.cast_signed(), signal) }, 0);
     }
 
     /// Stops the process as a machine stops that is out of reach.
