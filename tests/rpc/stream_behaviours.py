@@ -212,6 +212,8 @@ class UnaryStream:
         """Until it is cancelled."""
         try:
             yield b"first"
+            # One that is cancelled before it gets here is closed, not cancelled.
+            note(context, "waits")
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
             note(context, _name(error), "end")
@@ -581,11 +583,12 @@ class StreamStream:
 
 
 async def _notes(request: bytes, context: Any) -> bytes:  # noqa: ARG001
-    """What the handler of the call with this key has noted until it noted its end."""
-    noted = notes.setdefault(request.decode(), [])
+    """What the handler of the call with this key has noted until it noted its end, or the word after the key."""
+    key, _, awaited = request.decode().partition(" ")
+    noted = notes.setdefault(key, [])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
-            while "end" not in noted:  # noqa: ASYNC110 - a handler may be on any thread
+            while (awaited or "end") not in noted:  # noqa: ASYNC110 - a handler may be on any thread
                 await asyncio.sleep(0.01)
     return _said(*noted)
 

@@ -14,8 +14,6 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.rpc.support import TIMEOUT, ClientProcess, NewLoop, Placed, add_methods, path, running, until, wait_for
@@ -25,6 +23,7 @@ from atoll import rpc
 from atoll.observe import Readiness
 
 CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 QUICK = rpc.HealthOptions(threshold=0.2, interval=0.02, recover_after=2)
 
@@ -111,30 +110,27 @@ asyncio.run(main())
 """
 
 
-async def test_health_is_told_while_one_c_call_holds_the_gil() -> None:
+async def test_health_is_told_while_one_c_call_holds_the_gil(client: ClientProcess) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLDS_THE_GIL, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    port = int(await process.stdout.readline())
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        request = health_pb2.HealthCheckRequest(service="a.Stuck")
-        assert (await check(request, timeout=TIMEOUT)).status == SERVING
-        process.stdin.write(b"hold\n")
-        told = asyncio.ensure_future(process.stdout.readline())
-        answers = 0
-        while not told.done():
-            answers += (await check(request, timeout=TIMEOUT)).status == NOT_SERVING
-            await asyncio.sleep(0.01)
-        held = float(told.result())
-        assert answers > 5, f"while the GIL was held for {held} s"
+    target = f"127.0.0.1:{int(await process.stdout.readline())}"
+    assert await status(client, target, "a.Stuck") == SERVING
+    process.stdin.write(b"hold\n")
+    told = asyncio.ensure_future(process.stdout.readline())
+    answers = 0
+    while not told.done():
+        answers += await status(client, target, "a.Stuck") == NOT_SERVING
+        await asyncio.sleep(0.01)
+    held = float(told.result())
+    assert answers > 5, f"while the GIL was held for {held} s"
     process.stdin.write(b"stop\n")
     await process.wait()
 
 
-async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: NewLoop) -> None:
+async def test_watchers_are_told_of_changes_only_and_last_of_the_end(client: ClientProcess, new_loop: NewLoop) -> None:
     loop = new_loop("stuck")
     let_go = threading.Event()
     server = rpc.server(health=QUICK)
@@ -144,14 +140,13 @@ async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: N
     seen: dict[str, list[int]] = {"a.Stuck": [], "no.Such": []}
 
     async def watch(service: str) -> str:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                async for response in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=60):
-                    seen[service].append(response.status)
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-        return "OK"
+        stream = client.open(f"127.0.0.1:{port}", WATCH, timeout=60, channel=service)
+        await stream.write(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+        await stream.take("done_writing")
+        # At the end there is a word instead.
+        while isinstance(message := await stream.read(), bytes):
+            seen[service].append(health_pb2.HealthCheckResponse.FromString(message).status)
+        return (await stream.end()).code
 
     watching = [asyncio.ensure_future(watch(service)) for service in seen]
     await until(lambda: all(seen.values()))

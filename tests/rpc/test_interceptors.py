@@ -30,7 +30,8 @@ from atoll.errors import AbortError
 
 Server = Callable[..., Any]
 
-both = pytest.mark.parametrize("make_server", [rpc.server, grpc.aio.server], ids=["atoll", "grpc.aio"])
+stock = pytest.param(grpc.aio.server, id="grpc.aio", marks=pytest.mark.whole_grpcio)
+both = pytest.mark.parametrize("make_server", [pytest.param(rpc.server, id="atoll"), stock])
 said: contextvars.ContextVar[str] = contextvars.ContextVar("said", default="nothing")
 
 

@@ -86,19 +86,3 @@ async fn a_stream_whose_handler_does_not_read_is_not_slow() {
     assert!(call.reply(Reply::end()));
     assert_eq!(pending.answer().await.status(), 0);
 }
-
-#[tokio::test]
-async fn a_unary_request_that_its_handler_reads_itself_must_come_as_other_unary_ones() {
-    let config = TransportConfig {
-        body_timeout: Some(SHORT),
-        ..TransportConfig::default()
-    };
-    let mut server = Server::with_routes(config, |held| {
-        held.with_streaming(true, true).with_one_message()
-    });
-    let mut client = server.client().await;
-    let pending = client.open(request(HELD), None).await;
-    let call = server.call().await;
-    assert_eq!(pending.answer().await.status(), 4);
-    assert_eq!(call.cancelled_by(), Some(CancelReason::BadRequest));
-}
