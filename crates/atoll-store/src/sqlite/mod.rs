@@ -163,7 +163,7 @@ impl SqliteEngine {
         }
         connection
             .execute_batch(&format!(
-                "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; \
+                "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; \
                  PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
             ))
             .map_err(fail)?;

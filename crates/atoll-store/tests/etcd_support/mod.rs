@@ -164,6 +164,12 @@ impl Etcd {
     /// Stops the process as a machine stops that is out of reach.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
+        // Its threads stop one after the other; the parent is told when all have.
+        let process = self.child.as_ref().unwrap().id().cast_signed();
+        let mut status = 0;
+        // SAFETY: the pointer is to a number of ours.
+        let stopped = unsafe { libc::waitpid(process, &raw mut status, libc::WUNTRACED) };
+        assert!(stopped == process && libc::WIFSTOPPED(status));
     }
 
     pub fn resume(&self) {
