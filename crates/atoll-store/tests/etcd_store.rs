@@ -4,7 +4,6 @@
 mod etcd_support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_store::error::ChangesError;
