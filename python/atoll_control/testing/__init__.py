@@ -1,26 +1,29 @@
 """Fakes for tests of the control plane's modules: time that is set, and calls without a network.
 
-clock = ManualClock()
-timers = ManualTimers(clock)
-nodes = NodeManager(NodeSettings(), clock=clock, server_id="test", timers=timers)
-await nodes.start()
-timers.advance(5.0)                                      # runs what falls due on the way
-reply = await answer(nodes.ListNodes, ListNodesRequest())
-refused = await refusal(nodes.Heartbeat, HeartbeatRequest())
+loop = ManualLoop()
+module = Module(io_context=loop)
+loop.advance(5.0)                                        # runs what falls due on the way
+reply = await answer(module.Get, GetRequest(key="a"))
+refused = await refusal(module.Get, GetRequest())
 assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+
+A module that takes its `IoContext` from where it is made is tested on one with an `atoll.testing.ManualClock`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import inspect
 import itertools
+import random
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from atoll.errors import AbortError
 from atoll.testing import FakeServicerContext
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     import grpc
     import grpc.aio
@@ -39,6 +42,8 @@ class ManualLoop:
         self._wall_offset = wall - now
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, Callable[[], object]]] = []
+        self._coroutines: list[Coroutine[Any, Any, object]] = []
+        self.random = random.Random(0)  # noqa: S311 - the same numbers in every run
 
     def now(self) -> float:
         """Seconds by the monotonic clock."""
@@ -65,8 +70,14 @@ class ManualLoop:
         while self._waiting and self._waiting[0][0] <= end:
             due, _, handler = heapq.heappop(self._waiting)
             self._now = max(self._now, due)
-            handler()
+            if inspect.iscoroutine(coroutine := handler()):
+                self._coroutines.append(coroutine)
         self._now = end
+
+    async def settle(self) -> None:
+        """Runs the coroutines of handlers that `advance` has started to their end."""
+        coroutines, self._coroutines = self._coroutines, []
+        await asyncio.gather(*coroutines)
 
     def stall(self, seconds: float) -> None:
         """Moves the clocks on while nothing runs, as a stuck loop does; `advance` runs what fell due, late."""
@@ -86,13 +97,14 @@ class Refused(Exception):  # noqa: N818 - it is what a call ended with, not what
 async def answer(
     method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
     request: Request,
+    context: FakeServicerContext | None = None,
 ) -> Response:
-    """Calls a handler without a network.
+    """Calls a handler without a network, with `context` if the call is to have a connection, metadata or a past.
 
     Raises:
         Refused: the handler aborted.
     """
-    context = FakeServicerContext()
+    context = context or FakeServicerContext()
     try:
         return await method(request, cast("Any", context))
     except AbortError:
@@ -102,6 +114,7 @@ async def answer(
 async def refusal(
     method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
     request: Request,
+    context: FakeServicerContext | None = None,
 ) -> Refused:
     """Calls a handler without a network and returns what it aborted with.
 
@@ -109,7 +122,7 @@ async def refusal(
         AssertionError: the handler answered.
     """
     try:
-        response = await answer(method, request)
+        response = await answer(method, request, context)
     except Refused as refused:
         return refused
     raise AssertionError(f"the call was answered: {response}")
