@@ -10,7 +10,7 @@ from tests.control.malformed import malformed
 from tests.control.task_events import Tasks, event, time, where
 
 from atoll_control.api.v1 import task_pb2
-from atoll_control.server.task_manager import MAX_SUMMARIES, TaskManager
+from atoll_control.server.task_manager import MAX_ATTEMPTS_SHOWN, MAX_SUMMARIES, TaskManager
 from atoll_control.server.validation import MAX_PAGE_BYTES
 from atoll_control.testing import answer, refusal
 
@@ -125,6 +125,14 @@ def test_a_task_with_more_than_a_response_may_hold_says_so(tasks: Tasks) -> None
     assert got.ByteSize() <= MAX_PAGE_BYTES
     assert [attempt.attempt for attempt in got.attempts] == list(range(len(got.attempts)))
     assert len(tasks.attempts(where("task_id", "t"))) == 70
+
+
+def test_of_a_task_with_very_many_attempts_the_first_thousand_are_shown(tasks: Tasks) -> None:
+    tasks.add(*(event("t", "FAILED", 1, attempt=attempt) for attempt in range(MAX_ATTEMPTS_SHOWN)))
+    assert not tasks.call("GetTask", task_id="t").more
+    tasks.add(event("t", "FAILED", 1, attempt=MAX_ATTEMPTS_SHOWN))
+    got = tasks.call("GetTask", task_id="t")
+    assert (got.more, [attempt.attempt for attempt in got.attempts]) == (True, list(range(MAX_ATTEMPTS_SHOWN)))
 
 
 def test_other_calls_are_answered_while_many_events_are_merged(tasks: Tasks) -> None:

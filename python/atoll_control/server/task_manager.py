@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_SUMMARIES: Final = 1_000
+# Of one task, by GetTask; ListTasks has them all.
+MAX_ATTEMPTS_SHOWN: Final = 1_000
 # Events that are merged, or attempts that are marked, before other handlers get their turn.
 _AT_A_TIME: Final = 500
 _SECOND: Final = 1_000_000_000
@@ -98,7 +100,7 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         for number, attempt in enumerate(attempts, 1):
             message = attempt.message()
             size += message.ByteSize() + FIELD_BYTES
-            if response.attempts and size > MAX_PAGE_BYTES:
+            if number > MAX_ATTEMPTS_SHOWN or (response.attempts and size > MAX_PAGE_BYTES):
                 response.more = True
                 break
             response.attempts.append(message)

@@ -483,7 +483,7 @@ class GetTaskResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    """There are more than a response may hold: ListTasks with a filter of task_id has all."""
+    """There are more than a response holds, which is 1,000 at most: ListTasks with a filter of task_id has all."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskAttempt]: ...
     def __init__(
