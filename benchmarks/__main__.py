@@ -11,6 +11,7 @@ from benchmarks import h2load, machine, report, thresholds
 from benchmarks.broadcast import BroadcastBenchmark
 from benchmarks.echo import EchoBenchmark
 from benchmarks.idle import IdleBenchmark
+from benchmarks.interceptor import InterceptorBenchmark
 from benchmarks.neighbour import NeighbourBenchmark
 from benchmarks.overhead import OverheadBenchmark
 from benchmarks.overload import OverloadBenchmark
@@ -37,10 +38,11 @@ BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
     "streaming": StreamingBenchmark,
     "payload": PayloadBenchmark,
     "tls": TlsBenchmark,
+    "interceptor": InterceptorBenchmark,
     "idle": IdleBenchmark,
     "broadcast": BroadcastBenchmark,
 }
-LOADED: Final = {"echo", "neighbour", "streaming", "payload", "tls"}
+LOADED: Final = {"echo", "neighbour", "streaming", "payload", "tls", "interceptor"}
 """Those that need h2load."""
 
 

@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,9 @@ SETS = {
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # What has no wheels for free-threaded builds; they get the rest of each lock file.
 NO_WHEELS = {"grpcio", "grpcio-tools", "pygrpc-native"}
-if sys.version_info < (3, 14):
+# A lock file of older releases, which have wheels where newer ones have none.
+OLDER_RELEASES = "free-threaded-313"
+if FREE_THREADED and sys.version_info < (3, 14):
     # Free threading was an experiment then; by now most projects make wheels for 3.14 and later only.
     NO_WHEELS |= {
         "ast-serialize",
@@ -64,6 +66,10 @@ if sys.version_info < (3, 14):
         "pydantic-core",
         "rloop",
         "uvloop",
+    }
+    SETS = {
+        name: replace(contents, locks=(*contents.locks, OLDER_RELEASES)) if "runtime" in contents.locks else contents
+        for name, contents in SETS.items()
     }
 
 # What the wheel is made from.
@@ -214,12 +220,17 @@ class Environment:
         stand_in = ROOT / "tests" / "without_grpcio" / "cygrpc.py"
         (source,) = lender.glob("lib/python3.*/site-packages/grpc")
         (packages,) = self.home.glob("lib/python3.*/site-packages")
-        made_from = digest((source / "_grpcio_metadata.py").read_bytes(), stand_in.read_bytes())
+        made_from = digest("with metadata", (source / "_grpcio_metadata.py").read_bytes(), stand_in.read_bytes())
         if self._state().get("grpcio") == made_from:
             return
         say("installing the Python half of grpcio")
         shutil.rmtree(packages / "grpc", ignore_errors=True)
         shutil.copytree(source, packages / "grpc", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        # Who asks which version of grpcio is installed, as OpenTelemetry does, reads it there.
+        for metadata in packages.glob("grpcio-[0-9]*.dist-info"):
+            shutil.rmtree(metadata)
+        (metadata,) = source.parent.glob("grpcio-[0-9]*.dist-info")
+        shutil.copytree(metadata, packages / metadata.name)
         shutil.copy(stand_in, packages / "grpc" / "_cython" / "cygrpc.py")
         self._remember("grpcio", made_from)
 
@@ -250,7 +261,7 @@ class Environment:
 def lock_text(name: str) -> str:
     """Returns the lock file of that name, on a free-threaded build without what has no wheels for it."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
-    if not FREE_THREADED:
+    if not FREE_THREADED or name == OLDER_RELEASES:
         return text
     # A package begins at the margin; its hashes and comments are indented.
     packages = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)

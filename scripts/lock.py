@@ -2,8 +2,9 @@
 
 Each file pins every package it needs, with its hashes, for every Python and platform that we support (markers tell them
 apart) and names no package index, so that two machines install the same thing from wherever they get their packages.
-The files agree with each other: all but `protoc` and `lock`, which have environments of their own, are parts of one
-resolution. uv does it, from the environment of the set `lock`.
+The files agree with each other: all are parts of one resolution but `protoc` and `lock`, which have environments of
+their own, and `free-threaded-313`, whose older releases take the others' place. uv does it, from the environment of the
+set `lock`.
 
     python scripts/lock.py             resolve; a pin that still fits is kept
     python scripts/lock.py --upgrade   resolve, taking the newest releases
@@ -33,7 +34,7 @@ PARTS = {
     "docs": ["--group", "docs"],
     "bench": ["--group", "bench"],
 }
-ALONE = {"protoc": ["--group", "protoc"], "lock": ["--group", "lock"]}
+ALONE = {name: ["--group", name] for name in ("free-threaded-313", "protoc", "lock")}
 
 
 def inputs_digest() -> str:

@@ -18,6 +18,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers; has the tests' processes take Ctrl-C, also where pytest runs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if importlib.util.find_spec("hypothesis") is not None:
+        from hypothesis import HealthCheck, settings  # noqa: PLC0415 - not everywhere
+
+        # How long an example takes depends on what else the machine does.
+        settings.register_profile("atoll", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("atoll")
     config.addinivalue_line("markers", "alone: measures time, so that a run of the whole suite has nothing beside it")
     config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
     config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")

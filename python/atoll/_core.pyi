@@ -3,6 +3,8 @@
 import contextvars
 from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
 from types import CodeType, FrameType, GenericAlias
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, TypeVarTuple, final
 
@@ -38,6 +40,7 @@ __all__ = [
     "ModuleHome",
     "ModuleReadCheck",
     "MonitorCore",
+    "ReadinessCore",
     "ServerCall",
     "ServerCore",
     "SlowSubscribersCore",
@@ -47,16 +50,20 @@ __all__ = [
     "StoreCommitted",
     "StoreCore",
     "StorePage",
+    "StoreReport",
     "StoreRow",
     "StoreSnapshot",
     "StoreStatistics",
     "StoreSubscription",
+    "SystemdCore",
     "WorkGuard",
     "activate_stack_sampler",
     "answer_stack_question",
     "begin_stack_answers",
     "call_metrics",
+    "check_store",
     "current_loop",
+    "default_limits",
     "end_stack_answers",
     "gil_waits",
     "injected_delays",
@@ -64,6 +71,8 @@ __all__ = [
     "prepare_stack_sampler",
     "preview_delays",
     "prometheus_text",
+    "restore_store",
+    "server_metrics",
     "wait_stack_question",
 ]
 
@@ -72,6 +81,7 @@ _Ts = TypeVarTuple("_Ts")
 
 _Lane: TypeAlias = Literal["control", "normal", "bulk"]
 _Distribution: TypeAlias = tuple[int, float, float, float, list[tuple[float, float, int]]]
+_ServerMetric: TypeAlias = tuple[str, str, str, list[str], str, str, list[tuple[list[str], int]]]
 _Handler: TypeAlias = tuple[str, int, int, int, int, _Distribution, _Distribution, _Distribution]
 
 @disjoint_base
@@ -299,7 +309,9 @@ def gil_waits() -> tuple[float, _Distribution]:
 class EndpointCore:
     """A server that tells what the process does, from its construction to `stop()`. Any thread."""
 
-    def __new__(cls, address: str) -> Self: ...
+    def __new__(
+        cls, address: str, liveness_threshold: float | None, readiness: ReadinessCore | None, beyond_loopback: bool
+    ) -> Self: ...
     @property
     def address(self) -> str:
         """Where it listens, with the port that was taken."""
@@ -310,11 +322,20 @@ class EndpointCore:
     def close_in_child(self) -> None:
         """Closes what a forked child has inherited, once."""
 
-def call_metrics() -> list[tuple[str, str, str, str | None, str, str, list[tuple[str, str, int]]]]:
-    """The metrics of the calls of all running servers.
+def call_metrics() -> list[_ServerMetric]:
+    """The metrics of the calls of all servers.
 
-    Tuples of name, type, help, second label besides `method`, name for OpenTelemetry, unit there, and samples: method,
-    value of the second label, value. Any thread.
+    Tuples of name, type, help, labels, name for OpenTelemetry, unit there, and samples: values of the labels, value.
+    Any thread.
+    """
+
+def server_metrics() -> list[_ServerMetric]:
+    """The metrics of the servers themselves, as `call_metrics`. Any thread."""
+
+def default_limits() -> dict[str, Any]:
+    """The transport's own values of what `ServerOptions` and its limits can set, by their names there.
+
+    Sizes in bytes, durations in seconds, limits of frames as (burst, seconds), None for what is unlimited. Any thread.
     """
 
 def prometheus_text() -> str:
@@ -518,10 +539,36 @@ class ServerCall:
     def _wait(self, future: Future[None]) -> bool: ...
     def _found(
         self,
+        io_context: LoopCore,
         deserializer: Callable[[bytes], Any] | None,
         serializer: Callable[[Any], bytes] | None,
-        response_streaming: bool,
-    ) -> None: ...
+        streams: tuple[bool, bool],
+        request: bytes | None,
+    ) -> Any: ...  # noqa: ANN401 - the request's class
+    def _arrive(self, io_context: LoopCore, alone: bool) -> None: ...
+    def _depart(self, io_context: LoopCore) -> None: ...
+
+@disjoint_base
+class ReadinessCore:
+    """Conditions that are told without Python; see `atoll.observe.Readiness`. Any thread."""
+
+    def __new__(cls) -> Self: ...
+    def remove(self, name: str) -> bool:
+        """Forgets a condition; false when there is none of that name. Any thread."""
+
+    def _set(self, name: str, ok: bool, reason: str, time_to_live: float | None) -> None: ...
+    def _told(self) -> list[tuple[str, bool, str]]: ...
+
+@final
+class SystemdCore:
+    """The line to systemd, from its construction to `stop()`. Any thread; raises OSError for what can't be told."""
+
+    def __new__(cls, socket: str, watchdog: float | None, liveness_threshold: float | None) -> Self: ...
+    def ready(self) -> None: ...
+    def status(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the thread, which never waits for Python."""
 
 @final
 class ConnectionCore:
@@ -621,7 +668,12 @@ class SlowSubscribersCore:
 class ServerCore:
     """A transport whose calls run on loops. Any thread; nothing here waits for a network thread but `join`."""
 
-    def __new__(cls, options: ServerOptions, authentication: AuthenticationCore | None = None) -> Self: ...
+    def __new__(
+        cls,
+        options: ServerOptions,
+        authentication: AuthenticationCore | None = None,
+        readiness: ReadinessCore | None = None,
+    ) -> Self: ...
     def add_port(self, address: str, certificates: CertificatesCore | None = None) -> int:
         """Binds `address` and listens, with TLS if there are certificates; connections wait until the start.
 
@@ -653,22 +705,28 @@ class ServerCore:
 
     def method_stats(
         self,
-    ) -> list[tuple[str, str, str, int, list[int], list[int], int, int, tuple[int, int]]]:
+    ) -> list[tuple[str, list[str], str, int, list[int], list[int], int, int, tuple[int, int]]]:
         """What has been counted of each method.
 
-        A tuple of path, loop, name in the loop's statistics, started, finished by code, refused by reason, overdue,
-        waiting, and the bytes received and sent. Nothing before the start.
+        A tuple of path, loops, name in their statistics, started, finished by code, refused by reason, overdue,
+        waiting, and the bytes received and sent. Nothing before the start; after the end as it was then.
         """
 
     @staticmethod
     def refusals() -> list[str]:
         """The reasons for which calls are refused, in the order of `method_stats`."""
 
-    def offences(self) -> dict[str, int]:
-        """How often clients did what no well-behaved client does, by name; what never happened is left out."""
+    def server_stats(
+        self,
+    ) -> tuple[int, int, list[tuple[str, int]], list[tuple[str, int]], list[tuple[str, int]]]:
+        """What is counted of the server itself.
 
-    def tls_handshakes(self) -> tuple[int, int, int, int, int]:
-        """How many were finished; did not speak TLS; not h2; had no right client certificate; failed otherwise."""
+        How many connections are open and how many ended with an error; and by name, without what never happened,
+        requests that named no method and were refused, TLS handshakes by how they ended, and offences.
+        """
+
+    def offence_notes(self) -> list[tuple[str, str, float, int]]:
+        """Who of late did what no well-behaved client does: what, the address, seconds since 1970, how many more."""
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open, and how many calls in flight."""
@@ -854,6 +912,44 @@ class StoreStatistics:
 
 @final
 @disjoint_base
+class StoreReport:
+    """What a check of a store's files has found.
+
+    Attributes:
+        tables: (name, rows) by table.
+        bytes: The size of the file.
+        locked_by: Who has the directory locked, if somebody has.
+        is_clean: It was closed cleanly; it is not while a server runs on it.
+        problems: What is wrong; empty when it is sound. The remedy is to restore a backup.
+    """
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def schema_version(self) -> int: ...
+    @property
+    def generation(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def tables(self) -> list[tuple[str, int]]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def locked_by(self) -> str | None: ...
+    @property
+    def is_clean(self) -> bool: ...
+    @property
+    def problems(self) -> list[str]: ...
+
+def check_store(path: str | PathLike[str]) -> StoreReport: ...
+def restore_store(
+    source: str | PathLike[str], directory: str | PathLike[str], force: bool = False
+) -> tuple[str, int, int, Path | None]: ...
+@final
+@disjoint_base
 class StoreBatch:
     """Checks and operations that are done together or not at all; made by `store.batch()`. One thread at a time.
 
@@ -904,7 +1000,16 @@ class StoreCore:
         ValueError: The store has no such table.
     """
 
-    def __new__(cls, tables: list[str], generation: str | None = None) -> Self: ...
+    def __new__(
+        cls,
+        tables: list[str],
+        generation: str | None = None,
+        directory: str | PathLike[str] | None = None,
+        max_bytes: int | None = None,
+    ) -> Self: ...
+    def backup_blocking(
+        self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> tuple[str, int, int, int]: ...
     def get(self, table: str, key: bytes) -> StoreRow | None: ...
     def get_many(self, table: str, keys: list[bytes]) -> list[StoreRow | None]: ...
     def scan(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.interpreters import CLIENT_PYTHON
 
 pytest.importorskip("grpc_health", reason="its service is written for grpcio")
 pytest.importorskip("grpc_reflection", reason="its service is written for grpcio")
@@ -27,7 +28,8 @@ grpc.reflection.v1alpha.ServerReflection
 @contextmanager
 def serving(program: str) -> Iterator[str]:
     """Runs a program of the example; gives its port."""
-    with subprocess.Popen([sys.executable, EXAMPLE / program], stdout=subprocess.PIPE, text=True) as process:
+    python = CLIENT_PYTHON if program == "with_grpc_aio.py" else sys.executable
+    with subprocess.Popen([python, EXAMPLE / program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -41,7 +43,7 @@ def serving(program: str) -> Iterator[str]:
 )
 def test_its_client_sees_the_same_at_each_step(program: str, thread: str) -> None:
     with serving(program) as port:
-        command = [sys.executable, str(EXAMPLE / "client.py"), port]
+        command = [CLIENT_PYTHON, str(EXAMPLE / "client.py"), port]
         seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert seen.stdout == EXPECTED + f"the journal ran on {thread}\n", seen.stderr
 

@@ -163,7 +163,7 @@ import importlib.util, sys
 enabled = getattr(sys, "_is_gil_enabled", lambda: True)
 before = enabled()
 import atoll, atoll.chaos, atoll.observe, atoll.rpc, atoll.testing, google.protobuf.message
-for extra in ("uvloop", "structlog", "rich.live", "typer", "prometheus_client"):
+for extra in ("uvloop", "structlog", "rich.live", "typer", "pydantic_core", "prometheus_client"):
     if importlib.util.find_spec(extra.partition(".")[0]):
         importlib.import_module(extra)
 print(enabled() is before)

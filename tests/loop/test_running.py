@@ -28,7 +28,7 @@ def test_run_returns_the_number_of_handlers_it_ran_those_they_posted_included(io
 
 def test_run_waits_for_a_delayed_handler(io_context: atoll.IoContext) -> None:
     ran: list[int] = []
-    io_context.post(ran.append, 1, delay=0.005)
+    io_context.post(ran.append, 1, delay=0.5)
     assert io_context.stats().delayed == 1
     assert io_context.run() == 1
     assert ran == [1]

@@ -171,10 +171,11 @@ def test_stuck_loops_are_shown_with_what_they_run(endpoint: ObserveEndpoint, stu
         for io_context in stuck:
             monitor.watch(io_context)
         status, text = wait_for(
-            lambda: (it := get(endpoint.address, "/livez"))[1].count("\n") == 2 and it, "bad health"
+            lambda: (it := get(endpoint.address, "/readyz"))[1].count(" runs for ") == 2 and it, "bad health"
         )
         assert status == 503
-        for line, name in zip(text.splitlines(), ("first", "second"), strict=True):
+        loops = text.splitlines()[0].removeprefix("[-]loops: ").split(", and ")
+        for line, name in zip(loops, ("first", "second"), strict=True):
             said = rf"loop {name} is unhealthy: a probe has waited \d+\.\d s for its turn; stuck runs for \d+\.\d s"
             assert re.fullmatch(said, line)
         for name in ("first", "second"):
@@ -191,7 +192,7 @@ def test_stuck_loops_are_shown_with_what_they_run(endpoint: ObserveEndpoint, stu
                 assert "_block" in it["stall"]["stack"]
         stalls = top(endpoint.address)["stalls"]
         assert {(each["loop"], each["handler"]) for each in stalls} == {("first", "stuck"), ("second", "stuck")}
-    wait_for(lambda: get(endpoint.address, "/livez")[0] == 200, "nothing said by a monitor that has been stopped")
+    wait_for(lambda: get(endpoint.address, "/readyz")[0] == 200, "nothing said by a monitor that has been stopped")
 
 
 def test_a_loop_whose_health_does_not_count_is_no_reason_to_be_dead(
@@ -202,6 +203,7 @@ def test_a_loop_whose_health_does_not_count_is_no_reason_to_be_dead(
             monitor.watch(io_context, counts_for_health=False)
         wait_for(lambda: not top_of(endpoint.address, "first")["health"]["healthy"], "bad health")
         assert get(endpoint.address, "/livez") == (200, "alive; 2 loops are watched\n")
+        assert get(endpoint.address, "/readyz") == (200, "[+]loops ok\nreadyz check passed\n")
 
 
 def test_loops_of_one_name_are_told_apart(endpoint: ObserveEndpoint) -> None:
@@ -289,7 +291,7 @@ def test_it_answers_another_process_while_all_loops_are_stuck_and_the_gil_is_hel
     status, metrics = get(address, "/metrics")
     assert status == 200
     assert 'atoll_handlers_running{loop="greedy",handler="holds_the_gil"} 1\n' in metrics
-    wait_for(lambda: get(address, "/livez")[0] == 503, "bad health")
+    wait_for(lambda: get(address, "/readyz")[0] == 503, "bad health")
     loops = {each["name"]: each for each in top(address)["loops"]}
     assert loops["greedy"]["running"]["handler"] == first["handler"] == "holds_the_gil"
     assert loops["greedy"]["running"]["age"] > first["age"] > 0.05
@@ -303,7 +305,7 @@ def test_it_answers_another_process_while_all_loops_are_stuck_and_the_gil_is_hel
 def test_a_client_that_looks_for_something_else_is_told_what_there_is(endpoint: ObserveEndpoint) -> None:
     status, text = get(endpoint.address, "/")
     assert status == 404
-    assert all(path in text for path in ("/metrics", "/top", "/livez"))
+    assert all(path in text for path in ("/metrics", "/top", "/livez", "/readyz"))
 
 
 def test_another_sites_page_gets_nothing() -> None:

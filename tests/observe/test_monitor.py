@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
 import functools
 import logging
 import math
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import atoll
+from atoll._core import activate_stack_sampler
 from atoll.errors import LoopRunningError
 from atoll.observe import LoopHealth, LoopMonitor, MonitorOptions, Stall
 
@@ -295,6 +299,20 @@ def test_a_monitor_that_nobody_stopped_does_not_keep_the_interpreter() -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+@LINUX
+@pytest.mark.usefixtures("monitor")
+def test_the_signal_for_a_stack_leaves_errno_as_it_was() -> None:
+    """A loop whose `epoll_wait` is cut short reads it after it has waited for a garbage collection, without a GIL."""
+    libc = ctypes.CDLL(None)
+    libc.__errno_location.restype = ctypes.c_void_p
+    here = ctypes.c_int.from_address(libc.__errno_location())
+    used = activate_stack_sampler(signal.SIGRTMIN + 5)
+    assert used is not None
+    here.value = errno.EINTR
+    signal.pthread_kill(threading.get_ident(), used)
+    assert here.value == errno.EINTR
 
 
 SIGNALS = """

@@ -15,7 +15,7 @@ import atoll
 from atoll.errors import MailboxFull
 from atoll.observe import LagProbe, PrometheusCollector, prometheus_text
 from atoll.observe import _metrics as metrics
-from atoll.observe._calls import call_metrics
+from atoll.observe._calls import all_metrics
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -58,7 +58,7 @@ def test_a_scrape_has_the_metrics_of_the_table(worked: list[atoll.IoContext]) ->
 def test_the_native_text_has_the_metrics_of_the_table(worked: list[atoll.IoContext]) -> None:
     found = families(prometheus_text())
     table: dict[str, tuple[str, str]] = {metric.name: (metric.kind, metric.help) for metric in metrics.METRICS}
-    table |= {metric.name: (metric.kind, metric.help) for metric in call_metrics()}
+    table |= {metric.name: (metric.kind, metric.help) for metric in all_metrics()}
     assert {name: (metric.type, metric.documentation) for name, metric in found.items()} == table
     for metric in metrics.METRICS:
         for sample in found[metric.name].samples:

@@ -1,6 +1,6 @@
-"""A servicer with one method per way of ending a call, served by stock grpc.aio or by Atoll: `behaviours.py KIND LOOP`.
+"""A servicer with one method per way of ending a call, for `behaviours_server.py`.
 
-Prints its port and serves until its stdin ends. `test_like_grpc_aio.py` compares what the clients of both see.
+`test_like_grpc_aio.py` compares what the clients of stock grpc.aio and of Atoll see.
 """
 
 # Handlers take what they don't need.
@@ -8,7 +8,6 @@ Prints its port and serves until its stdin ends. `test_like_grpc_aio.py` compare
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -367,30 +366,3 @@ def handlers() -> dict[str, Any]:
 
 
 OPTIONS = (("grpc.max_receive_message_length", 100_000), ("grpc.max_send_message_length", 200_000))
-
-
-async def main(kind: str) -> None:
-    if kind == "aio":
-        server = grpc.aio.server(options=OPTIONS)
-    else:
-        from atoll import rpc  # noqa: PLC0415 - the stock server's process does without
-
-        server = rpc.server(options=OPTIONS)
-    methods = handlers()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-    server.add_registered_method_handlers(SERVICE, methods)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)  # noqa: T201 - for our parent
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(None)
-
-
-if __name__ == "__main__":
-    _, kind, loop = sys.argv
-    if loop == "uvloop":
-        import uvloop
-
-        uvloop.run(main(kind))
-    else:
-        asyncio.run(main(kind))

@@ -1,7 +1,7 @@
-"""A servicer with one streaming method per way of using a call, served by stock grpc.aio or by Atoll.
+"""A servicer with one streaming method per way of using a call, for `behaviours_server.py`.
 
-`stream_behaviours.py KIND LOOP` prints its port and serves until its stdin ends. `test_streams_like_grpc_aio.py`
-compares what the clients of both see, and what the handlers of both noted.
+`test_streams_like_grpc_aio.py` compares what the clients of stock grpc.aio and of Atoll see, and what the handlers of
+both noted.
 """
 
 # Handlers take what they don't need, and are coroutines and generators without need.
@@ -9,7 +9,6 @@ compares what the clients of both see, and what the handlers of both noted.
 
 import asyncio
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -213,6 +212,8 @@ class UnaryStream:
         """Until it is cancelled."""
         try:
             yield b"first"
+            # One that is cancelled before it gets here is closed, not cancelled.
+            note(context, "waits")
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
             note(context, _name(error), "end")
@@ -582,11 +583,12 @@ class StreamStream:
 
 
 async def _notes(request: bytes, context: Any) -> bytes:  # noqa: ARG001
-    """What the handler of the call with this key has noted until it noted its end."""
-    noted = notes.setdefault(request.decode(), [])
+    """What the handler of the call with this key has noted until it noted its end, or the word after the key."""
+    key, _, awaited = request.decode().partition(" ")
+    noted = notes.setdefault(key, [])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
-            while "end" not in noted:  # noqa: ASYNC110 - a handler may be on any thread
+            while (awaited or "end") not in noted:  # noqa: ASYNC110 - a handler may be on any thread
                 await asyncio.sleep(0.01)
     return _said(*noted)
 
@@ -616,30 +618,3 @@ def handlers() -> dict[str, Any]:
 
 
 OPTIONS = (("grpc.max_receive_message_length", RECEIVE_LIMIT), ("grpc.max_send_message_length", SEND_LIMIT))
-
-
-async def main(kind: str) -> None:
-    if kind == "aio":
-        server = grpc.aio.server(options=OPTIONS)
-    else:
-        from atoll import rpc  # noqa: PLC0415 - the stock server's process does without
-
-        server = rpc.server(options=OPTIONS)
-    methods = handlers()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-    server.add_registered_method_handlers(SERVICE, methods)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)  # noqa: T201 - for our parent
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(None)
-
-
-if __name__ == "__main__":
-    _, kind, loop = sys.argv
-    if loop == "uvloop":
-        import uvloop
-
-        uvloop.run(main(kind))
-    else:
-        asyncio.run(main(kind))

@@ -219,13 +219,13 @@ class ClientProcess:
 
 
 class BehavioursServer:
-    """A process that serves the handlers of a script by stock grpc.aio or by Atoll; in a `with` block, its address."""
+    """A process that serves the handlers of a module by stock grpc.aio or by Atoll; in a `with` block, its address."""
 
-    def __init__(self, script: str, kind: Literal["aio", "atoll"], loop: str) -> None:
+    def __init__(self, module: str, kind: Literal["aio", "atoll"], loop: str) -> None:
         self._kind = kind
         python = CLIENT_PYTHON if kind == "aio" else sys.executable
         self._process = subprocess.Popen(
-            [python, str(HERE / script), kind, loop],
+            [python, str(HERE / "behaviours_server.py"), module, kind, loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -404,5 +404,5 @@ async def test_generated_code_takes_decorated_servicers(client: ClientProcess, n
     async with running(server) as target:
         first = server.stats().methods[0]
         assert (await client.call(target, first.path)).code == grpc.StatusCode.UNIMPLEMENTED.name
-        assert server.stats()[first.path].loop == "module"
+        assert server.stats()[first.path].loops == ("module",)
     assert log.take("Method not implemented!")

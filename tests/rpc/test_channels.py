@@ -8,11 +8,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from tests.rpc.conftest import Log
 from tests.rpc.support import NewLoop, add_methods, path, running
 
 from atoll import IoContext, rpc
 
+# What is tested is grpcio's own channels on the loops of this process.
+pytestmark = pytest.mark.whole_grpcio
 LOOPS = 3
 CALLS = 200
 

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.rpc.support import TIMEOUT, ClientProcess, NewLoop, Placed, add_methods, path, running, until, wait_for
 
 import atoll
 from atoll import rpc
+from atoll.observe import Readiness
 
 CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 QUICK = rpc.HealthOptions(threshold=0.2, interval=0.02, recover_after=2)
 
@@ -107,30 +110,27 @@ asyncio.run(main())
 """
 
 
-async def test_health_is_told_while_one_c_call_holds_the_gil() -> None:
+async def test_health_is_told_while_one_c_call_holds_the_gil(client: ClientProcess) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLDS_THE_GIL, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    port = int(await process.stdout.readline())
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        request = health_pb2.HealthCheckRequest(service="a.Stuck")
-        assert (await check(request, timeout=TIMEOUT)).status == SERVING
-        process.stdin.write(b"hold\n")
-        told = asyncio.ensure_future(process.stdout.readline())
-        answers = 0
-        while not told.done():
-            answers += (await check(request, timeout=TIMEOUT)).status == NOT_SERVING
-            await asyncio.sleep(0.01)
-        held = float(told.result())
-        assert answers > 5, f"while the GIL was held for {held} s"
+    target = f"127.0.0.1:{int(await process.stdout.readline())}"
+    assert await status(client, target, "a.Stuck") == SERVING
+    process.stdin.write(b"hold\n")
+    told = asyncio.ensure_future(process.stdout.readline())
+    answers = 0
+    while not told.done():
+        answers += await status(client, target, "a.Stuck") == NOT_SERVING
+        await asyncio.sleep(0.01)
+    held = float(told.result())
+    assert answers > 5, f"while the GIL was held for {held} s"
     process.stdin.write(b"stop\n")
     await process.wait()
 
 
-async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: NewLoop) -> None:
+async def test_watchers_are_told_of_changes_only_and_last_of_the_end(client: ClientProcess, new_loop: NewLoop) -> None:
     loop = new_loop("stuck")
     let_go = threading.Event()
     server = rpc.server(health=QUICK)
@@ -140,14 +140,13 @@ async def test_watchers_are_told_of_changes_only_and_last_of_the_end(new_loop: N
     seen: dict[str, list[int]] = {"a.Stuck": [], "no.Such": []}
 
     async def watch(service: str) -> str:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                async for response in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=60):
-                    seen[service].append(response.status)
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-        return "OK"
+        stream = client.open(f"127.0.0.1:{port}", WATCH, timeout=60, channel=service)
+        await stream.write(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+        await stream.take("done_writing")
+        # At the end there is a word instead.
+        while isinstance(message := await stream.read(), bytes):
+            seen[service].append(health_pb2.HealthCheckResponse.FromString(message).status)
+        return (await stream.end()).code
 
     watching = [asyncio.ensure_future(watch(service)) for service in seen]
     await until(lambda: all(seen.values()))
@@ -205,6 +204,55 @@ async def test_a_loop_whose_health_does_not_count_leaves_the_whole_serving(
         await comes_to(client, target, "a.Stuck", NOT_SERVING)
         assert await status(client, target, "") == SERVING
         let_go.set()
+
+
+def http(target: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{target}{path}", timeout=TIMEOUT) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def test_the_port_tells_over_http1_what_the_health_service_tells(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
+    loop = new_loop("stuck")
+    let_go = threading.Event()
+    readiness = Readiness()
+    options = rpc.HealthOptions(threshold=0.1, liveness_threshold=0.3, interval=0.02, recover_after=1)
+    server = rpc.server(health=options, readiness=readiness)
+    add_methods(server.on(loop), Answer=nothing, service="a.Stuck")
+    async with running(server) as target:
+
+        async def get(path: str) -> tuple[int, str]:
+            return await asyncio.to_thread(http, target, path)
+
+        readiness.set("store", ok=True)
+        assert await get("/livez") == (200, "ok\n")
+        assert await get("/readyz") == (200, "[+]server ok\n[+]store ok\nreadyz check passed\n")
+        readiness.set("store", ok=False, reason="recovering")
+        assert await get("/readyz") == (503, "[+]server ok\n[-]store: recovering\nreadyz check failed\n")
+        status, body = await get("/readyz?format=json")
+        assert (status, json.loads(body)["conditions"][1]["reason"]) == (503, "recovering")
+        loop.post(wait_for, let_go, name="KvService.Put")
+        await comes_to(client, target, "liveness", NOT_SERVING)
+        status, text = await get("/livez")
+        assert (status, text.startswith("loop stuck has made no progress for ")) == (503, True)
+        assert "KvService.Put runs for " in text
+        assert "[-]server: loop stuck has made no progress for " in (await get("/readyz"))[1]
+        let_go.set()
+        await comes_to(client, target, "liveness", SERVING)
+        assert (await get("/livez"))[0] == 200
+
+
+async def test_the_port_of_a_server_without_health_lives_and_is_ready_while_it_answers() -> None:
+    server = rpc.server()
+    add_methods(server, Answer=nothing)
+    async with running(server) as target:
+        assert await asyncio.to_thread(http, target, "/livez") == (200, "ok\n")
+        expected = "[+]server ok\nreadyz check passed\n"
+        assert await asyncio.to_thread(http, target, "/readyz") == (200, expected)
 
 
 async def test_without_the_switch_there_is_no_health_service(client: ClientProcess) -> None:

@@ -231,8 +231,8 @@ async def test_a_server_counts_its_methods(client: ClientProcess, log: Log) -> N
         with pytest.raises(ValueError, match="window"):
             _ = window - stats
     assert log.take("raised")
-    with pytest.raises(KeyError, match="not running"):
-        _ = server.stats()[path("Answer")]
+    with pytest.raises(KeyError, match="not been started"):
+        _ = rpc.server().stats()[path("Answer")]
 
 
 async def test_calls_are_in_flight_while_they_run(client: ClientProcess) -> None:

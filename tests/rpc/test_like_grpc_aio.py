@@ -73,13 +73,13 @@ DIFFERENT_BY_VERSION = {"DefStopIteration", "Never"}
 
 @pytest.fixture(scope="module")
 def stock() -> Iterator[str]:
-    with BehavioursServer("behaviours.py", "aio", "asyncio") as target:
+    with BehavioursServer("behaviours", "aio", "asyncio") as target:
         yield target
 
 
 @pytest.fixture(scope="module", params=list(LOOPS))
 def ours(request: pytest.FixtureRequest) -> Iterator[str]:
-    with BehavioursServer("behaviours.py", "atoll", request.param) as target:
+    with BehavioursServer("behaviours", "atoll", request.param) as target:
         yield target
 
 

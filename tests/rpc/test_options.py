@@ -3,6 +3,7 @@
 # Handlers take what they don't need.
 # ruff: noqa: ARG001
 
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -124,3 +125,46 @@ def test_without_grpcio_the_factory_says_what_to_install() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "pip install 'atoll[grpc]'; or construct rpc.Server, which does not" in finished.stdout
+
+
+KEEPS_MEMORY = """
+import asyncio, ctypes, sys
+from atoll import rpc
+
+libc = ctypes.CDLL(None)
+
+class Info(ctypes.Structure):  # struct mallinfo2
+    names = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
+
+libc.mallinfo2.restype = Info
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+
+def is_handed_back():
+    "Whether a block of 8 MiB would go back to the system as soon as it is freed: it is a mapping of its own."
+    before = libc.mallinfo2().hblks
+    libc.malloc(8 << 20)
+    return libc.mallinfo2().hblks > before
+
+async def main():
+    server = rpc.server(options=eval(sys.argv[1]))
+    server.add_insecure_port("127.0.0.1:0")
+    print(is_handed_back())
+    await server.start()
+    print(is_handed_back())
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="the C library decides for itself")
+@pytest.mark.parametrize(
+    ("options", "is_handed_back"),
+    [((), ["True", "False"]), ((("atoll.kept_memory_bytes", 0),), ["True", "True"])],
+    ids=["by default", "switched off"],
+)
+def test_memory_of_large_messages_is_kept_unless_said_otherwise(options: Any, is_handed_back: list[str]) -> None:
+    command = [sys.executable, "-c", KEEPS_MEMORY, repr(options)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (finished.stdout.split(), finished.stderr) == (is_handed_back, "")

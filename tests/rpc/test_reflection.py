@@ -9,16 +9,11 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
-from tests.interpreters import HAS_WHOLE_GRPCIO
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped] # for a test only
 from tests.rpc.support import ClientProcess, NewLoop, probe_pb2, probe_pb2_grpc, running, stub_client
 
 from atoll import rpc
 from atoll.rpc import _reflection
-
-if not HAS_WHOLE_GRPCIO:
-    pytest.skip("grpcio-reflection needs grpcio's client", allow_module_level=True)
-
-from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped] # for a test only
 
 PROBE = probe_pb2.DESCRIPTOR.services_by_name["Probe"]
 SERVICES = [
@@ -55,6 +50,7 @@ _add_files()
 BY_REFLECTION = """
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped] # for a test only
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 with grpc.insecure_channel(sys.argv[2]) as channel:

@@ -36,6 +36,8 @@ async def raise_exit(request, context):
     raise SystemExit(7)
 
 async def main():
+    # -X dev has asyncio warn of what takes long, as anything does on a machine that is busy.
+    asyncio.get_running_loop().slow_callback_duration = 60
     server = rpc.server()
     methods = dict(Hold=hold, Exit=raise_exit)
     handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}

@@ -6,6 +6,7 @@ Where the two differ on purpose, a test of its own says how and why.
 import inspect
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,13 +145,13 @@ DIFFERENT: dict[str, tuple[str, tuple[object, str, str], tuple[object, str, str]
 
 @pytest.fixture(scope="module")
 def stock() -> Iterator[str]:
-    with BehavioursServer("stream_behaviours.py", "aio", "asyncio") as target:
+    with BehavioursServer("stream_behaviours", "aio", "asyncio") as target:
         yield target
 
 
 @pytest.fixture(scope="module", params=list(LOOPS))
 def ours(request: pytest.FixtureRequest) -> Iterator[str]:
-    with BehavioursServer("stream_behaviours.py", "atoll", request.param) as target:
+    with BehavioursServer("stream_behaviours", "atoll", request.param) as target:
         yield target
 
 
@@ -160,7 +161,13 @@ _keys = itertools.count()
 def see(client: ClientProcess, target: str, method: str, script: Script, timeout: float = 20) -> Seen:
     key = str(next(_keys))
     stream = client.open(target, f"/{SERVICE}/{method}", metadata=(("key", key),), timeout=timeout)
-    results = [(step[0], stream.step(*step)) for step in script]
+    results: list[tuple[object, Future[Any]]] = []
+    for step, *arguments in script:
+        if step == "when_noted":
+            word = f"{key} {arguments[0]}".encode()
+            client.start(target, f"/{SERVICE}/Notes", word, timeout=20).done.result(30)
+        else:
+            results.append((step, stream.step(step, *arguments)))
     end = stream.step("end")
     replies: list[object] = []
     for step, result in results:
@@ -270,7 +277,7 @@ def test_initial_metadata_comes_before_the_first_message_is_asked_for(
 
 
 CANCELLING: dict[str, Script] = {
-    "UnaryStream.GenWaits": (*ASK, ("read",), ("cancel",)),
+    "UnaryStream.GenWaits": (*ASK, ("read",), ("when_noted", "waits"), ("cancel",)),
     "UnaryStream.GenFloods": (*ASK, ("read",), ("cancel",)),
     "StreamStream.GenCallbackWhenCancelled": (*ONE, ("read",), ("cancel",)),
 }

@@ -62,6 +62,16 @@ def server_credentials_ssl(*credentials: object) -> object:
     return credentials
 
 
+def server_certificate_config_ssl(*configuration: object) -> object:
+    """What grpcio's own server would renew its certificates with."""
+    return configuration
+
+
+def channel_credentials_insecure() -> object:
+    """What a client would be given; grpc.experimental, which grpcio-reflection imports, has one from the start."""
+    return object()
+
+
 class _Absent(type):
     """The type of what is not there: a class to derive from, a list of constants, or something to call."""
 

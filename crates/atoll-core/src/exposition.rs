@@ -13,17 +13,20 @@ use crate::clock;
 use crate::gil_wait;
 use crate::registry::{self, ObservedLoop};
 use crate::stats::{Distribution, EventTracker, HandlerSlot};
+use crate::transport::totals_of_process;
 
 mod calls;
 mod metrics;
+mod servers;
 mod writer;
 
-pub use calls::{CALL_METRICS, CallMetric, methods_of_process};
+pub use calls::{CALL_METRICS, CallMetric};
 use metrics::{
     ACTIVE, DELAYED, ERRORS, EXECUTION, GIL_WAIT, GUARDS, HANDLERS, OLDEST, PROBE, QUEUE, QUEUED,
     REFUSED, RUNNING, TIME, WALL,
 };
 pub use metrics::{BOUNDS, Kind, METRICS, Metric};
+pub use servers::{SERVER_METRICS, ServerMetric};
 use writer::Text;
 
 /// What an HTTP response that carries the text says in its `content-type`.
@@ -79,7 +82,7 @@ impl<'a> LoopView<'a> {
     }
 }
 
-/// The text of all loops of the process that are not closed, and of the calls of its servers. Any thread; waits for no loop and
+/// The text of all loops of the process that are not closed, and of what its servers have counted. Any thread; waits for no loop and
 /// not for the GIL.
 #[must_use]
 pub fn text_of_process() -> String {
@@ -91,9 +94,11 @@ pub fn text_of_process() -> String {
             .map(|observed| LoopView::of(observed.as_ref())),
         &gil_wait::snapshot(),
     );
-    let mut of_calls = Text::default();
-    calls::write(&mut of_calls);
-    all.push_str(&of_calls.written());
+    let totals = totals_of_process();
+    let mut of_servers = Text::default();
+    calls::write(&mut of_servers, &totals.methods);
+    servers::write(&mut of_servers, &totals);
+    all.push_str(&of_servers.written());
     all
 }
 

@@ -13,8 +13,10 @@
 //! * [`native_thread`]: threads that serve the whole process.
 //! * [`overload`]: telling an overloaded queue from a busy one.
 //! * [`probe`]: what measures a loop by waiting for its turn on it.
+//! * [`readiness`]: whether the process is ready for work.
 //! * [`registry`]: all living loops.
 //! * [`stats`]: what a loop records about each handler.
+//! * [`systemd`]: telling systemd how the service is.
 //! * [`timer`]: the native thread behind delayed posts, and clocks that are moved by hand.
 //! * [`transport`]: gRPC over HTTP/2 on native threads.
 //!
@@ -33,9 +35,11 @@ pub mod monitor;
 pub mod native_thread;
 pub mod overload;
 pub mod probe;
+pub mod readiness;
 pub mod registry;
 pub mod stats;
 mod sync;
+pub mod systemd;
 pub mod timer;
 pub mod transport;
 pub mod wake;

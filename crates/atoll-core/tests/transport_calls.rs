@@ -238,7 +238,7 @@ async fn a_status_other_than_ok_drops_the_message_and_ok_needs_one() {
         let pending = client.open(request(HELD), Some(frame(b""))).await;
         let reply = Reply {
             status,
-            message,
+            message: message.map(Into::into),
             trailing_metadata: None,
             initial_metadata: None,
         };

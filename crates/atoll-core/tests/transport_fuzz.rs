@@ -1,8 +1,9 @@
 //! Clients that make things up, for a while: nothing panics, nothing is left over, nothing grows, and a good client is served
 //! throughout.
 //!
-//! `ATOLL_FUZZ_SECONDS` says for how long (20 by default), `ATOLL_FUZZ_SEED` where to begin: the seeds of the scripts that
-//! were being played are printed when the test fails, and the first script of a run is that of its seed.
+//! `ATOLL_FUZZ_SECONDS` says for how long (20 by default), `ATOLL_FUZZ_SEED` where to begin (drawn by default). Where a run
+//! and each of its rounds began is printed, with `--nocapture` or when it fails: a round that begins with the same number has
+//! the same limits and plays the same scripts, as far as its threads take turns alike.
 
 mod transport_support;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_core::transport::{
     Call, Dispatch, FrameLimit, Listener, Received, Reply, Route, Routes, Transport,
@@ -127,6 +128,7 @@ fn some_config(random: &mut Random) -> TransportConfig {
         max_concurrent_streams: random.one_of(&[1, 5, 1000]),
         initial_stream_window: random.one_of(&[1, 1000, 2 << 20]),
         initial_connection_window: random.one_of(&[65_535, 8 << 20]),
+        max_unread_bytes: random.one_of(&[0, 1000, 1 << 20, 64 << 20]),
         request_buffer: random.one_of(&[1, 1000, 1 << 20]),
         reply_buffer: random.one_of(&[1, 1000, 1 << 20]),
         max_pending_resets: random.one_of(&[1, 100]),
@@ -150,9 +152,17 @@ fn some_config(random: &mut Random) -> TransportConfig {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    let value = std::env::var(variable).ok();
-    value.map_or(default, |value| value.parse().expect("a whole number"))
+fn number(variable: &str, default: impl FnOnce() -> u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(value) => value.parse().expect("a whole number"),
+        Err(_) => default(),
+    }
+}
+
+/// Scripts that no other run has played.
+fn fresh_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_micros() as u64
 }
 
 /// Bytes that this process has in memory; zero where that is not told.
@@ -248,7 +258,10 @@ async fn play_round(first: &Arc<AtomicU64>, end: Instant) {
         !PANICKED.load(Ordering::Relaxed),
         "seeds up to {seeds:?}, {config:#?}"
     );
-    println!("seeds {seed} to {seeds:?}: {:?}", transport.stats());
+    println!(
+        "round from seed {seed} to {seeds:?}: {:?}",
+        transport.stats()
+    );
     transport.shutdown(None, Box::new(|| ()));
     transport.join();
     drop(transport);
@@ -263,8 +276,14 @@ async fn clients_that_make_things_up_harm_nobody() {
         PANICKED.store(true, Ordering::Relaxed);
         hook(panic);
     }));
-    let end = Instant::now() + Duration::from_secs(number("ATOLL_FUZZ_SECONDS", 20));
-    let next = Arc::new(AtomicU64::new(number("ATOLL_FUZZ_SEED", 1)));
+    let seconds = number("ATOLL_FUZZ_SECONDS", || 20);
+    let seed = number("ATOLL_FUZZ_SEED", fresh_seed);
+    println!(
+        "{seconds} s from seed {seed}; to play it again: ATOLL_FUZZ_SEED={seed} ATOLL_FUZZ_SECONDS={seconds} \
+         cargo test -p atoll-core --test transport_fuzz -- --nocapture"
+    );
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let next = Arc::new(AtomicU64::new(seed));
     let mut rounds = 0;
     let mut after_warm_up = 0;
     while Instant::now() < end {

@@ -2,18 +2,20 @@
 
 mod transport_support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use atoll_core::clock;
 use atoll_core::transport::broadcast::{Broadcast, Leavers, SlowSubscriber};
 use atoll_core::transport::{
-    Call, CancelReason, Code, Received, Reply, Route, Sent, Status, TransportConfig, frame,
+    Call, CancelReason, Code, Framed, Received, Reply, Route, Sent, Status, TransportConfig, frame,
 };
 use bytes::Bytes;
 use transport_support::frames::{
     DATA, END_STREAM, FrameClient, HEADERS, RST_STREAM, WINDOW_UPDATE,
 };
-use transport_support::{HELD, Pending, Server, builder, request, soon};
+use transport_support::{Client, HELD, Pending, Server, builder, request, soon};
 
 fn both_ways(route: Route) -> Route {
     route.with_streaming(true, true)
@@ -214,6 +216,140 @@ fn a_deadline_resets_a_stream_whose_message_is_cut_and_answers_any_other() {
         assert_eq!(call.send_message(frame(b"late")), Sent::Over);
     }
     assert_eq!(server.transport.calls_in_flight(), 0);
+}
+
+/// The bytes of an uncopied message; says when it is let go of.
+struct Owner(Vec<u8>, Arc<AtomicBool>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+}
+
+fn uncopied(message: Vec<u8>) -> (Framed, Arc<AtomicBool>) {
+    let is_let_go = Arc::new(AtomicBool::new(false));
+    let owner = Owner(message, Arc::clone(&is_let_go));
+    (Framed::uncopied(Bytes::from_owner(owner)), is_let_go)
+}
+
+async fn let_go(is_let_go: &AtomicBool) {
+    soon("the owner's end", async {
+        while !is_let_go.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_uncopied_message_comes_behind_its_prefix_through_any_window_and_is_let_go() {
+    // Windows that cut the prefix, end with it, and cut the rest.
+    for (window, size) in [(1, 100), (3, 100), (5, 100), (6, 100), (65_535, 300_000)] {
+        let mut server = server(TransportConfig::default());
+        let mut settings = h2::client::Builder::new();
+        settings.initial_window_size(window);
+        let mut client = Client::connect(server.port, &settings).await;
+        let pending = client.open(request(HELD), Some(frame(b"go"))).await;
+        let call = server.call().await;
+        let message: Vec<u8> = (0..size).map(|number| number as u8).collect();
+        let (framed, is_let_go) = uncopied(message.clone());
+        call.send_message(frame(b"before"));
+        call.send_message(framed);
+        call.send_message(frame(b"after"));
+        assert!(call.reply(Reply::end()));
+        let answer = pending.answer().await;
+        assert_eq!(answer.status(), 0);
+        let all = [frame(b"before"), frame(&message), frame(b"after")].concat();
+        assert_eq!(answer.body, all, "window {window}");
+        let_go(&is_let_go).await;
+    }
+}
+
+#[tokio::test]
+async fn an_uncopied_unary_reply_comes_whole() {
+    let mut server = Server::start();
+    let mut client = server.client().await;
+    for size in [0, 100, 100_000] {
+        let pending = client.open(request(HELD), Some(frame(b""))).await;
+        let (framed, is_let_go) = uncopied(vec![7; size]);
+        assert!(server.call().await.reply(Reply::ok(framed)));
+        let answer = pending.answer().await;
+        assert_eq!((answer.status(), answer.body), (0, frame(&vec![7; size])));
+        let_go(&is_let_go).await;
+    }
+}
+
+#[tokio::test]
+async fn an_uncopied_message_of_a_client_that_vanishes_is_let_go() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let pending = client.open(request(HELD), Some(frame(b"go"))).await;
+    let call = server.call().await;
+    let (framed, is_let_go) = uncopied(vec![7; 4 << 20]);
+    call.send_message(framed);
+    drop(pending);
+    client.vanish().await;
+    let_go(&is_let_go).await;
+}
+
+#[test]
+fn a_deadline_resets_a_stream_of_which_only_the_prefix_has_been_sent() {
+    let mut server = server(TransportConfig::default());
+    let mut client = FrameClient::connect(server.port, &[(4, 5)]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    client.send_request(1, HELD, END_STREAM, &[("grpc-timeout", "300m")]);
+    let call = runtime.block_on(server.call());
+    let (framed, is_let_go) = uncopied(vec![7; 100_000]);
+    call.send_message(framed);
+    let kinds: Vec<u8> = (0..3).map(|_| client.recv_frame().unwrap().kind).collect();
+    assert_eq!(kinds, [HEADERS, DATA, RST_STREAM]);
+    runtime.block_on(let_go(&is_let_go));
+}
+
+#[tokio::test]
+async fn messages_that_ride_come_in_order_also_when_nobody_lets_them_go() {
+    let mut server = server(TransportConfig::default());
+    let mut client = server.client().await;
+    let pending = client.open(request(HELD), Some(frame(b"go"))).await;
+    let call = server.call().await;
+    let moment = clock::ticks(Duration::from_secs(3600));
+    let mut expected = Vec::new();
+    let mut rode = 0;
+    for number in 0..2000_u32 {
+        let framed = frame(&number.to_be_bytes());
+        expected.extend_from_slice(&framed);
+        let (sent, rides) = call.send_riding(framed.into(), moment);
+        assert_ne!(sent, Sent::Over);
+        rode += u32::from(rides);
+        if number % 500 == 0 {
+            // The connection falls asleep; what comes next does not wake it.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(rode > 0);
+    let (mut body, mut come) = data_of(pending).await;
+    while come.len() < expected.len() {
+        let chunk = soon("data", body.data()).await.unwrap().unwrap();
+        let _ = body.flow_control().release_capacity(chunk.len());
+        come.extend_from_slice(&chunk);
+    }
+    assert_eq!(come, expected);
+    assert!(call.reply(Reply::end()));
+}
+
+async fn data_of(mut pending: Pending) -> (h2::RecvStream, Vec<u8>) {
+    let (body, chunk) = data(&mut pending).await;
+    (body, chunk.to_vec())
 }
 
 #[tokio::test]

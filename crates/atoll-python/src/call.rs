@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use atoll_core::transport::{Call, Code, Encoding, Message, Reply, Status, frame};
+use atoll_core::transport::{Call, Code, Encoding, Framed, Message, Reply, Sent, Status};
 use bytes::Bytes;
 use pyo3::ffi;
 use pyo3::intern;
@@ -18,10 +18,16 @@ use crate::error;
 use crate::handler_steps::{Completion, FirstStep};
 use crate::loop_core::{LoopCore, lock};
 use crate::method::Method;
+use crate::python_bytes::framed;
 use crate::server_call::ServerCall;
+use crate::shared::Shared;
 
 /// Seconds after which the place of a call goes to the next one although its cancelled handler has not seen that.
 const CANCELLATION_PATIENCE: f64 = 1.0;
+
+/// A message may be left for the end of its step while the last one that was sent is younger than this part of the drain
+/// budget: a handler that goes on without a pause wakes the connection ten times in a turn, not for every message.
+const MOMENTS: u64 = 10;
 
 /// The address of a call, which names it while anybody holds it.
 fn key(call: &Arc<Call>) -> usize {
@@ -64,7 +70,7 @@ impl LoopCore {
                 core.handler_ended(slot, start);
                 return Ok(());
             };
-            deserialize(py, method.deserializer.as_ref(), &message)
+            deserialize(py, method.deserializer.as_ref(), message)
         };
         let request = match request {
             Ok(request) => request,
@@ -84,9 +90,8 @@ impl LoopCore {
         if method.compression != Encoding::Identity {
             call.compress(method.compression);
         }
-        if call.is_streaming() {
-            context.get().live_on(slf);
-            lock(&core.streaming).insert(key(&call), context.clone().unbind());
+        if call.is_streaming() && !method.finds_handler {
+            ServerCall::live_on(&context, slf);
         }
         let variables = deadline_variables(slf, &call)?;
         let handle = || call_two(py, &method.handler, &request, context.as_any());
@@ -135,7 +140,7 @@ impl LoopCore {
         slf.get().forget_streaming(context);
         let method = Method::of(call);
         let raised = match outcome {
-            Ok(result) => match reply(py, context, &result) {
+            Ok(result) => match reply(slf, context, &result) {
                 Ok(reply) => {
                     context.send(reply);
                     None
@@ -185,8 +190,48 @@ impl LoopCore {
         drop(task);
     }
 
+    /// Remembers a streaming call whose handler may wait here.
+    pub(crate) fn remember_streaming(&self, context: &Bound<'_, ServerCall>) {
+        if let Some(call) = context.get().attached() {
+            let before = lock(&self.streaming).insert(key(call), context.clone().unbind());
+            drop(before);
+        }
+    }
+
+    /// Sends a message of a streaming reply; in a handler's step it may be left for the end of that, or for the next one that
+    /// the step sends. The loop's thread.
+    pub(crate) fn send_in_step(&self, call: &Arc<Call>, framed: Framed) -> Sent {
+        let moment = if self.open_steps.load(Ordering::Relaxed) == 0 {
+            // Nobody would send what is left.
+            0
+        } else {
+            self.budget / MOMENTS
+        };
+        let (sent, rides) = call.send_riding(framed, moment);
+        if rides {
+            self.has_riding.store(true, Ordering::Relaxed);
+            let mut riding = lock(&self.riding);
+            if !riding.as_ref().is_some_and(|it| Arc::ptr_eq(it, call)) {
+                if let Some(other) = riding.replace(Arc::clone(call)) {
+                    other.let_go();
+                }
+            }
+        }
+        sent
+    }
+
+    /// The step has ended: sends what it has left.
+    #[cold]
+    pub(crate) fn send_riding(&self) {
+        self.has_riding.store(false, Ordering::Relaxed);
+        let riding = lock(&self.riding).take();
+        if let Some(call) = riding {
+            call.let_go();
+        }
+    }
+
     pub(crate) fn forget_streaming(&self, context: &ServerCall) {
-        let call = context.attached().filter(|call| call.is_streaming());
+        let call = context.attached().filter(|_| context.is_streaming());
         let context = call.and_then(|call| lock(&self.streaming).remove(&key(call)));
         drop(context);
     }
@@ -200,7 +245,7 @@ impl LoopCore {
         let Some(context) = context else {
             return Ok(());
         };
-        for waiter in context.get().take_waiters() {
+        for waiter in context.get().take_waiters(slf.get()) {
             let_go_on(py, &waiter)?;
         }
         Ok(())
@@ -325,9 +370,20 @@ pub(crate) fn decompressed(py: Python<'_>, call: &Call, message: Message) -> Opt
 pub(crate) fn deserialize<'py>(
     py: Python<'py>,
     deserializer: Option<&Py<PyAny>>,
-    message: &Bytes,
+    message: Bytes,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = PyBytes::new(py, message).into_any();
+    let bytes = PyBytes::new(py, &message).into_any();
+    // Memory that the handler may need.
+    drop(message);
+    deserialize_bytes(deserializer, bytes)
+}
+
+/// As [`deserialize`], from an object of Python's.
+pub(crate) fn deserialize_bytes<'py>(
+    deserializer: Option<&Py<PyAny>>,
+    bytes: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = bytes.py();
     match deserializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(deserializer) => unsafe {
@@ -341,7 +397,11 @@ pub(crate) fn deserialize<'py>(
 }
 
 /// The reply to a handler's result: the status that it set, or the message that it returned.
-fn reply(py: Python<'_>, context: &ServerCall, result: &Bound<'_, PyAny>) -> PyResult<Reply> {
+fn reply(
+    slf: &Bound<'_, LoopCore>,
+    context: &ServerCall,
+    result: &Bound<'_, PyAny>,
+) -> PyResult<Reply> {
     if let Some(status) = context.status_set() {
         return Ok(Reply::error(status));
     }
@@ -349,16 +409,18 @@ fn reply(py: Python<'_>, context: &ServerCall, result: &Bound<'_, PyAny>) -> PyR
         return Ok(Reply::end());
     }
     let encoding = context.next_encoding()?;
-    serialize(py, context.serializer()?, result, encoding).map(Reply::ok)
+    let (serializer, home) = (context.serializer()?, &slf.get().shared);
+    serialize(slf.py(), serializer, result, encoding, home).map(Reply::ok)
 }
 
-/// A reply message as it is sent, with its prefix.
+/// A reply message as it is sent from the loop `home`.
 pub(crate) fn serialize(
     py: Python<'_>,
     serializer: Option<&Py<PyAny>>,
     message: &Bound<'_, PyAny>,
     encoding: Encoding,
-) -> PyResult<Bytes> {
+    home: &Arc<Shared>,
+) -> PyResult<Framed> {
     let serialized = match serializer {
         // SAFETY: both objects are alive, and the call returns a new reference or sets an exception.
         Some(serializer) => unsafe {
@@ -372,11 +434,11 @@ pub(crate) fn serialize(
     let message = serialized
         .cast::<PyBytes>()
         .map_err(|_| error::reply_is_not_bytes(&serialized, serializer.is_some()))?;
-    let bytes = message.as_bytes();
     Ok(if encoding == Encoding::Identity {
-        frame(bytes)
+        framed(message, home)
     } else {
-        py.detach(|| encoding.frame(bytes))
+        let bytes = message.as_bytes();
+        py.detach(|| encoding.frame(bytes)).into()
     })
 }
 

@@ -79,6 +79,7 @@ impl LoopCore {
         }
         let mailbox = &core.shared.mailbox;
         mailbox.waker().clear();
+        core.shared.drop_leftovers();
         let (items, asyncio_loop) = {
             let mut local = lock(&core.local);
             let asyncio_loop = local

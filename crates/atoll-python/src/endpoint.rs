@@ -1,9 +1,13 @@
 //! `EndpointCore`: the native half of `atoll.observe.ObserveEndpoint`.
 
-use atoll_core::endpoint::{Endpoint, Limits};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::endpoint::{Endpoint, Limits, Settings};
 use pyo3::prelude::*;
 
 use crate::error;
+use crate::readiness::ReadinessCore;
 
 /// A server that tells what the process does, from its construction to `stop()`. Any thread.
 #[pyclass(frozen, module = "atoll._core")]
@@ -13,10 +17,24 @@ pub(crate) struct EndpointCore {
 
 #[pymethods]
 impl EndpointCore {
+    /// `liveness_threshold` in seconds.
     #[new]
-    fn new(py: Python<'_>, address: &str) -> PyResult<Self> {
+    #[pyo3(signature = (address, liveness_threshold, readiness, beyond_loopback))]
+    fn new(
+        py: Python<'_>,
+        address: &str,
+        liveness_threshold: Option<f64>,
+        readiness: Option<&Bound<'_, ReadinessCore>>,
+        beyond_loopback: bool,
+    ) -> PyResult<Self> {
+        let settings = Settings {
+            liveness_threshold: liveness_threshold
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            readiness: readiness.map(|core| Arc::clone(&core.get().readiness)),
+            beyond_loopback,
+        };
         let endpoint = py
-            .detach(|| Endpoint::start(address, Limits::default()))
+            .detach(|| Endpoint::start(address, settings, Limits::default()))
             .map_err(|problem| error::not_bound(&problem))?;
         Ok(Self { endpoint })
     }

@@ -223,6 +223,16 @@ pub(crate) fn ping_timed_out(peer: &str, timeout: f64) -> PyErr {
     ))
 }
 
+/// A streaming call that is answered on one loop can't go on to another.
+pub(crate) fn call_has_moved(home: &str, other: &str) -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err(format!(
+        "the call's messages went to loop {home:?} with the first handler of another loop, and can't go on to loop {other:?}: \
+         have an interceptor ask one handler per streaming call",
+        home = Quoted(home),
+        other = Quoted(other),
+    ))
+}
+
 /// The encoding of a number of `grpc.Compression`.
 pub(crate) fn encoding(number: u8) -> PyResult<Encoding> {
     Encoding::from_u8(number).ok_or_else(|| {

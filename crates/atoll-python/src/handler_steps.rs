@@ -112,6 +112,8 @@ impl HandlerSteps {
             0 => clock::now(),
             begin => begin,
         };
+        let open = core.get().open_steps.load(Ordering::Relaxed);
+        core.get().open_steps.store(open + 1, Ordering::Relaxed);
         let lane = core.get().lane.swap(self.lane as u8, Ordering::Relaxed);
         Step {
             begin,
@@ -131,6 +133,11 @@ impl HandlerSteps {
 
     /// Adds the step, which leaves the loop as it found it.
     fn end_step(&self, core: &LoopCore, step: Step) {
+        let open = core.open_steps.load(Ordering::Relaxed);
+        core.open_steps.store(open - 1, Ordering::Relaxed);
+        if core.has_riding.load(Ordering::Relaxed) {
+            core.send_riding();
+        }
         let end = clock::now();
         core.last_stamp.store(end, Ordering::Relaxed);
         core.lane.store(step.lane, Ordering::Relaxed);

@@ -11,6 +11,7 @@
 //! * [`bound_handler`], [`work_guard`]: the objects that `bind()` and `work_guard()` return.
 //! * [`server_core`], [`method`], [`call`], [`server_call`]: the bridge from the transport to the loops.
 //! * [`connection`]: a client's connection, and pings; [`moment`]: when something came from it.
+//! * [`python_bytes`]: large replies, which are sent from Python's memory.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
 //! * [`store`]: atoll-store, for loops.
@@ -29,6 +30,7 @@ mod authentication;
 mod bound_handler;
 mod broadcast;
 mod call;
+mod call_stream;
 mod certificates;
 mod chaos;
 mod checked_function;
@@ -54,12 +56,15 @@ mod moment;
 mod monitor;
 mod overload;
 mod posting;
+mod python_bytes;
+mod readiness;
 mod server_call;
 mod server_core;
 mod server_limits;
 mod shared;
 mod snapshot;
 mod store;
+mod systemd;
 mod vectorcall;
 mod work_guard;
 
@@ -88,7 +93,7 @@ mod _core {
     #[pymodule_export]
     use crate::endpoint::EndpointCore;
     #[pymodule_export]
-    use crate::exposition::{call_metrics, prometheus_text};
+    use crate::exposition::{call_metrics, prometheus_text, server_metrics};
     #[pymodule_export]
     use crate::gate::Gate;
     #[pymodule_export]
@@ -113,19 +118,27 @@ mod _core {
         end_stack_answers, prepare_stack_sampler, wait_stack_question,
     };
     #[pymodule_export]
+    use crate::readiness::ReadinessCore;
+    #[pymodule_export]
     use crate::server_call::ServerCall;
     #[pymodule_export]
     use crate::server_core::ServerCore;
     #[pymodule_export]
+    use crate::server_limits::default_limits;
+    #[pymodule_export]
     use crate::store::StoreCore;
     #[pymodule_export]
     use crate::store::batch::Batch;
+    #[pymodule_export]
+    use crate::store::files::{StoreReport, check_store, restore_store};
     #[pymodule_export]
     use crate::store::row::{Change, Changes, Committed, Page, Row, StoreStatistics};
     #[pymodule_export]
     use crate::store::snapshot::Snapshot;
     #[pymodule_export]
     use crate::store::subscription::Subscription;
+    #[pymodule_export]
+    use crate::systemd::SystemdCore;
     #[pymodule_export]
     use crate::work_guard::WorkGuard;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::mailbox::{Lane, LaneSettings};
 use atoll_core::registry::ObservedLoop;
-use atoll_core::transport::{Code, Refused, Reply, Status};
+use atoll_core::transport::{Call, Code, Refused, Reply, Status};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -81,6 +81,11 @@ pub(crate) struct LoopCore {
     pub(crate) stop_after: AtomicU64,
     /// Nothing runs any more, whatever a drain has taken out of the mailbox.
     pub(crate) closed: AtomicBool,
+    /// Steps of handlers that are being taken: more than one where a handler runs another inside its own.
+    pub(crate) open_steps: AtomicUsize,
+    /// Whose messages have been left for the end of the step, and whether there is one; the loop's thread only.
+    pub(crate) riding: Mutex<Option<Arc<Call>>>,
+    pub(crate) has_riding: AtomicBool,
     /// The tasks of calls that outlive their first step, by call; the loop's thread only.
     pub(crate) tasks: Mutex<HashMap<usize, Py<PyAny>>>,
     /// The streaming calls whose handlers run, by call; the loop's thread only.
@@ -199,6 +204,9 @@ impl LoopCore {
             until_empty: AtomicBool::new(false),
             stop_after: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            open_steps: AtomicUsize::new(0),
+            riding: Mutex::default(),
+            has_riding: AtomicBool::new(false),
             tasks: Mutex::default(),
             streaming: Mutex::default(),
             last_stamp: AtomicU64::new(0),
@@ -579,8 +587,8 @@ impl LoopCore {
         ))
     }
 
-    /// The `local` lock and the `tasks` lock are held by attached threads only, and never while Python code runs: none of them
-    /// is held while the garbage collector looks, so that giving way to one costs nothing.
+    /// The locks of `local`, `tasks` and `streaming` are held by attached threads only, and never while Python code runs: none of
+    /// them is held while the garbage collector looks, so that giving way to one costs nothing.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.task_type)?;
         visit.call(&self.slots)?;
@@ -593,6 +601,9 @@ impl LoopCore {
         }
         if let Ok(tasks) = self.tasks.try_lock() {
             tasks.values().try_for_each(|task| visit.call(task))?;
+        }
+        if let Ok(streaming) = self.streaming.try_lock() {
+            streaming.values().try_for_each(|it| visit.call(it))?;
         }
         self.callbacks.traverse(visit)?;
         if let Some(completions) = self.completions.get() {
@@ -608,12 +619,13 @@ impl LoopCore {
         }
         let local = std::mem::take(&mut *lock(&self.local));
         let tasks = std::mem::take(&mut *lock(&self.tasks));
+        let streaming = std::mem::take(&mut *lock(&self.streaming));
         let left = self.shared.close();
         self.callbacks.clear();
         if let Some(completions) = self.completions.get() {
             completions.clear();
         }
-        drop((local, tasks, left));
+        drop((local, tasks, streaming, left));
     }
 }
 

@@ -23,6 +23,10 @@ use crate::shared::Shared;
 
 /// A method as Python describes it: `atoll.rpc._method.Method`.
 #[derive(FromPyObject)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub(crate) struct MethodSpec {
     pub(crate) path: String,
     pub(crate) name: String,
@@ -34,6 +38,7 @@ pub(crate) struct MethodSpec {
     is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    finds_handler: bool,
     compression: u8,
     options: OptionsSpec,
 }
@@ -43,7 +48,6 @@ pub(crate) struct MethodSpec {
 struct OptionsSpec {
     gate: Option<Py<Gate>>,
     waits: bool,
-    reads_one_message: bool,
     lane: usize,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
@@ -57,7 +61,6 @@ pub(crate) struct RouteLimits {
     gate: GateOfMethod,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
-    reads_one_message: bool,
 }
 
 impl RouteLimits {
@@ -67,9 +70,6 @@ impl RouteLimits {
         }
         if let Some(size) = self.max_send_message_size {
             route = route.with_max_send_message_size(size);
-        }
-        if self.reads_one_message {
-            route = route.with_one_message();
         }
         route.with_gates([self.gate])
     }
@@ -91,7 +91,6 @@ impl MethodSpec {
             gate: self.gate(),
             max_receive_message_size: self.options.max_receive_message_size,
             max_send_message_size: self.options.max_send_message_size,
-            reads_one_message: self.options.reads_one_message,
         }
     }
 }
@@ -106,6 +105,10 @@ pub(crate) struct SpreadMethodSpec {
 }
 
 /// What the loop needs to run a call of the method; it travels with the route.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub(crate) struct Method {
     pub(crate) slot: SlotIndex,
     pub(crate) handler: Py<PyAny>,
@@ -115,6 +118,8 @@ pub(crate) struct Method {
     pub(crate) is_coroutine: bool,
     pub(crate) request_streaming: bool,
     pub(crate) response_streaming: bool,
+    /// Its handler finds the one that answers, and only then is known whether there are several messages.
+    pub(crate) finds_handler: bool,
     /// How replies are compressed where the handler says nothing else.
     pub(crate) compression: Encoding,
     /// The lane in which its calls wait, and what its handlers post.
@@ -144,6 +149,7 @@ impl Method {
             is_coroutine: spec.is_coroutine,
             request_streaming: spec.request_streaming,
             response_streaming: spec.response_streaming,
+            finds_handler: spec.finds_handler,
             compression: error::encoding(spec.compression)?,
             lane: Lane::ALL[spec.options.lane.min(2)],
             overload,

@@ -3,31 +3,33 @@
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | `call` | the loop, before the handler sees the object | any thread | – (set once) |
-//! | `streaming` | the loop, before the handler sees the object | any thread; its waiters the loop's | a mutex |
+//! | `found` | the loop, before the handler that was found runs | any thread | – (set once) |
+//! | `stream` | the loop, before the handler reads or writes | any thread | see `call_stream.rs` |
 //! | `reply` | the handler, and whatever it hands the context to | the same, and the loop at the end | a mutex |
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use atoll_core::clock;
 use atoll_core::transport::{
-    AuthContext, Call, CancelReason, Code, Encoding, Received, Reply, Sent, Status, TlsPeer,
-    metadata,
+    AuthContext, Call, CancelReason, Code, Encoding, Framed, Received, Reply, Sent, Status,
+    TlsPeer, metadata,
 };
+use bytes::Bytes;
 use http::HeaderMap;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
-use crate::call::{decompressed, deserialize, serialize, undeserializable, unserializable};
+use crate::call::{
+    decompressed, deserialize, deserialize_bytes, serialize, undeserializable, unserializable,
+};
+use crate::call_stream::CallStream;
 use crate::connection::ConnectionCore;
 use crate::loop_core::{LoopCore, lock};
-use crate::method::Method;
-use crate::{current, error, moment};
+use crate::method::{LoopDispatch, Method};
+use crate::{error, moment};
 
 /// A property of the client, with its values.
 type Property<'py> = (&'static str, Vec<Bound<'py, PyBytes>>);
@@ -53,20 +55,9 @@ struct Answer {
 pub(crate) struct ServerCall {
     call: OnceLock<Arc<Call>>,
     answer: Mutex<Answer>,
-    streaming: OnceLock<Box<Streaming>>,
-}
-
-/// What a streaming call has besides.
-struct Streaming {
-    home: Py<LoopCore>,
-    /// Futures of the handler's tasks that wait for messages or room.
-    waiters: Mutex<Vec<Py<PyAny>>>,
     /// Where the method is not known before the call.
-    found: OnceLock<Found>,
-    /// Since when the handler has gone from message to message without waiting; in ticks.
-    turn_began: AtomicU64,
-    /// The handler has been told that its turn is over.
-    pauses: AtomicBool,
+    found: OnceLock<Box<Found>>,
+    stream: OnceLock<Box<CallStream>>,
 }
 
 /// What a handler that was found only when its call had come says of messages.
@@ -76,25 +67,10 @@ struct Found {
     response_streaming: bool,
 }
 
-impl Streaming {
-    /// Messages that are there and room that is there are no reason to keep the loop from others: after the drain budget the
-    /// handler waits for one round.
-    fn turn_is_over(&self) -> bool {
-        let now = clock::now();
-        let began = self.turn_began.load(Ordering::Relaxed);
-        let is_over = now.saturating_sub(began) > self.home.get().budget;
-        if is_over {
-            self.turn_began.store(now, Ordering::Relaxed);
-        }
-        is_over
-    }
-
-    fn check_loop(&self, py: Python<'_>) -> PyResult<()> {
-        let home = self.home.bind(py);
-        if current::check(home)? {
-            return Ok(());
-        }
-        Err(error::call_of_another_loop(&home.get().shared.name))
+impl Found {
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.deserializer)?;
+        visit.call(&self.serializer)
     }
 }
 
@@ -118,28 +94,26 @@ impl ServerCall {
         })
     }
 
-    /// The loop on which the handler of a streaming call waits.
-    pub(crate) fn live_on(&self, home: &Bound<'_, LoopCore>) {
-        let _ = self.streaming.set(Box::new(Streaming {
-            home: home.clone().unbind(),
-            waiters: Mutex::default(),
-            found: OnceLock::new(),
-            turn_began: AtomicU64::new(clock::now()),
-            pauses: AtomicBool::new(false),
-        }));
+    /// The handler of a streaming call waits on `home`, which hears of progress.
+    pub(crate) fn live_on(slf: &Bound<'_, Self>, home: &Bound<'_, LoopCore>) {
+        let set = slf.get().stream.set(Box::new(CallStream::on(home)));
+        if set.is_ok() {
+            home.get().remember_streaming(slf);
+        }
     }
 
-    /// Takes the futures of those who wait for messages or room.
-    pub(crate) fn take_waiters(&self) -> Vec<Py<PyAny>> {
-        let Some(streaming) = self.streaming.get() else {
-            return Vec::new();
-        };
-        streaming.turn_began.store(clock::now(), Ordering::Relaxed);
-        std::mem::take(&mut *lock(&streaming.waiters))
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.stream.get().is_some()
+    }
+
+    /// Takes the futures of those who wait on `core` for messages or room.
+    pub(crate) fn take_waiters(&self, core: &LoopCore) -> Vec<Py<PyAny>> {
+        let stream = self.stream.get();
+        stream.map_or_else(Vec::new, |stream| stream.take_waiters(core))
     }
 
     fn found(&self) -> Option<&Found> {
-        self.streaming.get().and_then(|it| it.found.get())
+        self.found.get().map(|found| &**found)
     }
 
     fn deserializer(&self) -> PyResult<Option<&Py<PyAny>>> {
@@ -175,7 +149,7 @@ impl ServerCall {
                 let Some(message) = decompressed(py, this.call()?, message) else {
                     return Err(Self::over(slf)?);
                 };
-                let message = deserialize(py, this.deserializer()?, &message);
+                let message = deserialize(py, this.deserializer()?, message);
                 message
                     .map(Bound::unbind)
                     .map_err(|raised| this.failed(py, raised, undeserializable()))
@@ -183,20 +157,25 @@ impl ServerCall {
         }
     }
 
-    /// Sends a reply message; whether there is room for another.
-    fn send_message(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Sends a reply message with `send`; whether there is room for another.
+    fn send_message(
+        slf: &Bound<'_, Self>,
+        message: &Bound<'_, PyAny>,
+        home: &LoopCore,
+        send: impl FnOnce(&LoopCore, &Arc<Call>, Framed) -> Sent,
+    ) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         let call = this.call()?;
         if call.is_answered() || !this.response_streaming()? {
             return Err(Self::over(slf)?);
         }
         let encoding = this.next_encoding()?;
-        let framed = serialize(py, this.serializer()?, message, encoding)
+        let framed = serialize(py, this.serializer()?, message, encoding, &home.shared)
             .map_err(|raised| this.failed(py, raised, unserializable()))?;
         if let Err(status) = call.check_size(&framed) {
             return Err(this.failed(py, error::message_too_large(&status.message), status));
         }
-        match call.send_message(framed) {
+        match send(home, call, framed) {
             Sent::Room => Ok(true),
             Sent::Full => Ok(false),
             Sent::Over => Err(Self::over(slf)?),
@@ -329,7 +308,8 @@ impl ServerCall {
         Self {
             call: OnceLock::new(),
             answer: Mutex::default(),
-            streaming: OnceLock::new(),
+            found: OnceLock::new(),
+            stream: OnceLock::new(),
         }
     }
 
@@ -490,10 +470,10 @@ impl ServerCall {
     /// the call's loop.
     fn _receive(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let call = slf.get().call()?;
-        if let Some(streaming) = slf.get().streaming.get() {
-            streaming.check_loop(slf.py())?;
-            if streaming.turn_is_over() {
-                streaming.pauses.store(true, Ordering::Relaxed);
+        if let Some(stream) = slf.get().stream.get() {
+            let home = stream.here(slf.py())?;
+            if home.turn_is_over() {
+                home.pause();
                 return Ok(slf.py().None());
             }
         }
@@ -509,16 +489,21 @@ impl ServerCall {
 
     /// Sends a reply message; whether the handler may go on, or has to wait for room or its turn. On the call's loop.
     fn _send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(streaming) = slf.get().streaming.get() else {
+        let Some(stream) = slf.get().stream.get() else {
             return Err(Self::over(slf)?);
         };
-        streaming.check_loop(slf.py())?;
-        Ok(Self::send_message(slf, message)? && !streaming.turn_is_over())
+        let home = stream.here(slf.py())?;
+        let room = Self::send_message(slf, message, home.core(), LoopCore::send_in_step)?;
+        Ok(room && !home.turn_is_over())
     }
 
     /// Sends a reply message and blocks the thread until there is room for another. Not on the call's loop.
     fn _send_blocking(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        if Self::send_message(slf, message)? {
+        let Some(stream) = slf.get().stream.get() else {
+            return Err(Self::over(slf)?);
+        };
+        let send = |_: &LoopCore, call: &Arc<Call>, framed| call.send_message(framed);
+        if Self::send_message(slf, message, stream.last_core(), send)? {
             return Ok(());
         }
         let call = slf.get().call()?;
@@ -540,40 +525,69 @@ impl ServerCall {
     /// Has `future` get its result when a message may have come, or room; false where there is nothing to wait for but one's
     /// turn. On the call's loop.
     fn _wait(slf: &Bound<'_, Self>, future: Py<PyAny>) -> PyResult<bool> {
-        let py = slf.py();
-        let Some(streaming) = slf.get().streaming.get() else {
+        let Some(stream) = slf.get().stream.get() else {
             return Err(Self::over(slf)?);
         };
-        streaming.check_loop(py)?;
-        if streaming.pauses.swap(false, Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let mut waiters = std::mem::take(&mut *lock(&streaming.waiters));
-        // Whoever has given up waiting would otherwise be kept until there is progress.
-        waiters.retain(|waiter| {
-            let is_done = waiter.call_method0(py, intern!(py, "done"));
-            !is_done.is_ok_and(|it| it.is_truthy(py).unwrap_or(false))
-        });
-        waiters.push(future);
-        *lock(&streaming.waiters) = waiters;
-        Ok(true)
+        Ok(stream.here(slf.py())?.wait(slf.py(), future))
     }
 
-    /// The method of the call is what was found for it, not what the transport knew.
-    #[pyo3(signature = (deserializer, serializer, response_streaming))]
+    /// The method of the call is what was found for it, not what the transport knew. Returns what its handler gets of `request`,
+    /// the bytes of a request that was read before: the message, or None where the handler reads it. On the call's loop.
+    #[pyo3(signature = (io_context, deserializer, serializer, streams, request))]
     fn _found(
-        &self,
+        slf: &Bound<'_, Self>,
+        io_context: &Bound<'_, LoopCore>,
         deserializer: Option<Py<PyAny>>,
         serializer: Option<Py<PyAny>>,
-        response_streaming: bool,
-    ) {
-        if let Some(streaming) = self.streaming.get() {
-            let _ = streaming.found.set(Found {
-                deserializer,
-                serializer,
-                response_streaming,
-            });
+        streams: (bool, bool),
+        request: Option<&Bound<'_, PyBytes>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let (request_streaming, response_streaming) = streams;
+        let _ = this.found.set(Box::new(Found {
+            deserializer,
+            serializer,
+            response_streaming,
+        }));
+        let Some(request) = request else {
+            Self::live_on(slf, io_context);
+            return Ok(py.None());
+        };
+        if request_streaming || response_streaming {
+            Self::live_on(slf, io_context);
         }
+        if request_streaming {
+            let bytes = Bytes::copy_from_slice(request.as_bytes());
+            this.call()?.put_back(bytes);
+            return Ok(py.None());
+        }
+        let message = deserialize_bytes(this.deserializer()?, request.as_any().clone());
+        message
+            .map(Bound::unbind)
+            .map_err(|raised| this.failed(py, raised, undeserializable()))
+    }
+
+    /// The handler runs on `io_context`, which is the caller's loop and not that of the call's path; `alone` unless messages are
+    /// read and written there, too.
+    fn _arrive(
+        slf: &Bound<'_, Self>,
+        io_context: &Bound<'_, LoopCore>,
+        alone: bool,
+    ) -> PyResult<()> {
+        let Some(stream) = slf.get().stream.get() else {
+            return Ok(());
+        };
+        stream.arrive(io_context, alone)?;
+        io_context.get().remember_streaming(slf);
+        let shared = Arc::clone(&io_context.get().shared);
+        let call = slf.get().call()?;
+        call.tell_also(Arc::new(LoopDispatch(shared)), alone);
+        Ok(())
+    }
+
+    /// What arrived on `io_context` has ended there.
+    fn _depart(&self, io_context: &Bound<'_, LoopCore>) {
+        io_context.get().forget_streaming(self);
     }
 
     /// Runs `callback` when the call has ended; false when it has already.
@@ -586,6 +600,12 @@ impl ServerCall {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(found) = self.found.get() {
+            found.traverse(visit)?;
+        }
+        if let Some(stream) = self.stream.get() {
+            stream.traverse(visit)?;
+        }
         // Held by attached threads only, and never while Python code runs: so not while the garbage collector looks.
         match self.answer.try_lock() {
             Ok(answer) => {
@@ -603,6 +623,7 @@ impl ServerCall {
         let callbacks = std::mem::take(&mut answer.callbacks);
         let failure = answer.failure.take();
         drop(answer);
-        drop((callbacks, failure));
+        let waiters = self.stream.get().map(|stream| stream.take_all_waiters());
+        drop((callbacks, failure, waiters));
     }
 }

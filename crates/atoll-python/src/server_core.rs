@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use atoll_core::mailbox::Lane;
 use atoll_core::transport::health::{Health, HealthSettings, ServingStatus};
 use atoll_core::transport::{
-    Chooser, Dispatch, Listener, Offence, Refused, Route, Routes, Transport, TransportConfig,
+    Chooser, Dispatch, Listener, Offence, OffenceNote, Refused, Route, Routes, Transport,
+    TransportConfig, TransportStats,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -20,6 +21,7 @@ use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::method::{LoopDispatch, Method, MethodSpec, SpreadMethodSpec};
 use crate::overload::{OverloadSpec, OverloadWatch};
+use crate::readiness::ReadinessCore;
 use crate::server_limits::ConnectionLimits;
 use crate::shared::Shared;
 
@@ -36,6 +38,7 @@ struct ServerOptions {
     max_waiting_bytes: usize,
     max_waiting_bytes_per_connection: usize,
     share_ports: bool,
+    kept_memory: usize,
     limits: ConnectionLimits,
 }
 
@@ -136,13 +139,75 @@ impl HealthSpec {
 enum Stage {
     Open(Vec<Listener>),
     Started(Arc<Transport>, Option<Arc<Health>>),
-    /// Nothing is kept: the routes refer to servicers, which may refer to the server.
-    Stopped,
+    /// Nothing is kept but figures: the routes refer to servicers, which may refer to the server.
+    Stopped(Box<Figures>),
 }
 
+/// What a server has counted, when it has ended.
+#[derive(Default)]
+struct Figures {
+    methods: Vec<MethodTuple>,
+    stats: TransportStats,
+    notes: Vec<NoteTuple>,
+}
+
+impl Figures {
+    fn of(transport: &Transport) -> Self {
+        Self {
+            methods: Self::methods_of(transport),
+            stats: transport.stats(),
+            notes: Self::notes_of(transport),
+        }
+    }
+
+    fn methods_of(transport: &Transport) -> Vec<MethodTuple> {
+        let tuple = |route: &Arc<Route>| {
+            let stats = route.stats();
+            let methods: Vec<&Method> = route
+                .every_data()
+                .filter_map(|data| data.downcast_ref())
+                .collect();
+            (
+                route.path().to_owned(),
+                methods.iter().map(|it| it.loop_name.clone()).collect(),
+                methods
+                    .first()
+                    .map_or_else(String::new, |it| it.name.clone()),
+                stats.started,
+                stats.finished.to_vec(),
+                stats.refused.to_vec(),
+                stats.overdue,
+                stats.waiting,
+                (stats.bytes_received, stats.bytes_sent),
+            )
+        };
+        transport.routes().iter().map(tuple).collect()
+    }
+
+    fn notes_of(transport: &Transport) -> Vec<NoteTuple> {
+        let tuple = |note: OffenceNote| {
+            let since_1970 = note.at.duration_since(SystemTime::UNIX_EPOCH);
+            (
+                note.offence.name(),
+                note.peer.into(),
+                since_1970.unwrap_or_default().as_secs_f64(),
+                note.repeated,
+            )
+        };
+        transport.offences().into_iter().map(tuple).collect()
+    }
+}
+
+fn counted(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+type Counts = Vec<(&'static str, u64)>;
+type ServerTuple = (usize, u64, Counts, Counts, Counts);
+type NoteTuple = (&'static str, String, f64, u64);
 type MethodTuple = (
     String,
-    String,
+    Vec<String>,
     String,
     u64,
     Vec<u64>,
@@ -165,8 +230,16 @@ pub(crate) struct ServerCore {
 impl ServerCore {
     fn transport(&self) -> Option<Arc<Transport>> {
         match &*lock(&self.stage) {
-            Stage::Open(_) | Stage::Stopped => None,
+            Stage::Open(_) | Stage::Stopped(_) => None,
             Stage::Started(transport, _) => Some(Arc::clone(transport)),
+        }
+    }
+
+    fn transport_stats(&self) -> TransportStats {
+        match &*lock(&self.stage) {
+            Stage::Open(_) => TransportStats::default(),
+            Stage::Started(transport, _) => transport.stats(),
+            Stage::Stopped(figures) => figures.stats,
         }
     }
 }
@@ -174,10 +247,11 @@ impl ServerCore {
 #[pymethods]
 impl ServerCore {
     #[new]
-    #[pyo3(signature = (options, authentication=None))]
+    #[pyo3(signature = (options, authentication=None, readiness=None))]
     fn new(
         options: ServerOptions,
         authentication: Option<&Bound<'_, AuthenticationCore>>,
+        readiness: Option<&Bound<'_, ReadinessCore>>,
     ) -> PyResult<Self> {
         let defaults = TransportConfig::default();
         let config = TransportConfig {
@@ -190,7 +264,9 @@ impl ServerCore {
             max_concurrent_calls: options.max_concurrent_calls,
             max_waiting_bytes: options.max_waiting_bytes,
             max_waiting_bytes_per_connection: options.max_waiting_bytes_per_connection,
+            kept_memory: options.kept_memory,
             authentication: authentication.map(|core| Arc::clone(&core.get().authentication)),
+            readiness: readiness.map(|core| Arc::clone(&core.get().readiness)),
             ..defaults
         };
         let config = options.limits.applied_to(config)?;
@@ -224,7 +300,7 @@ impl ServerCore {
         let port = listener.port().unwrap_or(0);
         match &mut *lock(&self.stage) {
             Stage::Open(listeners) => listeners.push(listener),
-            Stage::Started(..) | Stage::Stopped => return Err(error::server_started()),
+            Stage::Started(..) | Stage::Stopped(_) => return Err(error::server_started()),
         }
         lock(&self.credentials).extend(certificates);
         Ok(port)
@@ -303,11 +379,11 @@ impl ServerCore {
         let transport = {
             let mut stage = lock(&self.stage);
             if let Stage::Open(_) = &*stage {
-                *stage = Stage::Stopped;
+                *stage = Stage::Stopped(Box::default());
             }
             match &*stage {
                 Stage::Started(transport, _) => Some(Arc::clone(transport)),
-                Stage::Open(_) | Stage::Stopped => None,
+                Stage::Open(_) | Stage::Stopped(_) => None,
             }
         };
         let Some(transport) = transport else {
@@ -325,47 +401,28 @@ impl ServerCore {
         if let Some(transport) = self.transport() {
             py.detach(|| transport.join());
         }
-        let before = std::mem::replace(&mut *lock(&self.stage), Stage::Stopped);
+        let mut stage = lock(&self.stage);
+        let figures = match &*stage {
+            Stage::Started(transport, _) => Some(Figures::of(transport)),
+            Stage::Open(_) => Some(Figures::default()),
+            Stage::Stopped(_) => None,
+        };
+        let before = figures
+            .map(|figures| std::mem::replace(&mut *stage, Stage::Stopped(Box::new(figures))));
+        drop(stage);
         let credentials = std::mem::take(&mut *lock(&self.credentials));
         // Not under the locks: whatever is freed with the servicers may come back here.
         drop((before, credentials));
     }
 
-    /// (finished, not TLS, without h2, client certificate refused, failed otherwise) of the TLS handshakes.
-    fn tls_handshakes(&self) -> (u64, u64, u64, u64, u64) {
-        let stats = self.transport().map(|transport| transport.stats());
-        let stats = stats.unwrap_or_default();
-        (
-            stats.tls_handshakes,
-            stats.tls_plaintext,
-            stats.tls_without_http2,
-            stats.tls_client_certificates_refused,
-            stats.tls_handshakes_failed,
-        )
-    }
-
-    /// Of each method (path, loop, name in the loop's statistics, started, finished by code, refused by reason, overdue,
-    /// waiting, bytes received, bytes sent). Nothing before the start, and after the end.
+    /// Of each method (path, loops, name in their statistics, started, finished by code, refused by reason, overdue, waiting,
+    /// bytes received, bytes sent). Nothing before the start; after the end as it was then.
     fn method_stats(&self) -> Vec<MethodTuple> {
-        let Some(transport) = self.transport() else {
-            return Vec::new();
-        };
-        let tuple = |route: &Arc<Route>| {
-            let stats = route.stats();
-            let method: Option<&Method> = route.data().downcast_ref();
-            (
-                route.path().to_owned(),
-                method.map_or_else(String::new, |it| it.loop_name.clone()),
-                method.map_or_else(String::new, |it| it.name.clone()),
-                stats.started,
-                stats.finished.to_vec(),
-                stats.refused.to_vec(),
-                stats.overdue,
-                stats.waiting,
-                (stats.bytes_received, stats.bytes_sent),
-            )
-        };
-        transport.routes().iter().map(tuple).collect()
+        match &*lock(&self.stage) {
+            Stage::Open(_) => Vec::new(),
+            Stage::Started(transport, _) => Figures::methods_of(transport),
+            Stage::Stopped(figures) => figures.methods.clone(),
+        }
     }
 
     /// The reasons for which calls are refused, in the order of `method_stats`.
@@ -374,21 +431,35 @@ impl ServerCore {
         Refused::ALL.map(Refused::name).to_vec()
     }
 
-    /// How often clients did what no well-behaved client does, by name; what never happened is left out.
-    fn offences(&self) -> HashMap<&'static str, u64> {
-        let counts = self.transport().map(|transport| transport.stats().offences);
-        let counts = counts.unwrap_or_default();
-        Offence::ALL
-            .into_iter()
-            .map(|offence| (offence.name(), counts.get(offence)))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+    /// What is counted of the server itself: how many connections are open, how many ended with an error, the requests that
+    /// were refused before their method was known by reason, TLS handshakes by how they ended, and offences, each by name. What
+    /// never happened is left out.
+    fn server_stats(&self) -> ServerTuple {
+        let stats = self.transport_stats();
+        let refused = Refused::ALL.map(Refused::name).into_iter();
+        let offences = Offence::ALL.into_iter();
+        (
+            stats.connections,
+            stats.connection_errors,
+            counted(refused.zip(stats.refused)),
+            counted(stats.tls_outcomes().into_iter()),
+            counted(offences.map(|it| (it.name(), stats.offences.get(it)))),
+        )
+    }
+
+    /// Who of late did what no well-behaved client does, the latest last: (what, the client's address, when in seconds since
+    /// 1970, how many more there were within a second). At most 32.
+    fn offence_notes(&self) -> Vec<NoteTuple> {
+        match &*lock(&self.stage) {
+            Stage::Open(_) => Vec::new(),
+            Stage::Started(transport, _) => Figures::notes_of(transport),
+            Stage::Stopped(figures) => figures.notes.clone(),
+        }
     }
 
     /// (connections open, calls in flight).
     fn counts(&self) -> (usize, usize) {
-        self.transport().map_or((0, 0), |transport| {
-            (transport.connections(), transport.calls_in_flight())
-        })
+        let stats = self.transport_stats();
+        (stats.connections, stats.calls_in_flight)
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     injection: Mutex<Option<Injection>>,
     /// Whose time the delayed handlers wait for; the process's unless given.
     timers: Option<Arc<Timers>>,
+    /// Objects that were let go of without the GIL wait for the loop to drop them.
+    leftovers: AtomicBool,
     /// The process that the loop belongs to.
     generation: u32,
 }
@@ -91,6 +93,7 @@ impl Shared {
             injecting: AtomicBool::new(false),
             injection: Mutex::default(),
             timers,
+            leftovers: AtomicBool::new(false),
             generation: fork::watch(),
         });
         let observed: Weak<Self> = Arc::downgrade(&shared);
@@ -109,6 +112,22 @@ impl Shared {
         // The descriptor is the parent's, too.
         if !self.is_parents() {
             self.mailbox.waker().wake();
+        }
+    }
+
+    /// An object of Python has been dropped by a thread that does not have the GIL; the loop is woken to see to it. Any thread.
+    pub(crate) fn has_leftovers(&self) {
+        if !self.leftovers.swap(true, Ordering::AcqRel) {
+            self.poke();
+        }
+    }
+
+    /// Drops what was let go of without the GIL.
+    #[inline]
+    pub(crate) fn drop_leftovers(&self) {
+        if self.leftovers.load(Ordering::Relaxed) && self.leftovers.swap(false, Ordering::AcqRel) {
+            // Attaching is when PyO3 drops them, also where the thread is attached already.
+            pyo3::Python::attach(|_| ());
         }
     }
 

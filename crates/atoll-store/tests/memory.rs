@@ -407,6 +407,7 @@ fn gated(settings: Settings) -> (Store, Gate, Arc<Mutex<Vec<Vec<Effects>>>>) {
     (store, gate, taken)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it is what an engine answers")]
 fn receipt(revisions: &[Revision]) -> Result<Receipt, CommitError> {
     Ok(Receipt {
         revisions: revisions.to_vec(),

@@ -1,19 +1,20 @@
-"""The calls of servers, for whatever exports loops: their metrics and samples are native. Any thread."""
+"""What servers count, for whatever exports loops: the metrics and their samples are native. Any thread."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from atoll import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
-class CallMetric:
-    """A metric of calls with its samples.
+class ServerMetric:
+    """A metric of servers with its samples.
 
     Attributes:
         name: Its name for Prometheus; a counter's ends in `_total`.
@@ -39,20 +40,42 @@ class CallMetric:
         return "observable counter" if self.kind == "counter" else "observable up-down counter"
 
 
-def call_metrics() -> Iterator[CallMetric]:
-    """The calls of all running servers of the process, as they are now."""
-    for name, kind, text, label, opentelemetry, unit, samples in _core.call_metrics():
-        labels = ("method",) if label is None else ("method", label)
-        values = tuple(((method,) if label is None else (method, value), count) for method, value, count in samples)
-        yield CallMetric(name, kind, text, labels, opentelemetry, unit, values)
+def call_metrics() -> Iterator[ServerMetric]:
+    """The calls of all servers of the process by method, as they are now; what has ended stays counted."""
+    return map(_metric, _core.call_metrics())
+
+
+def server_metrics() -> Iterator[ServerMetric]:
+    """What all servers of the process have counted besides, as it is now."""
+    return map(_metric, _core.server_metrics())
+
+
+def all_metrics() -> Iterator[ServerMetric]:
+    """Both."""
+    return chain(call_metrics(), server_metrics())
+
+
+def _metric(native: tuple[str, str, str, list[str], str, str, list[tuple[list[str], int]]]) -> ServerMetric:
+    name, kind, text, labels, opentelemetry, unit, samples = native
+    values = tuple((tuple(values), count) for values, count in samples)
+    return ServerMetric(name, kind, text, tuple(labels), opentelemetry, unit, values)
 
 
 def call_table() -> str:
-    """The metrics as a table in `docs/metrics.md`."""
+    """The metrics of calls as a table in `docs/metrics.md`."""
+    return _table(call_metrics())
+
+
+def server_table() -> str:
+    """The metrics of servers as a table in `docs/metrics.md`."""
+    return _table(server_metrics())
+
+
+def _table(metrics: Iterable[ServerMetric]) -> str:
     rows = [
-        f"| `{each.name}` | `{each.opentelemetry}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} "
-        f"| {each.help} |"
-        for each in call_metrics()
+        f"| `{each.name}` | `{each.opentelemetry}` | {each.kind} "
+        f"| {', '.join(f'`{label}`' for label in each.labels) or 'none'} | {each.help} |"
+        for each in metrics
     ]
     return "\n".join(
         ["| name | for OpenTelemetry | type | labels | what it is |", "|---|---|---|---|---|", *rows],

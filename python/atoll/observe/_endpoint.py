@@ -18,6 +18,7 @@ from typing import Final, Self
 from atoll._core import EndpointCore
 from atoll.errors import BindError
 from atoll.observe._gil_gauge import hold_shared_gauge, let_go_shared_gauge
+from atoll.observe._readiness import Readiness
 
 OBSERVE_VARIABLE: Final = "ATOLL_OBSERVE"
 
@@ -33,8 +34,7 @@ class ObserveEndpoint:
     """Serves what the process does, to the processes of its own machine: `atoll top`, Prometheus, health checks.
 
     It answers without the GIL and without any loop, so also while all of them are stuck. Paths: `/metrics` (Prometheus
-    text), `/top` (JSON, see `docs/top.md`) and `/livez` (200 while every loop is healthy that counts, else 503 with the
-    names; a `LoopMonitor` says which). It is for reading only.
+    text), `/top` (JSON, see `docs/top.md`), `/livez` and `/readyz` (see `docs/health.md`). It is for reading only.
 
     Over TCP every user of the machine can read it; a Unix socket can be read by the process's own user only.
 
@@ -43,13 +43,36 @@ class ObserveEndpoint:
 
     Args:
         address: Where to listen: `"127.0.0.1:9464"`, `"localhost:0"`, `"[::1]:0"` (0 takes a free port) or
-            `"unix:/run/atoll.sock"`. Nothing but loopback addresses and Unix sockets is accepted.
+            `"unix:/run/atoll.sock"`. Nothing but loopback addresses and Unix sockets is accepted, unless
+            `beyond_loopback` is said.
+        liveness_threshold: Seconds that a loop whose health counts may be without progress before `/livez` fails; it
+            needs a `LoopMonitor`, as a provider has one. None, the default, has `/livez` say that the process lives
+            while it answers, so that state in memory is not thrown away for a slow handler.
+        readiness: The conditions that `/readyz` tells, besides the health of the loops.
+        beyond_loopback: Whether `address` may be any IP address, such as `"0.0.0.0:9464"`, for health checks and
+            Prometheus on other machines; those are not told `/top`.
         gil_gauge: Whether it has a `GilGauge` run as long as it does, for `atoll_gil_wait_seconds`: a thread that asks
             for the GIL ten times a second. Observers share one; a build without a GIL has none.
+
+    Raises:
+        ValueError: When the threshold is not positive.
     """
 
-    def __init__(self, address: str, *, gil_gauge: bool = True) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        liveness_threshold: float | None = None,
+        readiness: Readiness | None = None,
+        beyond_loopback: bool = False,
+        gil_gauge: bool = True,
+    ) -> None:
+        if liveness_threshold is not None and not liveness_threshold > 0:
+            raise ValueError(f"liveness_threshold={liveness_threshold!r} is not a positive number of seconds")
         self._wanted = address
+        self._liveness_threshold = liveness_threshold
+        self._readiness = readiness
+        self._beyond_loopback = beyond_loopback
         self._gil_gauge = gil_gauge
         self._core: EndpointCore | None = None
 
@@ -80,7 +103,7 @@ class ObserveEndpoint:
     def _open(self) -> None:
         """Listens, under `_lock`; ValueError is for what is no address of ours, OSError for one that can't be had."""
         if self._core is None:
-            self._core = EndpointCore(self._wanted)
+            self._core = EndpointCore(self._wanted, self._liveness_threshold, self._readiness, self._beyond_loopback)
             _running.add(self)
             _install_hooks()
 

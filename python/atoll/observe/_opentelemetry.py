@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from atoll.loop import Distribution, LoopStats
 from atoll.observe import _metrics as metrics
 from atoll.observe import _samples as samples
-from atoll.observe._calls import CallMetric, call_metrics
+from atoll.observe._calls import ServerMetric, all_metrics
 from atoll.observe._gil_gauge import gil_waits
 from atoll.observe._sources import Sources
 
@@ -51,8 +51,8 @@ def instrument_opentelemetry(
 
     Args:
         meter_provider: Where the instruments belong; None for the global provider, also when that is set later.
-        io_contexts: The loops to export; None for all that run when somebody collects, and the calls of all servers.
-            They are not kept alive.
+        io_contexts: The loops to export; None for all that run when somebody collects, and what all servers have
+            counted. They are not kept alive.
         quantile_window: How many seconds back the quantiles look, about.
 
     Raises:
@@ -91,18 +91,18 @@ def instrument_opentelemetry(
             unit=instrument.unit,
             description=instrument.metric.help,
         )
-    for metric in call_metrics() if io_contexts is None else ():
+    for metric in all_metrics() if io_contexts is None else ():
 
-        def observe_calls(_options: CallbackOptions, name: str = metric.name) -> list[Observation]:
-            return [Observation(value, attributes) for value, attributes in _call_points(name)]
+        def observe_servers(_options: CallbackOptions, name: str = metric.name) -> list[Observation]:
+            return [Observation(value, attributes) for value, attributes in _server_points(name)]
 
         create[metric.instrument](
-            metric.opentelemetry, callbacks=[observe_calls], unit=metric.unit, description=metric.help
+            metric.opentelemetry, callbacks=[observe_servers], unit=metric.unit, description=metric.help
         )
 
 
-def _call_points(name: str) -> Iterable[_Point]:
-    found: CallMetric = next(metric for metric in call_metrics() if metric.name == name)
+def _server_points(name: str) -> Iterable[_Point]:
+    found: ServerMetric = next(metric for metric in all_metrics() if metric.name == name)
     for labels, value in found.samples:
         yield value, dict(zip(found.labels, labels, strict=True))
 

@@ -8,7 +8,7 @@ from atoll import _core
 from atoll.loop import Distribution
 from atoll.observe import _metrics as metrics
 from atoll.observe import _samples as samples
-from atoll.observe._calls import call_metrics
+from atoll.observe._calls import all_metrics
 from atoll.observe._gil_gauge import gil_waits
 from atoll.observe._sources import Sources
 
@@ -42,8 +42,8 @@ class PrometheusCollector:
     loops are chosen.
 
     Args:
-        io_contexts: The loops to export; None for all that run when a scrape comes, and the calls of all servers. They
-            are not kept alive.
+        io_contexts: The loops to export; None for all that run when a scrape comes, and what all servers have counted.
+            They are not kept alive.
 
     Raises:
         ImportError: Without prometheus_client.
@@ -58,22 +58,22 @@ class PrometheusCollector:
                 "atoll.observe.prometheus_text(), which does not"
             ) from error
         self._sources = Sources(io_contexts)
-        self._has_calls = io_contexts is None
+        self._has_servers = io_contexts is None
 
     def describe(self) -> Iterator[Family]:
         """The metrics without samples: a registry asks for them to find names that are taken."""
         yield from self._families([], Distribution())
-        yield from self._calls(with_samples=False)
+        yield from self._servers(with_samples=False)
 
     def collect(self) -> Iterator[Family]:
         """The metrics with the samples of this moment."""
         yield from self._families(samples.by_name(self._sources.snapshots()), gil_waits()[1])
-        yield from self._calls(with_samples=True)
+        yield from self._servers(with_samples=True)
 
-    def _calls(self, *, with_samples: bool) -> Iterator[Family]:
+    def _servers(self, *, with_samples: bool) -> Iterator[Family]:
         from prometheus_client import core  # noqa: PLC0415 - an extra
 
-        for metric in call_metrics() if self._has_calls else ():
+        for metric in all_metrics() if self._has_servers else ():
             kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)
             for labels, value in metric.samples if with_samples else ():

@@ -21,7 +21,7 @@ from atoll.rpc._overload import Overload
 from atoll.rpc._serve import serve
 from atoll.rpc._server import Server
 from atoll.rpc._spread import by_connection, by_metadata
-from atoll.rpc._stats import MethodStats, ServerStats
+from atoll.rpc._stats import MethodStats, OffenceNote, ServerStats
 from atoll.rpc._status import Compression, StatusCode
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Metadatum",
     "MethodOptions",
     "MethodStats",
+    "OffenceNote",
     "Overload",
     "Server",
     "ServerCertificateConfiguration",

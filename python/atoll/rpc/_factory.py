@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atoll._core import ReadinessCore
 from atoll.errors import PlacementError
 from atoll.rpc._authentication import Authentication
 from atoll.rpc._health import HealthOptions
@@ -32,6 +33,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
     overload: Overload | None = None,
     auth: Authentication | None = None,
     reflection: bool = False,
+    readiness: ReadinessCore | None = None,
 ) -> "GrpcServer":
     """Creates a server: `grpc.aio.server()` with a placement. Needs the extra `grpc`.
 
@@ -52,6 +54,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         overload: What becomes of calls that wait too long; counted only, unless told otherwise. See `Overload`.
         auth: What is asked of every call, before it reaches Python; None for nothing.
         reflection: Whether tools such as grpcurl may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
+        readiness: An `atoll.observe.Readiness`, whose conditions `GET /readyz` over HTTP/1 on the server's ports tells.
 
     Raises:
         ImportError: Without grpcio.
@@ -81,6 +84,7 @@ def server(  # noqa: PLR0917 - the order is grpc.aio.server()'s
         overload=overload,
         auth=auth,
         reflection=reflection,
+        readiness=readiness,
     )
     arguments: dict[str, Any] = {
         "migration_thread_pool": migration_thread_pool,

@@ -1,12 +1,11 @@
 """Generic handlers: those that decide for each call, by its path and metadata, whether they serve it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from atoll.rpc._context import Metadatum, ServicerContext
 from atoll.rpc._method import RpcMethodHandler
-from atoll.rpc._status import StatusCode
 
 
 @dataclass(frozen=True)
@@ -15,6 +14,20 @@ class HandlerCallDetails:
 
     method: str
     invocation_metadata: Sequence[Metadatum]
+
+
+class DetailsOfCall(HandlerCallDetails):
+    """Those of a call, whose metadata is read when somebody asks for it."""
+
+    def __init__(self, context: ServicerContext) -> None:  # the fields are found elsewhere
+        vars(self)["method"] = context._path  # noqa: SLF001 - the native half's
+        vars(self)["_context"] = context
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - only one has a type
+        if name != "invocation_metadata":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        metadata = vars(self)["invocation_metadata"] = vars(self)["_context"].invocation_metadata()
+        return metadata
 
 
 class GenericRpcHandler(Protocol):
@@ -30,20 +43,3 @@ def known_methods(generic: object) -> dict[str, RpcMethodHandler] | None:
         return None
     methods = getattr(generic, "_method_handlers", None)
     return dict(methods) if isinstance(methods, dict) else None
-
-
-def ask_each(
-    handlers: Sequence[GenericRpcHandler],
-    invoke: Callable[[RpcMethodHandler, ServicerContext], Any],
-) -> Callable[[None, ServicerContext], Any]:
-    """A coroutine function that finds the first handler to serve a call and has it answered by `invoke`."""
-
-    async def run(_request: None, context: ServicerContext) -> object:
-        details = HandlerCallDetails(context._path, context.invocation_metadata())  # noqa: SLF001 - the native half's
-        for generic in handlers:
-            handler = generic.service(details)
-            if handler is not None:
-                return await invoke(handler, context)
-        return await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
-
-    return run

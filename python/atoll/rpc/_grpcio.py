@@ -7,6 +7,7 @@ from typing import Any, ClassVar, overload
 import grpc
 import grpc.aio
 
+from atoll._core import ReadinessCore
 from atoll.errors import AbortError
 from atoll.loop import IoContext, IoContextPool
 from atoll.rpc._authentication import Authentication
@@ -98,6 +99,7 @@ def make_server(
     overload: Overload | None,
     auth: Authentication | None,
     reflection: bool,
+    readiness: ReadinessCore | None,
 ) -> GrpcServer:
     """Makes the server of `rpc.server()`, whose docstring has the arguments and errors."""
     for interceptor in interceptors or ():
@@ -120,6 +122,7 @@ def make_server(
         overload=overload,
         auth=auth,
         reflection=reflection,
+        readiness=readiness,
     )
     if handlers:
         made.add_generic_rpc_handlers(handlers)

@@ -5,17 +5,19 @@ is chosen and the request parsed, for unknown methods too, in the handler's task
 called path says on which loop. Servers without interceptors know nothing of all this.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Protocol
 
-from atoll.errors import PlacementError
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext
-from atoll.rpc._generic import HandlerCallDetails
-from atoll.rpc._method import RpcMethodHandler
-from atoll.rpc._registry import Registered, Registry, SpreadRegistered
+from atoll.rpc._generic import DetailsOfCall, GenericRpcHandler, HandlerCallDetails
+from atoll.rpc._kinds import only_request, prepare, runner
+from atoll.rpc._method import Resolved, RpcMethodHandler
+from atoll.rpc._posted import Located, PostedHandler
+from atoll.rpc._spread import Spread
 from atoll.rpc._status import StatusCode
 
 Continuation = Callable[[Any], Awaitable[RpcMethodHandler | None]]
@@ -28,10 +30,6 @@ class Interceptor(Protocol):
         self, continuation: Continuation, handler_call_details: HandlerCallDetails, /
     ) -> RpcMethodHandler | None:
         """Gives the handler of a call: that of `await continuation(handler_call_details)`, or another."""
-
-
-# Answers a call by a handler; the flag says whether a plain function runs on the loop.
-Invoke = Callable[[RpcMethodHandler, ServicerContext, bool], Awaitable[object]]
 
 
 def check_interceptors(interceptors: Sequence[Any]) -> tuple[Interceptor, ...]:
@@ -50,83 +48,116 @@ def check_interceptors(interceptors: Sequence[Any]) -> tuple[Interceptor, ...]:
 
 
 @dataclass(frozen=True)
+class SpreadLocated:
+    """The handlers of a method on several loops, in their order."""
+
+    located: tuple[Located, ...]
+    spread: Spread
+
+
+class KnownHandlers:
+    """The handlers that a server was given, for those who look for one when a call has come.
+
+    Args:
+        generic: Those that decide for each call whether they serve it.
+        home: The loop of what nobody placed, which is theirs.
+        pool: Where plain functions run that are on no loop; None for the loop's default executor.
+        use: Makes a context one of a plain function's.
+    """
+
+    def __init__(
+        self,
+        generic: Sequence[GenericRpcHandler],
+        home: IoContext,
+        pool: Executor | None,
+        use: Callable[[ServicerContext], None],
+    ) -> None:
+        self.by_path: dict[str, Located | SpreadLocated] = {}
+        self.generic = tuple(generic)
+        self.home = home
+        self.pool = pool
+        self.use = use
+
+    def find(self, path: str, context: ServicerContext, details: HandlerCallDetails) -> Located | None:
+        """What serves `path`."""
+        match self.by_path.get(path):
+            case SpreadLocated(located, spread):
+                return located[spread.choose(context)]
+            case None:
+                return self._ask_generic(path, details)
+            case located:
+                return located
+
+    def _ask_generic(self, path: str, details: HandlerCallDetails) -> Located | None:
+        for generic in self.generic:
+            handler = generic.service(details)
+            if handler is not None:
+                made = runner(path, handler, on_loop=False, pool=self.pool)
+                return Located(handler, path.removeprefix("/"), self.home, made, on_loop=False, options=Resolved())
+        return None
+
+
 class Interception:
     """What answers the calls of a server with interceptors that come to one loop by one kind of placement.
 
-    Attributes:
+    Args:
         interceptors: In the order in which they are asked.
-        registry: Where handlers are found.
-        home: The loop of what nobody placed.
+        known: Where handlers are found.
         io_context: The loop on which this runs.
-        on_loop: Whether plain functions run on it; otherwise on the thread pool.
-        invoke: Answers a call by a handler.
+        on_loop: Whether plain functions that an interceptor brings run on it; otherwise on the thread pool.
     """
 
-    interceptors: tuple[Interceptor, ...]
-    registry: Registry
-    home: IoContext
-    io_context: IoContext
-    on_loop: bool
-    invoke: Invoke
+    def __init__(
+        self, interceptors: tuple[Interceptor, ...], known: KnownHandlers, io_context: IoContext, *, on_loop: bool
+    ) -> None:
+        self._interceptors = interceptors
+        self._known = known
+        self._io_context = io_context
+        self._on_loop = on_loop
+        # Of handlers that are kept by the server, so that none has another's id.
+        self._prepared = {
+            id(it.handler): prepare(it.handler, it.made) for it in _all(known) if it.io_context is io_context
+        }
 
-    async def run(self, _request: None, context: ServicerContext) -> object:
+    async def run(self, request: bytes | None, context: ServicerContext) -> object:
         """Answers a call."""
-        details = HandlerCallDetails(context._path, context.invocation_metadata())  # noqa: SLF001 - the native half's
-        handler = await self._ask(0, context, details)
+        handler = await self._ask(0, context, DetailsOfCall(context))
         if handler is None:
             await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
-        return await self.invoke(handler, context, self.on_loop)
+        if isinstance(handler, PostedHandler):
+            return await handler.run(request, context)
+        prepared = self._prepared.get(id(handler))
+        if prepared is None:
+            path = context._path  # noqa: SLF001 - the native half's
+            prepared = prepare(handler, runner(path, handler, on_loop=self._on_loop, pool=self._known.pool))
+        made, deserializer, serializer, streams = prepared
+        if made.takes_sync_context:
+            self._known.use(context)
+        message = context._found(self._io_context, deserializer, serializer, streams, request)  # noqa: SLF001
+        if request is None and not streams[0]:
+            message = await only_request(context)
+        reply = made.run(message, context)
+        return await reply if made.is_coroutine else reply
 
     async def _ask(self, index: int, context: ServicerContext, details: HandlerCallDetails) -> RpcMethodHandler | None:
-        if index == len(self.interceptors):
+        if index == len(self._interceptors):
             return self._find(context, details)
         continuation = partial(self._ask, index + 1, context)
-        return await self.interceptors[index].intercept_service(continuation, details)
+        return await self._interceptors[index].intercept_service(continuation, details)
 
     def _find(self, context: ServicerContext, details: HandlerCallDetails) -> RpcMethodHandler | None:
         """The handler of a path, which an interceptor may have changed."""
-        match self.registry.methods.get(details.method):
-            case Registered(handler, io_context):
-                return self._here(details.method, handler, io_context or self.home)
-            case SpreadRegistered(handlers, spread):
-                index = spread.choose(context)
-                return self._here(details.method, handlers[index], spread.io_contexts[index])
-            case None:
-                found = (generic.service(details) for generic in self.registry.generic)
-                return next((handler for handler in found if handler is not None), None)
-
-    def _here(self, path: str, handler: RpcMethodHandler, io_context: IoContext) -> RpcMethodHandler:
-        """A handler that may be called here; one of another loop is posted there."""
-        if io_context is self.io_context:
-            return handler
-        if handler.request_streaming or handler.response_streaming:
-            raise PlacementError(
-                f"an interceptor on loop {self.io_context.name!r} chose {path}, which lives on loop "
-                f"{io_context.name!r} and streams, and a stream belongs to the loop on which it arrived: "
-                "place both services on one loop"
-            )
-        return cast("RpcMethodHandler", PostedHandler(handler, path, io_context))
+        located = self._known.find(details.method, context, details)
+        if located is None:
+            return None
+        if located.io_context is self._io_context:
+            return located.handler
+        return PostedHandler(located, context, self._io_context, self._known.use)
 
 
-class PostedHandler:
-    """A unary handler of another loop; calling it runs it there."""
-
-    request_streaming = False
-    response_streaming = False
-    unary_stream = stream_unary = stream_stream = None
-
-    def __init__(self, handler: RpcMethodHandler, path: str, io_context: IoContext) -> None:
-        self.request_deserializer = handler.request_deserializer
-        self.response_serializer = handler.response_serializer
-        self._handler = handler
-        self._name = path.rpartition("/")[2]
-        self._io_context = io_context
-
-    async def unary_unary(self, request: object, context: ServicerContext) -> object:
-        """Runs the handler on its loop."""
-        function = self._handler.unary_unary or _no_function
-        return await self._io_context.submit(function, request, context, name=self._name)
-
-
-def _no_function(_request: object, _context: object) -> NoReturn:
-    raise TypeError("the method is registered without a function: register one for its kind of call")
+def _all(known: KnownHandlers) -> Iterator[Located]:
+    for entry in known.by_path.values():
+        if isinstance(entry, SpreadLocated):
+            yield from entry.located
+        else:
+            yield entry

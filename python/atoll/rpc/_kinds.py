@@ -21,11 +21,12 @@ Run = Callable[[Any, Any], Any]
 
 
 class Runner(NamedTuple):
-    """A handler as a loop runs it."""
+    """A handler as a loop runs it; `yields` is for async generators."""
 
     run: Run
     is_coroutine: bool
     takes_sync_context: bool
+    yields: bool = False
 
 
 class RequestIterator:
@@ -100,7 +101,7 @@ def runner(path: str, handler: RpcMethodHandler, *, on_loop: bool, pool: Executo
                 f"{path} answers with one message, and its handler is an async generator: return the message instead "
                 "of yielding it"
             )
-        return Runner(_yielding(function), is_coroutine=True, takes_sync_context=False)
+        return Runner(_yielding(function), is_coroutine=True, takes_sync_context=False, yields=True)
     return Runner(function, is_coroutine=True, takes_sync_context=False)
 
 
@@ -196,16 +197,29 @@ def _in_thread_pool(function: Run, pool: Executor | None) -> Run:
     return run
 
 
-async def run_found(handler: RpcMethodHandler, made: Runner, context: ServicerContext) -> object:
-    """Runs a handler that was found only when its call had come: the transport knows nothing of its kind."""
-    converters = (handler.request_deserializer, handler.response_serializer)
-    context._found(*converters, handler.response_streaming)  # noqa: SLF001 - the native half's
-    request = None if handler.request_streaming else await _only_request(context)
-    reply = made.run(request, context)
-    return await reply if made.is_coroutine else reply
+class Prepared(NamedTuple):
+    """What runs a handler that was found only when its call had come, of whose kind the transport knew nothing.
+
+    Attributes:
+        made: The handler, as a loop runs it.
+        deserializer: From a request's bytes.
+        serializer: To a reply's bytes.
+        streams: Whether the handler reads its requests itself, and whether it sends its replies itself.
+    """
+
+    made: Runner
+    deserializer: Callable[[bytes], Any] | None
+    serializer: Callable[[Any], bytes] | None
+    streams: tuple[bool, bool]
 
 
-async def _only_request(context: ServicerContext) -> object:
+def prepare(handler: RpcMethodHandler, made: Runner) -> Prepared:
+    """What `ServerCall._found` is to be told of a handler."""
+    streams = (bool(handler.request_streaming), bool(handler.response_streaming))
+    return Prepared(made, handler.request_deserializer, handler.response_serializer, streams)
+
+
+async def only_request(context: ServicerContext) -> object:
     """The one message of a unary request."""
     messages = RequestIterator(context)
     try:

@@ -3,8 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from atoll._core import default_limits
+
 _LONGEST: Final = 2**31 - 1  # how grpc writes "never", in milliseconds
 _UNLIMITED: Final = -1
+
+DEFAULTS: Final[dict[str, Any]] = default_limits()
+"""What holds where nothing is said, by the names of the attributes here: the transport's own values."""
 
 _GRPC_PING_STRIKES: Final = 2
 _GRPC_PING_INTERVAL: Final = 300.0
@@ -23,15 +28,20 @@ class FrameLimit:
     interval: float
 
 
+def _frames(name: str) -> FrameLimit:
+    burst, interval = DEFAULTS[name]
+    return FrameLimit(burst=burst, interval=interval)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """Limits of a server's connections; durations are seconds, None is without limit.
+    """Limits of a server's connections; durations are seconds, sizes bytes, None is without limit.
 
     Attributes:
         max_connections: Connections that may be open; more are closed as soon as they are accepted.
         max_connections_per_peer: The same for one client address (of IPv6: one /64 network).
         handshake_timeout: For the first bytes of a connection.
-        body_timeout: For a unary request that is not complete and brings less than 1 KiB.
+        body_timeout: For a message of a request that is not complete and brings less than 1 KiB.
         max_connection_idle: How long a connection without calls is kept.
         max_connection_age: When a connection is asked to go, give or take a tenth.
         max_connection_age_grace: How long its calls may go on then.
@@ -43,26 +53,32 @@ class ConnectionLimits:
         resets: Streams reset within 0.1 s of their opening.
         window_updates: WINDOW_UPDATE frames.
         stray_frames: PRIORITY frames, frames of unknown types, answers to pings.
+        max_pending_resets: Streams opened and reset before they have been looked at.
+        max_stream_errors: Errors on streams in a connection's life.
+        small_frame_overhead: What small DATA frames that nobody has read may cost.
+        max_unread_bytes: What is held for handlers that do not read without counting for the connection's window.
     """
 
-    max_connections: int = 65_536
-    max_connections_per_peer: int | None = None
-    handshake_timeout: float = 20.0
-    body_timeout: float | None = 60.0
-    max_connection_idle: float | None = None
-    max_connection_age: float | None = None
-    max_connection_age_grace: float | None = None
-    keepalive_time: float | None = 7200.0
-    keepalive_timeout: float = 20.0
-    keepalive_without_calls: bool = False
-    pings: FrameLimit = field(default=FrameLimit(burst=100, interval=0.1))
-    settings: FrameLimit = field(default=FrameLimit(burst=100, interval=1.0))
-    resets: FrameLimit = field(default=FrameLimit(burst=1000, interval=0.01))
-    window_updates: FrameLimit = field(default=FrameLimit(burst=10_000, interval=0.001))
-    stray_frames: FrameLimit = field(default=FrameLimit(burst=1000, interval=0.01))
+    max_connections: int = DEFAULTS["max_connections"]
+    max_connections_per_peer: int | None = DEFAULTS["max_connections_per_peer"]
+    handshake_timeout: float = DEFAULTS["handshake_timeout"]
+    body_timeout: float | None = DEFAULTS["body_timeout"]
+    max_connection_idle: float | None = DEFAULTS["max_connection_idle"]
+    max_connection_age: float | None = DEFAULTS["max_connection_age"]
+    max_connection_age_grace: float | None = DEFAULTS["max_connection_age_grace"]
+    keepalive_time: float | None = DEFAULTS["keepalive_time"]
+    keepalive_timeout: float = DEFAULTS["keepalive_timeout"]
+    keepalive_without_calls: bool = DEFAULTS["keepalive_without_calls"]
+    pings: FrameLimit = field(default=_frames("pings"))
+    settings: FrameLimit = field(default=_frames("settings"))
+    resets: FrameLimit = field(default=_frames("resets"))
+    window_updates: FrameLimit = field(default=_frames("window_updates"))
+    stray_frames: FrameLimit = field(default=_frames("stray_frames"))
+    max_pending_resets: int = DEFAULTS["max_pending_resets"]
+    max_stream_errors: int = DEFAULTS["max_stream_errors"]
+    small_frame_overhead: int = DEFAULTS["small_frame_overhead"]
+    max_unread_bytes: int = DEFAULTS["max_unread_bytes"]
 
-
-_DEFAULTS: Final = ConnectionLimits()
 
 # Milliseconds, of which INT_MAX is "never".
 _TIMES: Final = {
@@ -83,6 +99,16 @@ _FRAMES: Final = {
     "atoll.http2.max_resets": "resets",
     "atoll.http2.max_window_updates": "window_updates",
     "atoll.http2.max_stray_frames": "stray_frames",
+}
+# Numbers, with the least that can work.
+_NUMBERS: Final = {
+    "grpc.max_allowed_incoming_connections": ("max_connections", 1),
+    "atoll.max_connections_per_peer": ("max_connections_per_peer", 1),
+    "atoll.max_unread_bytes_per_connection": ("max_unread_bytes", 0),
+    "atoll.http2.max_pending_resets": ("max_pending_resets", 1),
+    "atoll.http2.max_stream_errors": ("max_stream_errors", 1),
+    # Less would close connections of clients that send small messages fast.
+    "atoll.http2.small_frame_overhead": ("small_frame_overhead", 2 * 1024 * 1024),
 }
 _PING_STRIKES: Final = "grpc.http2.max_ping_strikes"
 _PING_INTERVALS: Final = (
@@ -119,10 +145,9 @@ class LimitReader:
             self._ping_interval = whole(name, value, 0) / 1000
         elif name == "grpc.keepalive_permit_without_calls":
             self._values["keepalive_without_calls"] = bool(whole(name, value, 0))
-        elif name == "grpc.max_allowed_incoming_connections":
-            self._values["max_connections"] = whole(name, value, 1)
-        elif name == "atoll.max_connections_per_peer":
-            self._values["max_connections_per_peer"] = whole(name, value, 1)
+        elif name in _NUMBERS:
+            attribute, least = _NUMBERS[name]
+            self._values[attribute] = whole(name, value, least)
         else:
             return False
         return True
@@ -139,7 +164,7 @@ class LimitReader:
         burst = whole(name, value, _UNLIMITED)
         if burst != _UNLIMITED and burst < 2:  # noqa: PLR2004
             raise ValueError(f"{name}={value!r} is not -1 (unlimited) or a number from 2 on")
-        default: FrameLimit = getattr(_DEFAULTS, _FRAMES[name])
+        default = _frames(_FRAMES[name])
         return FrameLimit(burst=None if burst == _UNLIMITED else burst, interval=default.interval)
 
     def _pings_as_in_grpc(self) -> FrameLimit:

@@ -30,7 +30,6 @@ class Resolved:
     Attributes:
         gate: What its calls pass; None where nothing limits them. Methods that share a limit share it.
         waits: Whether calls wait for it, and are not refused.
-        reads_one_message: Whether requests have one message although the handler reads it itself.
         lane: The number of the lane.
         blocking: Whether a plain function runs on the thread pool wherever it is placed.
         max_receive_message_size: The largest request; None is the server's.
@@ -39,7 +38,6 @@ class Resolved:
 
     gate: Gate | None = None
     waits: bool = False
-    reads_one_message: bool = False
     lane: int = 1
     blocking: bool = False
     max_receive_message_size: int | None = None
@@ -61,6 +59,7 @@ class Method:
         is_coroutine: Whether the handler is a coroutine function, which brings its own context variables.
         request_streaming: Whether the handler reads the request's messages itself; it gets None for the request.
         response_streaming: Whether the handler sends the reply's messages itself; what it returns is ignored.
+        finds_handler: Whether the handler finds the one that answers, which says how messages are read and written.
         compression: How replies are compressed where the handler says nothing else: a `Compression`.
         options: What has been set for it.
     """
@@ -75,6 +74,7 @@ class Method:
     is_coroutine: bool
     request_streaming: bool = False
     response_streaming: bool = False
+    finds_handler: bool = False
     compression: int = 0
     options: Resolved = Resolved()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atoll.rpc._limits import ConnectionLimits, LimitReader, whole
+from atoll.rpc._limits import DEFAULTS, ConnectionLimits, LimitReader, whole
 
 _logger = logging.getLogger("atoll.rpc")
 _warned: set[str] = set()
@@ -28,19 +28,21 @@ class ServerOptions:
         max_waiting_bytes: What may wait for methods with `max_active_rpcs`, in bytes.
         max_waiting_bytes_per_connection: The same of one connection.
         share_ports: Whether others that share theirs may listen on the same ports (`SO_REUSEPORT`).
+        kept_memory: Freed memory that each of the C library's heaps keeps for the next messages; 0 changes nothing.
         limits: What connections may ask of the server.
     """
 
     network_threads: int | None = None
-    max_receive_message_size: int | None = 4 * 1024 * 1024
-    max_send_message_size: int | None = None
-    max_concurrent_streams: int = 1000
-    max_header_list_size: int = 16 * 1024
-    initial_stream_window: int = 2 * 1024 * 1024
-    max_concurrent_calls: int | None = None
-    max_waiting_bytes: int = 64 * 1024 * 1024
-    max_waiting_bytes_per_connection: int = 4 * 1024 * 1024
+    max_receive_message_size: int | None = DEFAULTS["max_receive_message_size"]
+    max_send_message_size: int | None = DEFAULTS["max_send_message_size"]
+    max_concurrent_streams: int = DEFAULTS["max_concurrent_streams"]
+    max_header_list_size: int = DEFAULTS["max_header_list_size"]
+    initial_stream_window: int = DEFAULTS["initial_stream_window"]
+    max_concurrent_calls: int | None = DEFAULTS["max_concurrent_calls"]
+    max_waiting_bytes: int = DEFAULTS["max_waiting_bytes"]
+    max_waiting_bytes_per_connection: int = DEFAULTS["max_waiting_bytes_per_connection"]
     share_ports: bool = False
+    kept_memory: int = 32 * 1024 * 1024
     limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
 
@@ -80,6 +82,8 @@ def server_options(  # noqa: C901, PLR0912 - one case per option
                 values["max_waiting_bytes"] = whole(name, value, 0)
             case "atoll.max_waiting_bytes_per_connection":
                 values["max_waiting_bytes_per_connection"] = whole(name, value, 0)
+            case "atoll.kept_memory_bytes":
+                values["kept_memory"] = whole(name, value, 0)
             case "grpc.so_reuseport":
                 values["share_ports"] = bool(whole(name, value, 0, 1))
             case _ if limits.read(name, value):

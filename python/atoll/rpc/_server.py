@@ -8,11 +8,9 @@ import logging
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from atoll._core import ServerCore
+from atoll._core import ReadinessCore, ServerCore
 from atoll.errors import BindError, ServerStateError
 from atoll.loop import IoContext, IoContextPool
 from atoll.rpc._authentication import Authentication
@@ -20,16 +18,16 @@ from atoll.rpc._binding import Binding, PoolBinding
 from atoll.rpc._context import ServicerContext, SyncServicerContext
 from atoll.rpc._credentials import ServerCredentials, certificates_of
 from atoll.rpc._descriptor import check_descriptor
-from atoll.rpc._generic import ask_each
 from atoll.rpc._health import HealthOptions, ServerHealth, health_options
 from atoll.rpc._instrumentation import warn_of_replacement
-from atoll.rpc._interceptors import Interception, check_interceptors
-from atoll.rpc._kinds import run_found, runner
+from atoll.rpc._interceptors import Interception, KnownHandlers, SpreadLocated, check_interceptors
+from atoll.rpc._kinds import runner
 from atoll.rpc._life import Life
-from atoll.rpc._method import Method, RpcMethodHandler
+from atoll.rpc._method import Method, Resolved, RpcMethodHandler
 from atoll.rpc._method_options import MethodOptions, MethodTable
 from atoll.rpc._options import server_options
 from atoll.rpc._overload import Overload
+from atoll.rpc._posted import Located
 from atoll.rpc._registry import Placement, Registered, Registry, SpreadRegistered, started_already
 from atoll.rpc._spread import Key, Spread, SpreadMethod
 from atoll.rpc._stats import ServerStats, server_stats
@@ -59,6 +57,7 @@ class Server:
         overload: What becomes of calls that wait too long; counted only, unless told otherwise.
         auth: What is asked of every call; None for nothing.
         reflection: Whether tools may ask which services there are (`grpc.reflection.v1` and `v1alpha`).
+        readiness: An `atoll.observe.Readiness`, whose conditions `GET /readyz` over HTTP/1 on its ports tells.
 
     Raises:
         ValueError: When an option can't work, or an interceptor is none; the message names it.
@@ -82,13 +81,14 @@ class Server:
         overload: Overload | None = None,
         auth: Authentication | None = None,
         reflection: bool = False,
+        readiness: ReadinessCore | None = None,
     ) -> None:
         """Creates the server; nothing listens yet."""
         self._compression = int(Compression(compression or 0))
         self._placement = placement
         self._thread_pool = migration_thread_pool
         self._interceptors = check_interceptors(interceptors)
-        self._core = ServerCore(server_options(network_threads, options, maximum_concurrent_rpcs), auth)
+        self._core = ServerCore(server_options(network_threads, options, maximum_concurrent_rpcs), auth, readiness)
         self._method_table = MethodTable(method_options)
         self._overload = overload or Overload()
         self._registry = Registry(placement)
@@ -259,13 +259,16 @@ class Server:
         if self._reflection:
             self._add_reflection()
         self._registry.closed = True
-        methods, spread_methods = self._methods(home)
+        known = KnownHandlers(self._registry.generic, home, self._thread_pool, self._make_sync)
+        known.by_path.update(
+            (path, self._locate(path, name, it, home)) for path, name, it in self._registry.named_methods()
+        )
+        methods, spread_methods = self._methods(known)
         fallback = None
-        if self._interceptors:
-            fallback = self._asking_method("*", "(generic)", home, self._intercept(home, home, on_loop=False))
-        elif self._registry.generic:
-            asking = ask_each(tuple(self._registry.generic), partial(self._invoke, on_loop=False))
-            fallback = self._asking_method("*", "(generic)", home, asking)
+        if self._interceptors or known.generic:
+            interception = Interception(self._interceptors, known, home, on_loop=False)
+            options = self._method_table.of_server()
+            fallback = self._asking_method("*", "(generic)", home, interception, options, request_streaming=True)
         everything = [*methods, *(method for spread in spread_methods for method in spread.methods)]
         loops = {home, *(method.io_context for method in everything)}
         counts = getattr(self._placement, "counts_for_health", None)
@@ -291,22 +294,17 @@ class Server:
         for descriptor in versions:
             self._registry.add_service(descriptor, Reflection(descriptor, services, pools), None)
 
-    def _methods(self, home: IoContext) -> tuple[list[Method], list[SpreadMethod]]:
-        methods: list[Method] = []
-        spread_methods: list[SpreadMethod] = []
-        for path, name, registered in self._registry.named_methods():
-            match registered:
-                case Registered(handler, io_context, options):
-                    methods.append(self._method(path, name, handler, io_context, home, options))
-                case SpreadRegistered(handlers, spread, options):
-                    each = [
-                        self._method(path, name, handler, io_context, home, options)
-                        for handler, io_context in zip(handlers, spread.io_contexts, strict=True)
-                    ]
-                    spread_methods.append(SpreadMethod(methods=tuple(each), metadata_key=spread.metadata_key))
-        return methods, spread_methods
+    def _locate(
+        self, path: str, name: str, registered: Registered | SpreadRegistered, home: IoContext
+    ) -> Located | SpreadLocated:
+        bound = registered.options
+        if isinstance(registered, Registered):
+            return self._located(path, name, registered.handler, registered.io_context, home, bound)
+        each = zip(registered.handlers, registered.spread.io_contexts, strict=True)
+        located = tuple(self._located(path, name, handler, where, home, bound) for handler, where in each)
+        return SpreadLocated(located, registered.spread)
 
-    def _method(  # noqa: PLR0917 - a private helper with one caller
+    def _located(  # noqa: PLR0917 - a private helper with one caller
         self,
         path: str,
         name: str,
@@ -314,19 +312,37 @@ class Server:
         placed: IoContext | None,
         home: IoContext,
         bound: MethodOptions | None,
-    ) -> Method:
+    ) -> Located:
         where = placed or home
         options = self._method_table.resolve(handler, bound, where)
         on_loop = placed is not None and not options.blocking
         made = runner(path, handler, on_loop=on_loop, pool=self._thread_pool)
+        return Located(handler, name, where, made, on_loop, options)
+
+    def _methods(self, known: KnownHandlers) -> tuple[list[Method], list[SpreadMethod]]:
+        methods: list[Method] = []
+        spread_methods: list[SpreadMethod] = []
+        for path, entry in known.by_path.items():
+            if isinstance(entry, SpreadLocated):
+                each = tuple(self._method(path, located, known) for located in entry.located)
+                spread_methods.append(SpreadMethod(methods=each, metadata_key=entry.spread.metadata_key))
+            else:
+                methods.append(self._method(path, entry, known))
+        return methods, spread_methods
+
+    def _method(self, path: str, located: Located, known: KnownHandlers) -> Method:
+        handler, made = located.handler, located.made
         if self._interceptors:
-            asking = self._asking_method(path, name, where, self._intercept(home, where, on_loop=on_loop))
-            one = not handler.request_streaming
-            return replace(asking, options=replace(options, reads_one_message=one))
+            where = located.io_context
+            interception = Interception(self._interceptors, known, where, on_loop=located.on_loop)
+            streams = handler.request_streaming
+            return self._asking_method(
+                path, located.name, where, interception, located.options, request_streaming=streams
+            )
         return Method(
             path=path,
-            name=name,
-            io_context=where,
+            name=located.name,
+            io_context=located.io_context,
             handler=made.run,
             deserializer=handler.request_deserializer,
             serializer=handler.response_serializer,
@@ -335,39 +351,45 @@ class Server:
             request_streaming=handler.request_streaming,
             response_streaming=handler.response_streaming,
             compression=self._compression,
-            options=options,
+            options=located.options,
         )
 
-    def _asking_method(self, path: str, name: str, where: IoContext, asking: Callable[..., Any]) -> Method:
-        """A method whose handler is found when a call has come, so nothing is known of its kind."""
+    def _asking_method(
+        self,
+        path: str,
+        name: str,
+        where: IoContext,
+        interception: Interception,
+        options: Resolved,
+        *,
+        request_streaming: bool,
+    ) -> Method:
+        """A method whose handler is found when a call has come, and may be of another kind than the one that is known.
+
+        What the client sends is as its method has it; how it is answered, nobody knows yet.
+        """
         return Method(
             path=path,
             name=name,
             io_context=where,
-            handler=asking,
+            handler=interception.run,
             deserializer=None,
             serializer=None,
             context_type=self._context_type,
             is_coroutine=True,
-            request_streaming=True,
+            request_streaming=request_streaming,
             response_streaming=True,
+            finds_handler=True,
             compression=self._compression,
-            options=self._method_table.of_server(),
+            options=options,
         )
 
-    def _intercept(self, home: IoContext, where: IoContext, *, on_loop: bool) -> Callable[..., Any]:
-        return Interception(self._interceptors, self._registry, home, where, on_loop, self._invoke).run
-
-    async def _invoke(self, handler: RpcMethodHandler, context: ServicerContext, on_loop: bool) -> object:  # noqa: FBT001 - as it is called
-        """Runs the handler of a call that was found only now."""
-        made = runner(context._path, handler, on_loop=on_loop, pool=self._thread_pool)  # noqa: SLF001 - the native half's
-        if made.takes_sync_context:
-            # The context was made before it was known what kind of function would get it.
-            context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
-        return await run_found(handler, made, context)
+    def _make_sync(self, context: ServicerContext) -> None:
+        """The context was made before it was known what kind of function would get it."""
+        context.__class__ = self._sync_context_type  # type: ignore[assignment] # of the same layout
 
     def stats(self) -> ServerStats:
-        """What has been counted of each method since the start; empty before it and after the end. Any thread."""
+        """What has been counted since the start; empty before it, and after the end as it was then. Any thread."""
         return server_stats(self._core)
 
     async def stop(self, grace: float | None) -> None:

@@ -1,6 +1,6 @@
 """A durable, ordered store for modules on loops: tables in memory, a log behind them, one revision for all changes.
 
-    store = atoll.store.Store.in_memory(tables=("kv", "nodes"))
+    store = atoll.store.Store.in_directory("/var/lib/counter", tables=("kv", "nodes"))
     committed = await store.commit(store.batch().put("kv", b"key", b"value"))
     row = store.get("kv", b"key")
 
@@ -14,22 +14,28 @@ from atoll._core import (
     StoreChanges,
     StoreCommitted,
     StorePage,
+    StoreReport,
     StoreRow,
     StoreSnapshot,
     StoreStatistics,
     StoreSubscription,
 )
-from atoll.store._store import Store
+from atoll._core import check_store as check
+from atoll.store._store import Store, StoreBackup, restore
 
 __all__ = [
     "Store",
+    "StoreBackup",
     "StoreBatch",
     "StoreChange",
     "StoreChanges",
     "StoreCommitted",
     "StorePage",
+    "StoreReport",
     "StoreRow",
     "StoreSnapshot",
     "StoreStatistics",
     "StoreSubscription",
+    "check",
+    "restore",
 ]

@@ -1,10 +1,32 @@
-"""`Store`: how a store is opened and closed. What it does is native, see `StoreCore`."""
+"""`Store`: how a store is opened, backed up and closed. What it does otherwise is native, see `StoreCore`."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Self, final
 
-from atoll._core import StoreCore
+from atoll._core import StoreCore, restore_store
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBackup:
+    """What a backup holds, or what a restore has made of it.
+
+    Attributes:
+        generation: Of which store; after a restore the new one.
+        revision: At which revision.
+        rows: How many.
+        bytes: The size of the backup's file; 0 of a restore.
+        replaced: Where the file is now that a restore has found.
+    """
+
+    generation: str
+    revision: int
+    rows: int
+    bytes: int = 0
+    replaced: Path | None = None
 
 
 @final
@@ -24,6 +46,53 @@ class Store(StoreCore):
         """
         return cls(list(tables), generation)
 
+    @classmethod
+    def in_directory(
+        cls, directory: str | PathLike[str], tables: Iterable[str], *, max_bytes: int | None = None
+    ) -> Self:
+        """Opens the store in a directory, or makes one: a SQLite database. Blocks while it loads.
+
+        Args:
+            directory: Where `atoll.db` is, and the lock that keeps others out.
+            tables: Their names, at most 32.
+            max_bytes: How large the database may grow; only the disk bounds it when None.
+
+        Raises:
+            StoreLockedError: Another process has it; the message names it.
+            StoreCorruptError: The file is damaged. Restore a backup.
+            StoreError: Anything else, with the remedy.
+        """
+        return cls(list(tables), None, directory, max_bytes)
+
+    async def backup(
+        self, path: str | PathLike[str], *, progress: Callable[[int, int], object] | None = None
+    ) -> StoreBackup:
+        """Writes all rows at the present revision into a new file, while reading and writing go on.
+
+        Args:
+            path: Must not be there yet.
+            progress: Called on a thread of its own with the rows written and how many there are. What it raises ends the
+                backup, and leaves nothing behind.
+        """
+        return StoreBackup(*await asyncio.to_thread(self.backup_blocking, path, progress))
+
     async def close(self) -> None:
         """Commits what was submitted, closes the engine, and frees the tables. A second call waits, too."""
         await asyncio.to_thread(self.close_blocking)
+
+
+def restore(source: str | PathLike[str], directory: str | PathLike[str], *, force: bool = False) -> StoreBackup:
+    """Makes a store of a backup, which is checked first. It is of a new generation, so that no watch resumes in it. Blocks.
+
+    Args:
+        source: The backup.
+        directory: Where the store is to be; empty, or with `force` one that has a store, whose file is kept beside the new one.
+        force: See `directory`.
+
+    Raises:
+        StoreCorruptError: The backup is damaged.
+        StoreLockedError: A server runs on the directory.
+        StoreError: Anything else, with the remedy.
+    """
+    generation, revision, rows, replaced = restore_store(source, directory, force)
+    return StoreBackup(generation, revision, rows, replaced=replaced)

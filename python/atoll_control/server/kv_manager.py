@@ -1,31 +1,41 @@
-"""`KvManager`: the key-value store, in memory.
+"""`KvManager`: the key-value store.
 
-Owns all namespaces. Only its own loop enters it, so it has no locks, and each call is one change: no method here awaits
-between reading and writing.
+Owns the table `kv`, whose rows are named by namespace and key. Only its own loop enters it. Reads are answered from memory at
+once; a change is one batch with the checks that it needs, so that nothing is awaited between looking and changing: who
+decides is the store, in one order for everybody.
 
-Each namespace keeps its keys sorted beside the dictionary of values, so that listing a page costs what the page holds
-and not what the namespace holds.
+What a key vanishes with is the row's owner: a lease, of which a TTL is a private one, or an incarnation of a node.
 """
 
 from __future__ import annotations
 
-import bisect
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
 
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.server import validation
-from atoll_control.server.validation import first_problem, size_problem, text_problem
+from atoll.errors import StoreError
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
+from atoll_control.server import rules
+from atoll_control.server.lease_manager import TABLE as LEASES
+from atoll_control.server.lease_manager import lease_key
+from atoll_control.server.owners import lease_of, lease_owner, node_of, node_owner
+from atoll_control.server.store_status import status_of
+from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
-MAX_NAMESPACE_BYTES: Final = 256
-MAX_KEY_BYTES: Final = 1024
-MAX_VALUE_BYTES: Final = 1 << 20
+if TYPE_CHECKING:
+    from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow
+    from atoll_control.server.lease_manager import LeaseManager
 
-# What a key costs beside the bytes of key and value: dictionary slot, list slot and objects, roughly, on CPython.
+TABLE: Final = "kv"
+NODES: Final = "nodes"
+# What a key costs beside the bytes of key and value, roughly.
 ENTRY_OVERHEAD_BYTES: Final = 256
+# How much may be written before the store is asked anew how much it holds.
+_USAGE_STEP_BYTES: Final = 1 << 20
+# How often a change that looks first is tried again when what it saw has changed meanwhile.
+_MAX_ATTEMPTS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,60 +54,52 @@ class KvSettings:
             raise ValueError(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    value: bytes
-    revision: int
-
-
 @dataclass(slots=True)
-class _Namespace:
-    entries: dict[bytes, _Entry] = field(default_factory=dict)
-    sorted_keys: list[bytes] = field(default_factory=list)
+class _Plan:
+    """A change that is being put together.
+
+    Attributes:
+        batch: what is to be committed.
+        missing: by the number of a check what is missing when it does not hold.
+        private_leases: those that the batch makes, with their time in seconds.
+        checks: how many the batch has.
+    """
+
+    batch: StoreBatch
+    missing: dict[int, str]
+    private_leases: list[tuple[int, float]]
+    checks: int = 0
+    operations: int = 0
+
+
+class Problem(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """A call can't be done."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        """Takes what the caller is told."""
+        super().__init__(text)
+        self.code = code
 
 
 class KvManager(kv_pb2_grpc.KvServiceServicer):
     """The module behind `KvService`. See this file's first lines for its rules."""
 
-    def __init__(self, settings: KvSettings | None = None) -> None:
-        """Makes an empty store."""
-        self._settings = settings or KvSettings()
-        self._namespaces: dict[str, _Namespace] = {}
-        self._revision = 0
-        self._total_bytes = 0
+    def __init__(self, store: Store, leases: LeaseManager, settings: KvSettings | None = None) -> None:
+        """Works on what the store holds.
 
-    async def Put(
-        self,
-        request: kv_pb2.PutRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
-    ) -> kv_pb2.PutResponse:
-        """Stores a value."""
-        problem = first_problem(
-            _address_problem(request.namespace, request.key),
-            size_problem("value", len(request.value), MAX_VALUE_BYTES),
-        )
-        if problem is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        namespace = self._namespaces.get(request.namespace)
-        entry = None if namespace is None else namespace.entries.get(request.key)
-        if entry is not None and not request.overwrite:
-            return kv_pb2.PutResponse(added=False, revision=entry.revision)
-        growth = len(request.value)
-        growth += _entry_bytes(request.key) if entry is None else -len(entry.value)
-        if growth > 0 and self._total_bytes + growth > self._settings.max_total_bytes:
-            full = (
-                f"the store is full: it holds {self._total_bytes:,} of at most {self._settings.max_total_bytes:,} "
-                f"bytes and this call would add {growth:,}; delete keys, or raise the limit"
-            )
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
-        if namespace is None:
-            namespace = self._namespaces[request.namespace] = _Namespace()
-        if entry is None:
-            bisect.insort(namespace.sorted_keys, request.key)
-        self._revision += 1
-        self._total_bytes += growth
-        namespace.entries[request.key] = _Entry(request.value, self._revision)
-        return kv_pb2.PutResponse(added=entry is None, revision=self._revision)
+        Args:
+            store: with the tables `kv`, `leases` and `nodes`.
+            leases: on the same loop.
+            settings: how much is stored.
+        """
+        self._store = store
+        self._leases = leases
+        self._settings = settings or KvSettings()
+        self._used = 0
+        self._used_since = 0
+        self._look_at_usage()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     async def Get(
         self,
@@ -105,78 +107,427 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.GetRequest, kv_pb2.GetResponse],
     ) -> kv_pb2.GetResponse:
         """Reads a value."""
-        if (problem := _address_problem(request.namespace, request.key)) is not None:
+        if (problem := rules.problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        namespace = self._namespaces.get(request.namespace)
-        entry = None if namespace is None else namespace.entries.get(request.key)
-        if entry is None:
+        try:
+            row = self._store.get(TABLE, row_key(request.namespace, request.key))
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        if row is None:
             missing = f"namespace {request.namespace!r} has no key {request.key!r}"
             await context.abort(grpc.StatusCode.NOT_FOUND, missing)
-        return kv_pb2.GetResponse(value=entry.value, revision=entry.revision)
+        response = kv_pb2.GetResponse(
+            value=row.value, revision=row.revision, create_revision=row.created, version=row.version
+        )
+        if owner := row.owner:
+            response.lease_id = self._shown_lease(owner)
+            response.node_id, response.incarnation = node_of(owner)
+        return response
 
-    async def Delete(
+    async def MultiGet(
         self,
-        request: kv_pb2.DeleteRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
-    ) -> kv_pb2.DeleteResponse:
-        """Removes a key."""
-        if (problem := _address_problem(request.namespace, request.key)) is not None:
+        request: kv_pb2.MultiGetRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.MultiGetRequest, kv_pb2.MultiGetResponse],
+    ) -> kv_pb2.MultiGetResponse:
+        """Reads several values at one revision."""
+        if (problem := rules.problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        namespace = self._namespaces.get(request.namespace)
-        entry = None if namespace is None else namespace.entries.pop(request.key, None)
-        if namespace is None or entry is None:
-            return kv_pb2.DeleteResponse(deleted=False, revision=self._revision)
-        del namespace.sorted_keys[bisect.bisect_left(namespace.sorted_keys, request.key)]
-        if not namespace.entries:
-            del self._namespaces[request.namespace]
-        self._revision += 1
-        self._total_bytes -= _entry_bytes(request.key) + len(entry.value)
-        return kv_pb2.DeleteResponse(deleted=True, revision=self._revision)
+        try:
+            keys = [row_key(request.namespace, key) for key in request.keys]
+            revision = self._store.revision
+            rows = self._store.get_many(TABLE, keys)
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        response = kv_pb2.MultiGetResponse(revision=revision)
+        size = 0
+        for row in rows:
+            if row is not None:
+                entry = self._entry(request.namespace, row)
+                size += entry.ByteSize()
+                if response.entries and size > MAX_PAGE_BYTES:
+                    break
+                response.entries.append(entry)
+            response.looked_at += 1
+        return response
+
+    async def Exists(
+        self,
+        request: kv_pb2.ExistsRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ExistsRequest, kv_pb2.ExistsResponse],
+    ) -> kv_pb2.ExistsResponse:
+        """Whether a key is there."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            row = self._store.get(TABLE, row_key(request.namespace, request.key))
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        return kv_pb2.ExistsResponse(exists=row is not None, revision=0 if row is None else row.revision)
 
     async def Keys(
         self,
         request: kv_pb2.KeysRequest,
         context: grpc.aio.ServicerContext[kv_pb2.KeysRequest, kv_pb2.KeysResponse],
     ) -> kv_pb2.KeysResponse:
-        """Lists keys by prefix, a page at a time."""
-        problem = first_problem(
-            text_problem("namespace", request.namespace, MAX_NAMESPACE_BYTES),
-            size_problem("prefix", len(request.prefix), MAX_KEY_BYTES),
-            size_problem("start_after", len(request.start_after), MAX_KEY_BYTES),
-            validation.limit_problem(request.limit),
-        )
-        if problem is not None:
+        """Lists keys."""
+        if (problem := rules.problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        namespace = self._namespaces.get(request.namespace)
-        if namespace is None:
-            return kv_pb2.KeysResponse(revision=self._revision)
-        limit = request.limit or validation.DEFAULT_PAGE
-        keys = namespace.sorted_keys
-        begin = bisect.bisect_left(keys, request.prefix)
-        if request.start_after:
-            begin = max(begin, bisect.bisect_right(keys, request.start_after))
-        page: list[bytes] = []
+        try:
+            rows, more, revision = self._page(request)
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        cut = len(row_key(request.namespace, b""))
+        keys: list[bytes] = []
         size = 0
-        more = False
-        for position in range(begin, len(keys)):
-            key = keys[position]
-            if not key.startswith(request.prefix):
-                break
-            if len(page) == limit or size >= validation.MAX_PAGE_BYTES:
+        for row in rows:
+            if size >= MAX_PAGE_BYTES:
                 more = True
                 break
-            page.append(key)
-            size += len(key)
-        return kv_pb2.KeysResponse(keys=page, more=more, revision=self._revision)
+            keys.append(row.key[cut:])
+            size += len(keys[-1])
+        return kv_pb2.KeysResponse(keys=keys, more=more, revision=revision)
+
+    async def Scan(
+        self,
+        request: kv_pb2.ScanRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ScanRequest, kv_pb2.ScanResponse],
+    ) -> kv_pb2.ScanResponse:
+        """Lists keys with their values."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            rows, more, revision = self._page(request)
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        response = kv_pb2.ScanResponse(more=more, revision=revision)
+        size = 0
+        for row in rows:
+            entry = self._entry(request.namespace, row)
+            size += entry.ByteSize()
+            if response.entries and size > MAX_PAGE_BYTES:
+                response.more = True
+                break
+            response.entries.append(entry)
+        return response
+
+    async def ListNamespaces(
+        self,
+        request: kv_pb2.ListNamespacesRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ListNamespacesRequest, kv_pb2.ListNamespacesResponse],
+    ) -> kv_pb2.ListNamespacesResponse:
+        """Lists the namespaces that have keys, one look per namespace."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        limit = request.limit or DEFAULT_PAGE
+        found: list[str] = []
+        start = _after_namespace(request.start_after) if request.start_after else b""
+        try:
+            while rows := self._store.scan(TABLE, start, limit=1).rows:
+                if len(found) == limit:
+                    return kv_pb2.ListNamespacesResponse(namespaces=found, more=True)
+                found.append(address_of(rows[0].key)[0])
+                start = _after_namespace(found[-1])
+        except StoreError as refused:
+            await _abort(context, refused)
+        return kv_pb2.ListNamespacesResponse(namespaces=found)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    async def Put(
+        self,
+        request: kv_pb2.PutRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
+    ) -> kv_pb2.PutResponse:
+        """Stores a value."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            self._check_room(request)
+            for _ in range(_MAX_ATTEMPTS):
+                plan = self._new_plan()
+                condition = self._add_condition(plan, request)
+                self._add_put(plan, request)
+                committed = await self._commit(plan)
+                if committed.applied:
+                    break
+                if committed.failed_check == condition:
+                    # Whoever may not overwrite is told what is there.
+                    found = committed.found
+                    return kv_pb2.PutResponse(revision=0 if found is None else found.revision)
+            else:
+                raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        before = committed.previous[plan.operations - 1]
+        response = kv_pb2.PutResponse(added=before is None, revision=committed.revision, applied=True)
+        if request.return_previous and before is not None:
+            response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
+        return response
+
+    async def Delete(
+        self,
+        request: kv_pb2.DeleteRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
+    ) -> kv_pb2.DeleteResponse:
+        """Removes keys."""
+        if (problem := rules.problem(request) or _delete_problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            plan = self._new_plan()
+            if request.HasField("expected_revision"):
+                key = row_key(request.namespace, request.key)
+                plan.batch.check_revision(TABLE, key, request.expected_revision)
+                plan.checks += 1
+            self._add_delete(plan, request)
+            committed = await self._commit(plan)
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+        if not committed.applied:
+            return kv_pb2.DeleteResponse(revision=committed.revision)
+        count = committed.deleted[plan.operations - 1]
+        response = kv_pb2.DeleteResponse(deleted=count > 0, revision=committed.revision, count=count)
+        before = committed.previous[plan.operations - 1]
+        if request.return_previous and before is not None:
+            response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
+        return response
+
+    async def Transact(
+        self,
+        request: kv_pb2.TransactRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.TransactRequest, kv_pb2.TransactResponse],
+    ) -> kv_pb2.TransactResponse:
+        """Does several operations, or none."""
+        if (problem := rules.problem(request) or _transact_problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            for _ in range(_MAX_ATTEMPTS):
+                plan = self._new_plan()
+                for check in request.checks:
+                    key = row_key(check.namespace, check.key)
+                    if check.exists:
+                        plan.batch.check_exists(TABLE, key)
+                    else:
+                        plan.batch.check_revision(TABLE, key, check.revision)
+                    plan.checks += 1
+                for operation in request.operations:
+                    if operation.HasField("put"):
+                        self._check_room(operation.put)
+                        self._add_put(plan, operation.put)
+                    else:
+                        self._add_delete(plan, operation.delete)
+                committed = await self._commit(plan)
+                failed = committed.failed_check
+                if failed is None:
+                    return kv_pb2.TransactResponse(applied=True, revision=committed.revision)
+                if failed < len(request.checks):
+                    return self._failed(request.checks[failed], failed, committed)
+            raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")
+        except (StoreError, Problem) as refused:
+            await _abort(context, refused)
+
+    def _failed(self, check: kv_pb2.TransactCheck, number: int, committed: StoreCommitted) -> kv_pb2.TransactResponse:
+        response = kv_pb2.TransactResponse(revision=committed.revision, failed_check=number)
+        if (found := committed.found) is not None:
+            response.found.CopyFrom(self._entry(check.namespace, found, check.key))
+        return response
+
+    # -- putting changes together --------------------------------------------------------------------------------------
+
+    def _new_plan(self) -> _Plan:
+        return _Plan(self._store.batch(), {}, [])
+
+    async def _commit(self, plan: _Plan) -> StoreCommitted:
+        committed = await self._store.commit(plan.batch)
+        failed = committed.failed_check
+        if failed is None:
+            for lease_id, ttl in plan.private_leases:
+                self._leases.keep(lease_id, ttl)
+        elif failed in plan.missing:
+            raise Problem(grpc.StatusCode.NOT_FOUND, plan.missing[failed])
+        return committed
+
+    def _add_condition(self, plan: _Plan, request: kv_pb2.PutRequest) -> int | None:
+        """What a put asks of the key; the number of the check."""
+        key = row_key(request.namespace, request.key)
+        if request.HasField("expected_revision"):
+            plan.batch.check_revision(TABLE, key, request.expected_revision)
+        elif not request.overwrite:
+            plan.batch.check_absent(TABLE, key)
+        else:
+            return None
+        plan.checks += 1
+        return plan.checks - 1
+
+    def _add_put(self, plan: _Plan, request: kv_pb2.PutRequest) -> None:
+        """The last operation that it adds is the put itself."""
+        key = row_key(request.namespace, request.key)
+        owner = b""
+        chosen = request.WhichOneof("owner")
+        row = self._store.get(TABLE, key)
+        if chosen == "keep_owner" and request.keep_owner:
+            owner = b"" if row is None else row.owner
+            # The owner is that of the row that was seen.
+            plan.batch.check_revision(TABLE, key, 0 if row is None else row.revision)
+            plan.checks += 1
+        elif chosen == "ttl":
+            ttl = request.ttl.seconds + request.ttl.nanos / 1e9
+            lease_id = self._leases.add_private(plan.batch, ttl)
+            plan.private_leases.append((lease_id, ttl))
+            plan.operations += 1
+            owner = lease_owner(lease_id)
+        elif chosen == "lease_id":
+            self._add_lease_check(plan, request.lease_id)
+            owner = lease_owner(request.lease_id)
+        elif chosen == "node":
+            self._add_node_check(plan, request.node)
+            owner = node_owner(request.node.node_id, request.node.incarnation)
+        if row is not None and row.owner != owner and (old := lease_of(row.owner)):
+            before = len(plan.batch)
+            self._leases.drop_private(plan.batch, old)
+            plan.operations += len(plan.batch) - before
+        plan.batch.put(TABLE, key, request.value, owner)
+        plan.operations += 1
+
+    def _add_lease_check(self, plan: _Plan, lease_id: int) -> None:
+        if self._leases.is_private(lease_id):
+            raise Problem(grpc.StatusCode.NOT_FOUND, f"lease_id: there is no lease {lease_id}")
+        plan.batch.check_exists(LEASES, lease_key(lease_id))
+        plan.missing[plan.checks] = f"lease_id: there is no lease {lease_id}, or it has ended"
+        plan.checks += 1
+
+    def _add_node_check(self, plan: _Plan, owner: kv_pb2.NodeOwner) -> None:
+        node_id = owner.node_id.encode()
+        row = self._store.get(NODES, node_id)
+        node = None if row is None else node_pb2.Node.FromString(row.value)
+        missing = f"node: incarnation {owner.incarnation} of node {owner.node_id!r} is not alive, or not registered"
+        if row is None or node is None or node.incarnation != owner.incarnation or node.state != node_pb2.NODE_STATE_ALIVE:
+            raise Problem(grpc.StatusCode.NOT_FOUND, missing)
+        # If the node changes meanwhile, it is looked at again.
+        plan.batch.check_revision(NODES, node_id, row.revision)
+        plan.checks += 1
+
+    def _add_delete(self, plan: _Plan, request: kv_pb2.DeleteRequest) -> None:
+        """The last operation that it adds is the deletion itself. Private leases of a prefix end by themselves."""
+        key = row_key(request.namespace, request.key)
+        if request.prefix:
+            plan.batch.delete_range(TABLE, key, after_prefix(key))
+        else:
+            row = self._store.get(TABLE, key)
+            if row is not None and (lease_id := lease_of(row.owner)):
+                before = len(plan.batch)
+                self._leases.drop_private(plan.batch, lease_id)
+                plan.operations += len(plan.batch) - before
+            plan.batch.delete(TABLE, key)
+        plan.operations += 1
+
+    # -- pages and entries ---------------------------------------------------------------------------------------------
+
+    def _page(self, request: kv_pb2.KeysRequest | kv_pb2.ScanRequest) -> tuple[list[StoreRow], bool, int]:
+        begin = row_key(request.namespace, request.prefix)
+        end = after_prefix(begin)
+        start = begin
+        if request.start_after:
+            start = max(begin, row_key(request.namespace, request.start_after) + b"\0")
+        page = self._store.scan(TABLE, start, end, request.limit or DEFAULT_PAGE)
+        return page.rows, page.more, page.revision
+
+    def _entry(self, namespace: str, row: StoreRow, key: bytes | None = None) -> kv_pb2.KeyValue:
+        return entry_of(namespace, address_of(row.key)[1] if key is None else key, row, self._shown_lease(row.owner))
+
+    def _shown_lease(self, owner: bytes) -> int:
+        lease_id = lease_of(owner) if owner else 0
+        return 0 if lease_id and self._leases.is_private(lease_id) else lease_id
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    def _check_room(self, request: kv_pb2.PutRequest) -> None:
+        key = row_key(request.namespace, request.key)
+        growth = len(key) + len(request.value) + ENTRY_OVERHEAD_BYTES
+        limit = self._settings.max_total_bytes
+        self._used_since += growth
+        if self._used_since > _USAGE_STEP_BYTES or self._used + self._used_since > limit:
+            self._look_at_usage()
+            row = self._store.get(TABLE, key)
+            if row is not None:
+                growth -= len(key) + len(row.value) + ENTRY_OVERHEAD_BYTES
+            if growth > 0 and self._used + growth > limit:
+                full = (
+                    f"the store is full: it holds {self._used:,} of at most {limit:,} bytes and this call would add "
+                    f"{growth:,}; delete keys, or raise the limit"
+                )
+                raise Problem(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+
+    def _look_at_usage(self) -> None:
+        tables = self._store.statistics().tables
+        self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == TABLE)
+        self._used_since = 0
 
 
-def _address_problem(namespace: str, key: bytes) -> str | None:
-    return first_problem(
-        text_problem("namespace", namespace, MAX_NAMESPACE_BYTES),
-        None if key else "key: is required",
-        size_problem("key", len(key), MAX_KEY_BYTES),
+async def _abort(context: grpc.aio.ServicerContext, refused: StoreError | Problem) -> None:  # type: ignore[type-arg]
+    code = refused.code if isinstance(refused, Problem) else status_of(refused)
+    await context.abort(code, str(refused))
+
+
+def _delete_problem(request: kv_pb2.DeleteRequest, path: str = "") -> str | None:
+    if not request.key and not request.prefix:
+        return f"{path}key: is required, unless prefix is set"
+    if request.prefix and request.HasField("expected_revision"):
+        return f"{path}expected_revision: is for one key; leave it out, or prefix"
+    if request.prefix and request.return_previous:
+        return f"{path}return_previous: is for one key; leave it out, or prefix"
+    return None
+
+
+def _transact_problem(request: kv_pb2.TransactRequest) -> str | None:
+    for number, operation in enumerate(request.operations):
+        if operation.HasField("delete"):
+            problem = _delete_problem(operation.delete, f"operations[{number}].delete.")
+            if problem is not None:
+                return problem
+    return None
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+def row_key(namespace: str, key: bytes) -> bytes:
+    """Under which key of the table a key of a namespace is stored.
+
+    Raises:
+        Problem: the namespace has a zero byte, which ends a namespace here.
+    """
+    if "\0" in namespace:
+        raise Problem(grpc.StatusCode.INVALID_ARGUMENT, "namespace: must not have a zero byte")
+    return b"%s\0%s" % (namespace.encode(), key)
+
+
+def address_of(stored: bytes) -> tuple[str, bytes]:
+    """The namespace and the key of a row."""
+    namespace, _, key = stored.partition(b"\0")
+    return namespace.decode(), key
+
+
+def after_prefix(prefix: bytes) -> bytes | None:
+    """The first key after all that start with `prefix`; None when there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+def _after_namespace(namespace: str) -> bytes:
+    return namespace.encode() + b"\1"
+
+
+def entry_of(namespace: str, key: bytes, row: StoreRow, lease_id: int) -> kv_pb2.KeyValue:
+    """A row as clients see it."""
+    node_id, incarnation = node_of(row.owner)
+    return kv_pb2.KeyValue(
+        namespace=namespace,
+        key=key,
+        value=row.value,
+        revision=row.revision,
+        create_revision=row.created,
+        version=row.version,
+        lease_id=lease_id,
+        node_id=node_id,
+        incarnation=incarnation,
     )
-
-
-def _entry_bytes(key: bytes) -> int:
-    return len(key) + ENTRY_OVERHEAD_BYTES

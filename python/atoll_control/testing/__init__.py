@@ -12,15 +12,18 @@ assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import inspect
 import itertools
+import random
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from atoll.errors import AbortError
 from atoll.testing import FakeServicerContext
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     import grpc
     import grpc.aio
@@ -39,6 +42,8 @@ class ManualLoop:
         self._wall_offset = wall - now
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, Callable[[], object]]] = []
+        self._coroutines: list[Coroutine[Any, Any, object]] = []
+        self.random = random.Random(0)  # noqa: S311 - the same numbers in every run
 
     def now(self) -> float:
         """Seconds by the monotonic clock."""
@@ -65,8 +70,14 @@ class ManualLoop:
         while self._waiting and self._waiting[0][0] <= end:
             due, _, handler = heapq.heappop(self._waiting)
             self._now = max(self._now, due)
-            handler()
+            if inspect.iscoroutine(coroutine := handler()):
+                self._coroutines.append(coroutine)
         self._now = end
+
+    async def settle(self) -> None:
+        """Runs the coroutines of handlers that `advance` has started to their end."""
+        coroutines, self._coroutines = self._coroutines, []
+        await asyncio.gather(*coroutines)
 
     def stall(self, seconds: float) -> None:
         """Moves the clocks on while nothing runs, as a stuck loop does; `advance` runs what fell due, late."""

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::process::Process;
-use super::top;
+use super::{Told, top, vitals};
 use crate::exposition;
+use crate::readiness::{self, Format};
 
 /// The body of an answer.
 pub(super) type Body = Full<Bytes>;
@@ -21,13 +21,17 @@ const JSON: &str = "application/json";
 const PATHS: &str = "\
 /metrics  the statistics of all loops as Prometheus text
 /top      what the loops are doing, as JSON
-/livez    200 while all loops are healthy that count, else 503 with their names
+/livez    200, but 503 when a loop that counts is stuck for longer than the liveness threshold, if there is one
+/readyz   200 while all loops are healthy that count and all conditions hold, else 503; ?format=json
 ";
 
 /// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    Tcp,
+    /// Over TCP, from this machine's loopback.
+    Loopback,
+    /// From elsewhere.
+    Remote,
     Unix,
 }
 
@@ -35,7 +39,7 @@ pub(super) enum Peer {
 pub(super) fn answer<B: hyper::body::Body>(
     request: &Request<B>,
     peer: Peer,
-    process: &Process,
+    told: &Told,
 ) -> Response<Body> {
     if let Err(refusal) = admissible(request, peer) {
         return *refusal;
@@ -46,20 +50,28 @@ pub(super) fn answer<B: hyper::body::Body>(
             exposition::CONTENT_TYPE,
             exposition::text_of_process(),
         ),
-        "/top" => match serde_json::to_vec(&top::top(process)) {
+        "/top" if peer == Peer::Remote => text(
+            StatusCode::FORBIDDEN,
+            "what the process does in detail is told to its own machine only\n".into(),
+        ),
+        "/top" => match serde_json::to_vec(&top::top(&told.process)) {
             Ok(json) => response(StatusCode::OK, JSON, json),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         "/livez" => {
-            let (alive, said) = top::livez();
-            text(
-                if alive {
-                    StatusCode::OK
-                } else {
-                    StatusCode::SERVICE_UNAVAILABLE
-                },
-                said,
-            )
+            let (alive, said) = vitals::livez(told.liveness_threshold);
+            text(verdict(alive), said)
+        }
+        "/readyz" => {
+            let accept = request.headers().get(ACCEPT);
+            let accept = accept.and_then(|accept| accept.to_str().ok());
+            let format = Format::of(request.uri().query(), accept);
+            let mut conditions: Vec<_> = vitals::loops().into_iter().collect();
+            if let Some(readiness) = &told.readiness {
+                conditions.extend(readiness.told());
+            }
+            let (ready, said) = readiness::readyz(&conditions, format);
+            response(verdict(ready), format.content_type(), said)
         }
         _ => text(
             StatusCode::NOT_FOUND,
@@ -89,7 +101,7 @@ fn admissible<B: hyper::body::Body>(
             "a request has no body here: send it without one",
         );
     }
-    if peer == Peer::Tcp && !is_meant_for_loopback(request) {
+    if peer == Peer::Loopback && !is_meant_for_loopback(request) {
         return refused(
             StatusCode::FORBIDDEN,
             "requests over TCP are answered only when their Host is localhost or a loopback address",
@@ -101,10 +113,10 @@ fn admissible<B: hyper::body::Body>(
 /// Whether the client knows the endpoint by a name of loopback. A page of another site whose name has been made to point
 /// here has its browser send that site's name; browsers always send one.
 fn is_meant_for_loopback<B>(request: &Request<B>) -> bool {
-    if let Some(authority) = request.uri().authority() {
-        if !is_loopback(authority) {
-            return false;
-        }
+    if let Some(authority) = request.uri().authority()
+        && !is_loopback(authority)
+    {
+        return false;
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -128,6 +140,14 @@ fn is_loopback(authority: &Authority) -> bool {
         .is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
+fn verdict(good: bool) -> StatusCode {
+    if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
 fn text(status: StatusCode, text: String) -> Response<Body> {
     response(status, TEXT, text)
 }
@@ -148,11 +168,14 @@ fn response(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::readiness::Readiness;
 
     fn asked(request: http::request::Builder, peer: Peer) -> (u16, String) {
         let request = request.body(Full::<Bytes>::default()).unwrap();
-        let response = answer(&request, peer, &Process::now());
+        let response = answer(&request, peer, &Told::default());
         let status = response.status().as_u16();
         let kind = response.headers()[CONTENT_TYPE].to_str().unwrap();
         (status, kind.to_owned())
@@ -160,7 +183,7 @@ mod tests {
 
     fn host(host: &str) -> u16 {
         let request = Request::get("/livez").header(HOST, host);
-        asked(request, Peer::Tcp).0
+        asked(request, Peer::Loopback).0
     }
 
     #[test]
@@ -185,14 +208,45 @@ mod tests {
             assert_eq!(host(name), 403, "{name}");
         }
         let none = || Request::get("/livez");
-        assert_eq!(asked(none(), Peer::Tcp).0, 403);
-        assert_eq!(asked(none().version(Version::HTTP_10), Peer::Tcp).0, 200);
+        assert_eq!(asked(none(), Peer::Loopback).0, 403);
+        assert_eq!(
+            asked(none().version(Version::HTTP_10), Peer::Loopback).0,
+            200
+        );
         let two = none().header(HOST, "localhost").header(HOST, "localhost");
-        assert_eq!(asked(two, Peer::Tcp).0, 403);
+        assert_eq!(asked(two, Peer::Loopback).0, 403);
         let other = Request::get("http://example.org/livez").header(HOST, "localhost");
-        assert_eq!(asked(other, Peer::Tcp).0, 403);
+        assert_eq!(asked(other, Peer::Loopback).0, 403);
         let unix = none().header(HOST, "example.org");
         assert_eq!(asked(unix, Peer::Unix).0, 200);
+    }
+
+    #[test]
+    fn other_machines_are_told_no_details() {
+        let remote =
+            |path: &str| asked(Request::get(path).header(HOST, "10.0.0.1"), Peer::Remote).0;
+        assert_eq!(remote("/livez"), 200);
+        assert_eq!(remote("/readyz"), 200);
+        assert_eq!(remote("/metrics"), 200);
+        assert_eq!(remote("/top"), 403);
+    }
+
+    #[test]
+    fn a_condition_that_does_not_hold_makes_it_unready() {
+        let readiness = Arc::new(Readiness::default());
+        readiness.set("leader", false, "standby", None).unwrap();
+        let told = Told {
+            readiness: Some(readiness),
+            ..Told::default()
+        };
+        let request = Request::get("/readyz").header(ACCEPT, JSON);
+        let response = answer(
+            &request.body(Full::<Bytes>::default()).unwrap(),
+            Peer::Unix,
+            &told,
+        );
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_TYPE], JSON);
     }
 
     #[test]
@@ -208,7 +262,7 @@ mod tests {
             assert_eq!(asked(request, Peer::Unix).0, status, "{method}");
         }
         let request = Request::get("/livez").body(Full::new(Bytes::from_static(b"x")));
-        let response = answer(&request.unwrap(), Peer::Unix, &Process::now());
+        let response = answer(&request.unwrap(), Peer::Unix, &Told::default());
         assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 
@@ -219,6 +273,8 @@ mod tests {
         assert_eq!(kind("/top"), (200, JSON.into()));
         assert_eq!(kind("/top?x=1"), (200, JSON.into()));
         assert_eq!(kind("/livez"), (200, TEXT.into()));
+        assert_eq!(kind("/readyz"), (200, TEXT.into()));
+        assert_eq!(kind("/readyz?format=json"), (200, JSON.into()));
         for path in ["/", "/metrics/", "/etc/passwd", "/../top"] {
             assert_eq!(kind(path), (404, TEXT.into()), "{path}");
         }

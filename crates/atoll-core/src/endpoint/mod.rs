@@ -2,12 +2,14 @@
 //!
 //! * [`answer`]: which request gets which answer.
 //! * [`top`]: the JSON of `/top`, documented in `docs/top.md`.
+//! * [`vitals`]: whether the process lives, and whether its loops are well.
 //! * [`process`]: what is known of the process itself.
 //! * [`socket`]: the addresses that may be listened on, and the file of a Unix socket.
 //!
 //! What holds:
-//! * it listens on loopback addresses and Unix sockets only, and over TCP answers only who asks for a name of loopback: a page
-//!   in a browser that has its own name point here gets nothing;
+//! * it listens on loopback addresses and Unix sockets only, unless it is told otherwise, and answers who comes over loopback
+//!   only when asked for a name of it: a page in a browser that has its own name point here gets nothing;
+//! * other machines are told no details: no `/top`;
 //! * one connection carries one request, and its life is bounded by [`Limits`], whatever its client sends or leaves out;
 //! * nothing here waits for a loop or the GIL.
 //!
@@ -26,9 +28,11 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod top;
+pub(crate) mod vitals;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,6 +49,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::fork;
 use crate::native_thread;
+use crate::readiness::Readiness;
 use crate::transport::BindError;
 use crate::transport::linger::{SharedSocket, Socket, linger};
 use answer::{Body, Peer, answer};
@@ -73,6 +78,24 @@ impl Default for Limits {
             request_size: 16 * 1024,
         }
     }
+}
+
+/// What is told, besides what the loops do.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// How long a loop that counts may be without progress before `/livez` fails; none lets it live while it answers.
+    pub liveness_threshold: Option<Duration>,
+    /// The conditions of `/readyz`.
+    pub readiness: Option<Arc<Readiness>>,
+    /// Whether addresses of other machines may be listened on.
+    pub beyond_loopback: bool,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    process: Process,
+    liveness_threshold: Option<Duration>,
+    readiness: Option<Arc<Readiness>>,
 }
 
 /// How long a client is given to close after the answer.
@@ -104,10 +127,11 @@ impl Endpoint {
     /// port), `"unix:/run/atoll.sock"`.
     ///
     /// # Errors
-    /// When the address is malformed, not this machine's own, or can't be listened on; the message says why.
-    pub fn start(address: &str, limits: Limits) -> Result<Self, BindError> {
+    /// When the address is malformed, not this machine's own without [`Settings::beyond_loopback`], or can't be listened on; the
+    /// message says why.
+    pub fn start(address: &str, settings: Settings, limits: Limits) -> Result<Self, BindError> {
         let failed = |error| BindError::io(address, error);
-        let bound = socket::bind(address)?;
+        let bound = socket::bind(address, settings.beyond_loopback)?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -120,12 +144,12 @@ impl Endpoint {
         let descriptors = listening.iter().map(Listening::descriptor).collect();
         let listeners = register(&runtime, listening).map_err(failed)?;
         let stopping = Arc::new(Notify::new());
-        let (until, process) = (Arc::clone(&stopping), Arc::new(Process::now()));
+        let (until, told_of) = (Arc::clone(&stopping), Told::of(settings));
         let thread = native_thread::spawn("atoll-observe".into(), move || {
             runtime.block_on(async {
                 let places = Arc::new(Semaphore::new(limits.connections));
                 for listener in listeners {
-                    let shared = (Arc::clone(&places), Arc::clone(&process));
+                    let shared = (Arc::clone(&places), Arc::clone(&told_of));
                     tokio::spawn(accept_forever(listener, shared, limits));
                 }
                 until.notified().await;
@@ -208,7 +232,17 @@ fn register(runtime: &Runtime, listening: Vec<Listening>) -> io::Result<Vec<List
         .collect()
 }
 
-type Shared = (Arc<Semaphore>, Arc<Process>);
+impl Told {
+    fn of(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            process: Process::now(),
+            liveness_threshold: settings.liveness_threshold,
+            readiness: settings.readiness,
+        })
+    }
+}
+
+type Shared = (Arc<Semaphore>, Arc<Told>);
 
 async fn accept_forever(listener: Listener, shared: Shared, limits: Limits) {
     loop {
@@ -216,7 +250,7 @@ async fn accept_forever(listener: Listener, shared: Shared, limits: Limits) {
             Listener::Tcp(tcp) => tcp
                 .accept()
                 .await
-                .map(|(stream, _)| serve(stream, Peer::Tcp, &shared, limits)),
+                .map(|(stream, from)| serve(stream, peer(from), &shared, limits)),
             Listener::Unix(unix) => unix
                 .accept()
                 .await
@@ -230,7 +264,15 @@ async fn accept_forever(listener: Listener, shared: Shared, limits: Limits) {
     }
 }
 
-fn serve<S>(stream: S, peer: Peer, (places, process): &Shared, limits: Limits)
+fn peer(from: SocketAddr) -> Peer {
+    if from.ip().to_canonical().is_loopback() {
+        Peer::Loopback
+    } else {
+        Peer::Remote
+    }
+}
+
+fn serve<S>(stream: S, peer: Peer, (places, told): &Shared, limits: Limits)
 where
     S: Socket + Send + Sync + 'static,
 {
@@ -238,10 +280,10 @@ where
         refuse(&stream);
         return;
     };
-    let process = Arc::clone(process);
+    let told = Arc::clone(told);
     tokio::spawn(async move {
         let stream = Arc::new(stream);
-        let exchange = exchange(Arc::clone(&stream), peer, process, limits);
+        let exchange = exchange(Arc::clone(&stream), peer, told, limits);
         // Whatever went wrong, the client has been told or is gone.
         let _ = tokio::time::timeout(limits.exchange_timeout, exchange).await;
         linger(&*stream, CLOSE_TIMEOUT).await;
@@ -252,14 +294,14 @@ where
 async fn exchange<S>(
     stream: Arc<S>,
     peer: Peer,
-    process: Arc<Process>,
+    told: Arc<Told>,
     limits: Limits,
 ) -> hyper::Result<()>
 where
     S: Socket + Send + Sync + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answered = answer(&request, peer, &process);
+        let answered = answer(&request, peer, &told);
         async move { Ok::<Response<Body>, Infallible>(answered) }
     });
     let size = limits.request_size.max(LEAST_REQUEST_SIZE);

@@ -17,6 +17,12 @@ pub(super) struct Process {
     looked_at: Instant,
 }
 
+impl Default for Process {
+    fn default() -> Self {
+        Self::now()
+    }
+}
+
 impl Process {
     /// This process.
     pub(super) fn now() -> Self {

@@ -1,4 +1,4 @@
-//! The addresses that an endpoint may listen on: this machine's own. Any thread.
+//! The addresses that an endpoint may listen on: this machine's own, unless it is told otherwise. Any thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -74,8 +74,8 @@ fn device_and_node(path: &Path) -> io::Result<(u64, u64)> {
     Ok((file.dev(), file.ino()))
 }
 
-/// Listens on `text`.
-pub(super) fn bind(text: &str) -> Result<Bound, BindError> {
+/// Listens on `text`; on an address of other machines only `beyond_loopback`.
+pub(super) fn bind(text: &str, beyond_loopback: bool) -> Result<Bound, BindError> {
     let failed = |error| BindError::io(text, error);
     match Address::parse(text)? {
         Address::Unix(path) => {
@@ -94,11 +94,12 @@ pub(super) fn bind(text: &str) -> Result<Bound, BindError> {
             })
         }
         Address::Tcp { host, port } => {
-            let addresses = loopback(&host, port).ok_or_else(|| {
+            let addresses = own(&host, port, beyond_loopback).ok_or_else(|| {
                 BindError::invalid(
                     text,
                     "what a process does is told to its own machine only: take a loopback address, as in \
-                     \"127.0.0.1:9464\", or a Unix socket, as in \"unix:/run/atoll.sock\"",
+                     \"127.0.0.1:9464\", or a Unix socket, as in \"unix:/run/atoll.sock\"; or say beyond_loopback and take an \
+                     IP address, as in \"0.0.0.0:9464\", for health and metrics",
                 )
             })?;
             let listeners = bind_all(&addresses, false).map_err(failed)?;
@@ -120,8 +121,9 @@ pub(super) fn bind(text: &str) -> Result<Bound, BindError> {
     }
 }
 
-/// The addresses of a host that is this machine as seen from itself. Names are not looked up: who answers might lie.
-fn loopback(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+/// The addresses of a host that is this machine as seen from itself, or any IP address `beyond_loopback`. Names are not looked
+/// up: who answers might lie.
+fn own(host: &str, port: u16, beyond_loopback: bool) -> Option<Vec<SocketAddr>> {
     if host.eq_ignore_ascii_case("localhost") {
         return Some(vec![
             (Ipv4Addr::LOCALHOST, port).into(),
@@ -129,7 +131,7 @@ fn loopback(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
         ]);
     }
     let ip: IpAddr = host.parse().ok()?;
-    ip.is_loopback().then(|| vec![(ip, port).into()])
+    (beyond_loopback || ip.is_loopback()).then(|| vec![(ip, port).into()])
 }
 
 fn is_something_else(path: &Path) -> bool {
@@ -170,27 +172,37 @@ mod tests {
             "localhost.example.org:0",
             "[::ffff:10.0.0.1]:0",
         ] {
-            let message = bind(text).unwrap_err().to_string();
+            let message = bind(text, false).unwrap_err().to_string();
             assert!(message.contains("its own machine only"), "{message}");
             assert!(message.contains("127.0.0.1:9464"), "{message}");
         }
         for text in ["127.0.0.1", "unix:", "127.0.0.1:http"] {
-            let message = bind(text).unwrap_err().to_string();
+            let message = bind(text, false).unwrap_err().to_string();
             assert!(message.contains("is not an address"), "{message}");
         }
     }
 
     #[test]
+    fn any_ip_address_is_listened_on_where_that_is_asked_for() {
+        let bound = bind("0.0.0.0:0", true).unwrap();
+        assert!(bound.address.starts_with("0.0.0.0:"));
+        assert!(
+            bind("example.org:0", true).is_err(),
+            "names are not looked up"
+        );
+    }
+
+    #[test]
     fn the_port_that_was_taken_is_told() {
-        let bound = bind("127.0.0.1:0").unwrap();
+        let bound = bind("127.0.0.1:0", false).unwrap();
         let Listening::Tcp(listener) = &bound.listening[0] else {
             panic!("a TCP socket")
         };
         let port = listener.local_addr().unwrap().port();
         assert_eq!(bound.address, format!("127.0.0.1:{port}"));
-        let taken = bind(&bound.address).unwrap_err();
+        let taken = bind(&bound.address, false).unwrap_err();
         assert!(taken.to_string().contains("another server listens there"));
-        let both = bind("localhost:0").unwrap();
+        let both = bind("localhost:0", false).unwrap();
         assert!(both.address.starts_with("localhost:"));
     }
 }

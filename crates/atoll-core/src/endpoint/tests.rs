@@ -20,7 +20,7 @@ fn limits() -> Limits {
 }
 
 fn start(limits: Limits) -> Endpoint {
-    Endpoint::start("127.0.0.1:0", limits).unwrap()
+    Endpoint::start("127.0.0.1:0", Settings::default(), limits).unwrap()
 }
 
 fn connect(endpoint: &Endpoint) -> TcpStream {
@@ -202,7 +202,12 @@ fn garbage_is_refused_and_the_endpoint_survives() {
 #[test]
 fn a_unix_socket_is_its_owners_only_and_gone_after_the_stop() {
     let path = socket_path("owner.sock");
-    let endpoint = Endpoint::start(&format!("unix:{}", path.display()), limits()).unwrap();
+    let endpoint = Endpoint::start(
+        &format!("unix:{}", path.display()),
+        Settings::default(),
+        limits(),
+    )
+    .unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let mut stream = UnixStream::connect(&path).unwrap();
@@ -221,8 +226,10 @@ fn a_socket_that_a_dead_process_left_is_replaced_and_a_living_ones_is_not() {
     let address = format!("unix:{}", path.display());
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let living = Endpoint::start(&address, limits()).unwrap();
-    let refused = Endpoint::start(&address, limits()).err().unwrap();
+    let living = Endpoint::start(&address, Settings::default(), limits()).unwrap();
+    let refused = Endpoint::start(&address, Settings::default(), limits())
+        .err()
+        .unwrap();
     assert!(refused.to_string().contains("another server listens there"));
     drop(living);
     assert!(!path.exists());
@@ -232,7 +239,11 @@ fn a_socket_that_a_dead_process_left_is_replaced_and_a_living_ones_is_not() {
 fn a_file_that_is_no_socket_is_left_alone() {
     let path = socket_path("file");
     std::fs::write(&path, "precious").unwrap();
-    let refused = Endpoint::start(&format!("unix:{}", path.display()), limits());
+    let refused = Endpoint::start(
+        &format!("unix:{}", path.display()),
+        Settings::default(),
+        limits(),
+    );
     assert!(refused.err().unwrap().to_string().contains("is no socket"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
@@ -240,7 +251,12 @@ fn a_file_that_is_no_socket_is_left_alone() {
 #[test]
 fn a_socket_that_somebody_has_put_in_its_place_is_not_removed() {
     let path = socket_path("replaced.sock");
-    let endpoint = Endpoint::start(&format!("unix:{}", path.display()), limits()).unwrap();
+    let endpoint = Endpoint::start(
+        &format!("unix:{}", path.display()),
+        Settings::default(),
+        limits(),
+    )
+    .unwrap();
     std::fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
     endpoint.stop();

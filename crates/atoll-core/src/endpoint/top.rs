@@ -3,7 +3,6 @@
 //! The fields are documented in `docs/top.md`. A field may be added; one that is removed or changes its meaning makes another
 //! [`VERSION`]. Durations are seconds.
 
-use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,13 +67,13 @@ struct Thread {
 }
 
 #[derive(Serialize)]
-struct Health {
-    healthy: bool,
-    counts: bool,
+pub(super) struct Health {
+    pub(super) healthy: bool,
+    pub(super) counts: bool,
     missed: u64,
     latency: f64,
     largest_latency: f64,
-    outstanding: Option<f64>,
+    pub(super) outstanding: Option<f64>,
     stalls: u64,
 }
 
@@ -86,9 +85,9 @@ struct Lanes {
 }
 
 #[derive(Serialize)]
-struct Running {
-    handler: String,
-    age: f64,
+pub(super) struct Running {
+    pub(super) handler: String,
+    pub(super) age: f64,
 }
 
 #[derive(Serialize)]
@@ -149,40 +148,13 @@ pub(super) fn top(process: &Process) -> Top {
     }
 }
 
-/// Whether every loop is healthy that counts, and what `/livez` says of it.
-pub(super) fn livez() -> (bool, String) {
-    let seen = seen();
-    let watched = seen.iter().filter(|it| !it.views.is_empty()).count();
-    if watched == 0 {
-        return (true, "alive; no monitor watches the loops\n".into());
-    }
-    let mut said = String::new();
-    for loops in &seen {
-        let Some(health) = Health::of(&loops.views).filter(|it| it.counts && !it.healthy) else {
-            continue;
-        };
-        let _ = write!(said, "loop {} is unhealthy", loops.observed.name());
-        if let Some(waited) = health.outstanding {
-            let _ = write!(said, ": a probe has waited {waited:.1} s for its turn");
-        }
-        if let Some(running) = Running::of(&*loops.observed) {
-            let _ = write!(said, "; {} runs for {:.1} s", running.handler, running.age);
-        }
-        said.push('\n');
-    }
-    if said.is_empty() {
-        return (true, format!("alive; {watched} loops are watched\n"));
-    }
-    (false, said)
-}
-
 /// A loop, and what monitors say of it.
-struct Seen {
-    observed: Arc<dyn ObservedLoop>,
-    views: Vec<LoopView>,
+pub(super) struct Seen {
+    pub(super) observed: Arc<dyn ObservedLoop>,
+    pub(super) views: Vec<LoopView>,
 }
 
-fn seen() -> Vec<Seen> {
+pub(super) fn seen() -> Vec<Seen> {
     let mut seen: Vec<Seen> = registry::loops()
         .into_iter()
         .filter(|observed| !observed.is_closed())
@@ -262,7 +234,7 @@ impl Thread {
 
 impl Health {
     /// The worst that is said.
-    fn of(views: &[LoopView]) -> Option<Self> {
+    pub(super) fn of(views: &[LoopView]) -> Option<Self> {
         if views.is_empty() {
             return None;
         }
@@ -283,7 +255,7 @@ impl Health {
 }
 
 impl Running {
-    fn of(observed: &dyn ObservedLoop) -> Option<Self> {
+    pub(super) fn of(observed: &dyn ObservedLoop) -> Option<Self> {
         let record = observed.record();
         let running = record.activity.running()?;
         Some(Self {

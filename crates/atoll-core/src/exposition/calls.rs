@@ -1,11 +1,11 @@
-//! The calls of servers, in the same text. This is the one table of these metrics: Python's exporters ask for it and its
+//! The calls of servers by method, in the same text. This is the one table of these metrics: Python's exporters ask for it and its
 //! samples, and a test compares `docs/metrics.md`.
 
 use std::collections::BTreeMap;
 
 use super::metrics::{Kind, Metric, metric};
 use super::writer::Text;
-use crate::transport::{Code, MethodStats, Refused, running_routes};
+use crate::transport::{Code, MethodStats, Refused};
 
 /// A metric of calls, its second label besides `method`, and the name it has for OpenTelemetry.
 #[derive(Debug, Clone, Copy)]
@@ -132,21 +132,9 @@ pub const CALL_METRICS: [CallMetric; 8] = [
     ),
 ];
 
+/// Those that were counted: a method has a reason or a code from the first call on that had it.
 fn named(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<(&'static str, u64)> {
     counts.filter(|(_, count)| *count > 0).collect()
-}
-
-/// The calls of all running servers by method, `package.Service/Method`; servers that have one in common add up. Any thread.
-#[must_use]
-pub fn methods_of_process() -> BTreeMap<String, MethodStats> {
-    let mut methods: BTreeMap<String, MethodStats> = BTreeMap::new();
-    for routes in running_routes() {
-        for route in routes.iter() {
-            let name = route.path().trim_start_matches('/').to_owned();
-            methods.entry(name).or_default().add(&route.stats());
-        }
-    }
-    methods
 }
 
 impl CallMetric {
@@ -157,10 +145,9 @@ impl CallMetric {
     }
 }
 
-/// Appends the calls of all running servers.
-pub(super) fn write(text: &mut Text) {
-    let methods = methods_of_process();
+/// Appends the calls of all servers.
+pub(super) fn write(text: &mut Text, methods: &BTreeMap<String, MethodStats>) {
     for metric in &CALL_METRICS {
-        text.calls(metric, &methods);
+        text.calls(metric, methods);
     }
 }

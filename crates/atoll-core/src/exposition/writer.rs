@@ -5,8 +5,9 @@ use std::fmt::{Display, Write};
 
 use super::calls::CallMetric;
 use super::metrics::{BOUNDS, Metric};
+use super::servers::ServerMetric;
 use super::{Handler, Histogram, LoopView, Loops};
-use crate::transport::MethodStats;
+use crate::transport::{MethodStats, Totals};
 
 /// Writes the format. Formatting into a `String` can't fail, which is why results are dropped here.
 #[derive(Default)]
@@ -91,6 +92,15 @@ impl Text {
                     None => self.sample(name, "", &[of_method], value),
                 }
             }
+        }
+    }
+
+    /// The samples of servers, of which some have one label.
+    pub(super) fn servers(&mut self, metric: &ServerMetric, totals: &Totals) {
+        self.head(metric.metric);
+        for (text, value) in metric.samples(totals) {
+            let labels = metric.label.map(|label| (label, text));
+            self.sample(metric.metric.name, "", labels.as_slice(), value);
         }
     }
 

@@ -105,6 +105,7 @@ pub fn prepare(signal: i32) -> io::Result<Option<RawFd>> {
 pub fn activate(signal: i32) {
     let mut samplers = samplers();
     if samplers.active.is_none() {
+        errno::keep(signal);
         samplers.active = samplers.prepared.iter().position(|it| it.signal == signal);
     }
 }
@@ -258,6 +259,55 @@ fn signalled(thread: i32) -> Option<String> {
     }
     let bytes = read_what_there_is(&sampler.reader, PATIENCE);
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// faulthandler's handler leaves errno changed. A thread that is on its way from a system call to what reads errno then takes
+/// the one for the other: without a GIL, which otherwise saves errno, a loop that waits for a garbage collection after its
+/// `epoll_wait` was cut short ended with `OSError: [Errno 0]`.
+#[cfg(target_os = "linux")]
+mod errno {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// What the signal did before: faulthandler's handler, a `Handler`.
+    static HANDLER: AtomicUsize = AtomicUsize::new(0);
+
+    type Handler = extern "C" fn(libc::c_int);
+
+    /// Puts a handler in front of the one that `signal` has now, which leaves errno as it was. For one signal per process.
+    pub(super) fn keep(signal: i32) {
+        // SAFETY: all zeroes is a valid `sigaction`, and the calls read and write what they are given.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let handled = libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+                && action.sa_flags & libc::SA_SIGINFO == 0
+                && action.sa_sigaction != libc::SIG_DFL
+                && action.sa_sigaction != libc::SIG_IGN;
+            let ours = handle as Handler as usize;
+            if handled && action.sa_sigaction != ours {
+                HANDLER.store(action.sa_sigaction, Ordering::Release);
+                action.sa_sigaction = ours;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+
+    extern "C" fn handle(signal: libc::c_int) {
+        // SAFETY: the address of this thread's errno is valid as long as the thread lives.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: see above.
+        let before = unsafe { *errno };
+        let address = HANDLER.load(Ordering::Acquire);
+        // SAFETY: `keep` stored the address of a handler without SA_SIGINFO before it installed this one.
+        let handler = unsafe { std::mem::transmute::<usize, Handler>(address) };
+        handler(signal);
+        // SAFETY: see above.
+        unsafe { *errno = before };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod errno {
+    pub(super) fn keep(_signal: i32) {}
 }
 
 #[cfg(target_os = "linux")]

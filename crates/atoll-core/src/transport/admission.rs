@@ -292,7 +292,6 @@ pub(super) struct ServerDoors {
     max_waiting_bytes_per_connection: usize,
     max_waiting_calls_per_connection: usize,
     stream_window: usize,
-    request_buffer: usize,
 }
 
 impl ServerDoors {
@@ -305,7 +304,6 @@ impl ServerDoors {
             max_waiting_bytes_per_connection: config.max_waiting_bytes_per_connection,
             max_waiting_calls_per_connection: (config.max_concurrent_streams as usize / 2).max(1),
             stream_window: config.initial_stream_window as usize,
-            request_buffer: config.request_buffer,
         }
     }
 }
@@ -328,10 +326,10 @@ impl Doors {
 
     /// Whether there is no point in reading the body of a call.
     pub(super) fn turn_away(&self, route: &Route, destination: usize) -> Option<Refusal> {
-        if let Some(gate) = self.concurrency(route) {
-            if gate.is_full() {
-                return Some(concurrency_exceeded());
-            }
+        if let Some(gate) = self.concurrency(route)
+            && gate.is_full()
+        {
+            return Some(concurrency_exceeded());
         }
         let (gate, when_full) = route.destination(destination).gate.as_ref()?;
         let refuses = *when_full == WhenFull::Refuse && gate.is_full();
@@ -355,10 +353,10 @@ impl Doors {
         if concurrency.is_none() && gate.is_none() {
             return Ok(None);
         }
-        if let Some(gate) = concurrency {
-            if !gate.enter() {
-                return Err(concurrency_exceeded());
-            }
+        if let Some(gate) = concurrency
+            && !gate.enter()
+        {
+            return Err(concurrency_exceeded());
         }
         let mut admission = Box::new(Admission {
             of_server: concurrency.cloned(),
@@ -382,10 +380,7 @@ impl Doors {
 
     fn ticket(&self, route: &Arc<Route>, bytes: usize) -> Option<Ticket> {
         let server = &self.server;
-        let bytes = if route.has_one_message {
-            // It waits where the handler will read it.
-            server.request_buffer
-        } else if route.streams_requests {
+        let bytes = if route.streams_requests {
             // What its client may send while nobody reads it.
             server.stream_window
         } else {

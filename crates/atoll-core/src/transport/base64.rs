@@ -34,7 +34,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 /// The bytes, or `None` where the text is not base64.
 pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let text = match text {
-        [rest @ .., b'=', b'='] | [rest @ .., b'='] if text.len() % 4 == 0 => rest,
+        [rest @ .., b'=', b'='] | [rest @ .., b'='] if text.len().is_multiple_of(4) => rest,
         _ => text,
     };
     let mut bytes = Vec::with_capacity(text.len() * 3 / 4);

@@ -38,6 +38,9 @@ impl Batches {
 
     /// The handler of a streaming call waits no longer.
     pub(super) fn push_progress(&mut self, call: &Arc<Call>) {
+        if call.tell_other() {
+            return;
+        }
         let index = call.target_index();
         let batch = &mut self.progress[index];
         if batch.is_empty() {

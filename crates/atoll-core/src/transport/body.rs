@@ -8,6 +8,10 @@ use super::status::{Code, Status};
 /// What is set aside at first for a message that is announced as long but has not come yet.
 const FIRST_ALLOCATION: usize = 16 << 10;
 
+/// What is set aside when that is full, in terms of what has come: growing to twice that again and again, as buffers do by
+/// themselves, would move each byte of a long message once more.
+const GROWTH: usize = 16;
+
 /// A request message without its prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
@@ -25,6 +29,8 @@ pub(super) struct Decoder {
     may_be_compressed: bool,
     prefix: [u8; MESSAGE_PREFIX],
     prefix_filled: usize,
+    /// How many messages were whole.
+    completed: u64,
     /// The message whose prefix is complete: what has come, and how long it will be.
     partial: Option<(BytesMut, usize)>,
 }
@@ -36,6 +42,7 @@ impl Decoder {
             may_be_compressed,
             prefix: [0; MESSAGE_PREFIX],
             prefix_filled: 0,
+            completed: 0,
             partial: None,
         }
     }
@@ -54,7 +61,12 @@ impl Decoder {
                 continue;
             };
             let missing = *length - bytes.len();
-            bytes.put_slice(&chunk.split_to(missing.min(chunk.len())));
+            let part = chunk.split_to(missing.min(chunk.len()));
+            if part.len() > bytes.capacity() - bytes.len() {
+                let come = bytes.len() + part.len();
+                bytes.reserve((come * GROWTH).min(*length) - bytes.len());
+            }
+            bytes.put_slice(&part);
             if bytes.len() == *length {
                 let bytes = std::mem::take(bytes).freeze();
                 self.partial = None;
@@ -62,6 +74,11 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+
+    /// How many messages were whole.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
     }
 
     /// How much of a message and its prefix is here, in bytes.
@@ -100,6 +117,7 @@ impl Decoder {
 
     fn complete(&mut self, bytes: Bytes) -> Message {
         self.prefix_filled = 0;
+        self.completed += 1;
         Message {
             bytes,
             is_compressed: self.prefix[0] == 1,
@@ -254,6 +272,35 @@ mod tests {
             .unwrap();
         let (bytes, _) = decoder.partial.as_ref().expect("a partial message");
         assert!(bytes.capacity() <= FIRST_ALLOCATION);
+    }
+
+    #[test]
+    fn what_is_set_aside_grows_with_what_has_come_and_no_further_than_the_message() {
+        let length = 3 << 20;
+        let mut decoder = Decoder::new(usize::MAX, false);
+        let mut head = vec![0];
+        head.extend_from_slice(&(length as u32).to_be_bytes());
+        decoder.push(head.into(), |_| Ok(())).unwrap();
+        let mut capacities = Vec::new();
+        let mut whole = None;
+        for come in (1..).map(|chunk| chunk * FIRST_ALLOCATION) {
+            let chunk = Bytes::from(vec![7; FIRST_ALLOCATION]);
+            decoder
+                .push(chunk, |message| {
+                    whole = Some(message.bytes);
+                    Ok(())
+                })
+                .unwrap();
+            let Some((bytes, _)) = &decoder.partial else {
+                break;
+            };
+            assert!(bytes.capacity() <= length.min(come * GROWTH));
+            if capacities.last() != Some(&bytes.capacity()) {
+                capacities.push(bytes.capacity());
+            }
+        }
+        assert!(capacities.len() <= 4, "{capacities:?}");
+        assert_eq!(whole.unwrap(), vec![7; length]);
     }
 
     #[test]

@@ -176,11 +176,11 @@ impl Broadcast {
             since,
             position,
         });
-        if !std::mem::replace(&mut waiting.is_told, true) {
-            if let Some(sender) = sender {
-                // The thread never ends before its senders.
-                let _ = sender.send(Arc::clone(&self.0));
-            }
+        if !std::mem::replace(&mut waiting.is_told, true)
+            && let Some(sender) = sender
+        {
+            // The thread never ends before its senders.
+            let _ = sender.send(Arc::clone(&self.0));
         }
         Ok(true)
     }

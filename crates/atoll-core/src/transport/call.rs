@@ -12,6 +12,7 @@
 //! | `reply_encoding`| the handler                                 | the handler | atomically                |
 //! | `sent_metadata` | the handler                                 | the handler | atomically                |
 //! | `flow`          | see `flow`                                  | both        | its lock                  |
+//! | `other`         | the loop of a handler that was found there  | the connection | nothing, it is set once |
 //! | all others      | the connection, before it shares the call   | everyone    | nothing, they are frozen  |
 
 mod state;
@@ -19,7 +20,7 @@ mod state;
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,13 +35,14 @@ use super::connection_handle::ConnectionHandle;
 use super::counters::count;
 use super::flow::{Flow, Received, Sent};
 use super::method_counters::Refused;
-use super::outbox::{Outbox, Outgoing};
-use super::reply::{Reply, too_large};
+use super::outbox::{Outbox, Outgoing, Queued};
+use super::reply::{Framed, Reply, too_large};
 use super::routes::{Dispatch, Route};
 use super::status::{Code, Status};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
 use super::wire::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING};
+use crate::clock;
 
 /// One call: its request, and the way to answer it. Any thread may use it; no method blocks but those that say so.
 pub struct Call {
@@ -64,8 +66,16 @@ pub struct Call {
     max_receive_message_size: usize,
     max_send_message_size: usize,
     sent_metadata: AtomicBool,
+    other: OnceLock<OtherTarget>,
     key: StreamKey,
     outbox: Arc<Outbox>,
+}
+
+/// Where messages are read and written that the call's own target has passed on.
+struct OtherTarget {
+    target: Arc<dyn Dispatch>,
+    /// The call's own target need not hear of progress.
+    alone: bool,
 }
 
 /// What is known of a call when its headers have been read.
@@ -107,6 +117,7 @@ impl Call {
             outcome: AtomicU8::new(Code::Ok as u8),
             admission: None,
             sent_metadata: AtomicBool::new(false),
+            other: OnceLock::new(),
             key,
             outbox,
         }
@@ -132,6 +143,21 @@ impl Call {
 
     pub(super) fn target(&self) -> &Arc<dyn Dispatch> {
         &self.route.destination(self.destination).target
+    }
+
+    /// Has `target` told of progress as well, or, `alone`, in place of the call's own target; before anything is awaited there.
+    /// The first one counts.
+    pub fn tell_also(&self, target: Arc<dyn Dispatch>, alone: bool) {
+        let _ = self.other.set(OtherTarget { target, alone });
+    }
+
+    /// Tells the other target of progress, if there is one. Whether the call's own need not be told.
+    pub(super) fn tell_other(self: &Arc<Self>) -> bool {
+        let Some(other) = self.other.get() else {
+            return false;
+        };
+        other.target.progress(&mut vec![Arc::clone(self)]);
+        other.alone
     }
 
     pub(super) fn target_index(&self) -> usize {
@@ -224,6 +250,18 @@ impl Call {
     #[must_use]
     pub fn take_message(&self) -> Message {
         std::mem::take(&mut *self.message.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A streaming call's handler reads the message that has been taken.
+    pub fn put_back(&self, bytes: Bytes) {
+        if let Some(flow) = &self.flow {
+            let message = Message {
+                bytes,
+                is_compressed: false,
+            };
+            // Nobody waits yet; and when it came is known, see `message_arrived`.
+            let _ = flow.arrived(message, 0);
+        }
     }
 
     /// Marks the call as running. `false` when it has been answered already: then its handler must not run.
@@ -388,21 +426,22 @@ impl Call {
         received
     }
 
-    /// Whether a message of a streaming reply is within the limit; `framed` is the message with its prefix.
+    /// Whether a message of a streaming reply is within the limit.
     ///
     /// # Errors
     ///
     /// The status of a call that sends it nevertheless.
-    pub fn check_size(&self, framed: &Bytes) -> Result<(), Status> {
+    pub fn check_size(&self, framed: &Framed) -> Result<(), Status> {
         match too_large(framed, self.max_send_message_size) {
             Some(status) => Err(status),
             None => Ok(()),
         }
     }
 
-    /// Sends a message of a streaming reply, with its prefix (see [`frame`](super::frame)). The messages of one thread are
-    /// sent in order.
-    pub fn send_message(&self, framed: Bytes) -> Sent {
+    /// Sends a message of a streaming reply, which has its prefix (see [`frame`](super::frame)) or is
+    /// [`Framed::uncopied`]. The messages of one thread are sent in order.
+    pub fn send_message(&self, framed: impl Into<Framed>) -> Sent {
+        let framed = framed.into();
         let counted = self.open_reply().map(|flow| flow.send(framed.len()));
         match counted {
             Some(sent @ (Sent::Room | Sent::Full)) => self.push_message(framed, sent),
@@ -410,9 +449,32 @@ impl Call {
         }
     }
 
+    /// Sends a message as [`send_message`](Self::send_message) does, but may leave it for later: whoever sends calls
+    /// [`let_go`](Self::let_go) when it has sent its last one for now. Also whether it has been left. A message is not left
+    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock).
+    pub fn send_riding(&self, framed: Framed, moment: u64) -> (Sent, bool) {
+        let bytes = framed.len();
+        let counted = self.open_reply().map(|flow| flow.send(bytes));
+        let Some(sent @ (Sent::Room | Sent::Full)) = counted else {
+            return (Sent::Over, false);
+        };
+        let message = Outgoing::Message(self.key, framed);
+        match self.outbox.push_riding(message, bytes, moment, clock::now) {
+            Queued::Seen => (sent, false),
+            Queued::Rides => (sent, true),
+            Queued::Gone => (Sent::Over, false),
+        }
+    }
+
+    /// Has messages sent that have been left for later. Does nothing where there are none.
+    pub fn let_go(&self) {
+        self.outbox.wake_riding();
+    }
+
     /// Sends a message as [`send_message`](Self::send_message) does, unless more than `limit` bytes would then be on the way
     /// and some are already: then there is [`Sent::Full`], and it has not been sent.
-    pub fn offer_message(&self, framed: Bytes, limit: usize) -> Sent {
+    pub fn offer_message(&self, framed: impl Into<Framed>, limit: usize) -> Sent {
+        let framed = framed.into();
         let counted = self
             .open_reply()
             .map(|flow| flow.offer(framed.len(), limit));
@@ -436,7 +498,7 @@ impl Call {
     }
 
     /// Hands the connection a message that has been counted; `sent`, unless the connection is gone.
-    fn push_message(&self, framed: Bytes, sent: Sent) -> Sent {
+    fn push_message(&self, framed: Framed, sent: Sent) -> Sent {
         if self.outbox.push(Outgoing::Message(self.key, framed)) {
             sent
         } else {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::authentication::Authentication;
 use super::frame_limit::FrameLimit;
 use super::routes::Route;
+use crate::readiness::Readiness;
 
 /// HTTP/2 allows flow-control windows up to this size (RFC 9113, section 6.9.1).
-const LARGEST_WINDOW: u64 = (1 << 31) - 1;
+pub(super) const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
 /// HTTP/2 allows frame sizes from 16 KiB to this one (RFC 9113, section 4.2).
 const LARGEST_FRAME: u64 = (1 << 24) - 1;
@@ -52,8 +53,12 @@ pub struct TransportConfig {
     pub max_waiting_bytes_per_connection: usize,
     /// What a client may send on one stream before it is read.
     pub initial_stream_window: u32,
-    /// What a client may send on one connection before it is read.
+    /// What a client may send on one connection before it is read. What is held for handlers that do not read comes on top, up
+    /// to `max_unread_bytes`.
     pub initial_connection_window: u32,
+    /// Bytes of one connection that may be held for handlers which do not read, and that so do not count for the connection's
+    /// window; beyond that they stop the connection's other streams, too. From half of it on, streams have smaller windows.
+    pub max_unread_bytes: usize,
     /// The largest HTTP/2 frame a client may send, 16 KiB to 16 MiB.
     pub max_frame_size: u32,
     /// Reply bytes of one stream that HTTP/2 may hold while the socket takes no more.
@@ -63,6 +68,9 @@ pub struct TransportConfig {
     pub request_buffer: usize,
     /// Bytes of reply messages that a streaming call may have on the way before its handler waits.
     pub reply_buffer: usize,
+    /// Freed memory that each of the C library's heaps keeps for the next messages (glibc; at most 64 MiB), for the whole process;
+    /// 0 leaves that as it is.
+    pub kept_memory: usize,
     /// How long a client may take no byte of a reply that waits for it, before its stream is reset.
     pub send_timeout: Duration,
     /// Streams that a client may open and reset before they have been accepted, which only a flood does in
@@ -91,8 +99,9 @@ pub struct TransportConfig {
     pub max_connections_per_peer: Option<usize>,
     /// A connection that has not finished its TLS handshake, if there is one, and sent its HTTP/2 preface by then is closed.
     pub handshake_timeout: Duration,
-    /// A unary request that is not complete and brings less than 1 KiB in this time, or in twice this time at the latest,
-    /// is answered `DEADLINE_EXCEEDED`; `None` waits for ever.
+    /// A call is answered `DEADLINE_EXCEEDED` when a message of its request is not complete and brings less than 1 KiB in this
+    /// time, or in twice this time at the latest: a unary request's from its headers on, a stream's from its first byte on,
+    /// except while its handler does not read. `None` waits for ever.
     pub body_timeout: Option<Duration>,
     /// A connection without calls is asked to go (GOAWAY) after this time; `None` is never.
     pub max_connection_idle: Option<Duration>,
@@ -110,6 +119,8 @@ pub struct TransportConfig {
     pub close_timeout: Duration,
     /// What every call is asked for, before anything else is done for it.
     pub authentication: Option<Arc<Authentication>>,
+    /// The conditions that `GET /readyz` over HTTP/1 tells, besides the server's own health.
+    pub readiness: Option<Arc<Readiness>>,
 }
 
 impl Default for TransportConfig {
@@ -126,10 +137,12 @@ impl Default for TransportConfig {
             max_waiting_bytes_per_connection: 4 << 20,
             initial_stream_window: 2 << 20,
             initial_connection_window: 8 << 20,
+            max_unread_bytes: 64 << 20,
             max_frame_size: 64 << 10,
             max_send_buffer_size: 256 << 10,
             request_buffer: 64 << 10,
             reply_buffer: 64 << 10,
+            kept_memory: 32 << 20,
             send_timeout: Duration::from_secs(300),
             max_pending_resets: 100,
             max_stream_errors: 10_000,
@@ -151,6 +164,7 @@ impl Default for TransportConfig {
             keepalive_without_calls: false,
             close_timeout: Duration::from_millis(500),
             authentication: None,
+            readiness: None,
         }
     }
 }

@@ -9,7 +9,9 @@
 
 mod ending;
 mod incoming;
+mod refusing;
 mod upkeep;
+mod windows;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::ending::{Stopping, deadline_exceeded, shutting_down};
 use self::upkeep::Upkeep;
+use self::windows::Windows;
 use super::admission::{Doors, ServerDoors};
 use super::batches::Batches;
 use super::body::{Assembler, Decoder, Message};
@@ -37,10 +40,10 @@ use super::deadlines::{Alarm, Deadlines};
 use super::flow::Flow;
 use super::method_counters::Refused;
 use super::offence::OffenceNotes;
-use super::outbox::{Outbox, Outgoing};
+use super::outbox::{LOOKS_AGAIN, Outbox, Outgoing};
 use super::pings::Pings;
 use super::reply::Reply;
-use super::request::{self, Refusal};
+use super::request::{self, Refusal, TurnedAway};
 use super::routes::Routes;
 use super::status::{Code, Status};
 use super::streams::{BodyProgress, Incoming, Reading, Stage, Stream, StreamKey, Streams};
@@ -79,9 +82,12 @@ where
     stopping: Stopping,
     upkeep: Upkeep,
     pings: Pings,
+    windows: Windows,
     replies: Vec<Outgoing>,
     /// Streams with messages to be sent.
     unsent: Vec<StreamKey>,
+    /// When to look whether messages have come that did not wake the task.
+    looks_again_at: Option<Instant>,
     ready: Vec<u32>,
 }
 
@@ -154,8 +160,10 @@ where
             stopping: Stopping::No,
             upkeep: Upkeep::new(&service.config),
             pings: Pings::default(),
+            windows: Windows::new(&service.config),
             replies: Vec::new(),
             unsent: Vec::new(),
+            looks_again_at: None,
             ready: Vec::new(),
             service,
             outbox,
@@ -187,6 +195,7 @@ where
             self.look_at(index);
         }
         self.ready = ready;
+        self.windows.adjust(&mut self.h2, &mut self.streams);
         self.batches.dispatch();
         self.look_at_the_clock(cx)
     }
@@ -197,19 +206,25 @@ where
         let responder = Responder::new(respond);
         let (parts, mut body) = request.into_parts();
         if matches!(self.stopping, Stopping::Closing { .. }) {
-            return responder.refuse(Refusal::Status(shutting_down()));
+            let route = self.service.routes.find(request::path(&parts.uri));
+            let refusal = Refusal::Status(shutting_down());
+            return self.turn_away(route, Refused::Shutdown, refusal, responder);
         }
         let header_limit = self.service.config.max_header_list_size as usize;
         let authentication = self.service.config.authentication.as_deref();
         let routes = &self.service.routes;
         let mut head = match request::check(parts, routes, header_limit, authentication, now) {
             Ok(head) => head,
-            Err(refusal) => return responder.refuse(refusal),
+            Err(TurnedAway {
+                route,
+                reason,
+                refusal,
+            }) => return self.turn_away(route.as_ref(), reason, refusal, responder),
         };
         head.destination = head.route.choose(self.outbox.number, &head.headers);
         if let Some((reason, status)) = self.doors.turn_away(&head.route, head.destination) {
-            head.route.counters().turned_away(reason, status.code);
-            return responder.refuse(Refusal::Status(status));
+            let refusal = Refusal::Status(status);
+            return self.turn_away(Some(&head.route), reason, refusal, responder);
         }
         let key = self.streams.next_key();
         let (limit, _) = self.service.config.message_limits(&head.route);
@@ -227,7 +242,7 @@ where
                 drop(body);
                 match assembler.finish() {
                     Ok(message) => self.start(key, head, message, None, responder),
-                    Err(status) => responder.refuse(Refusal::Status(status)),
+                    Err(status) => self.refuse_body(&head.route, status, responder),
                 }
             }
             Body::Incomplete => {
@@ -237,6 +252,7 @@ where
                     body,
                     progress: BodyProgress {
                         at: now,
+                        completed: 0,
                         received: assembler.received(),
                     },
                     assembler,
@@ -246,10 +262,13 @@ where
                 if let Some(at) = deadline {
                     self.deadlines.insert(at, key);
                 }
-                self.watch_body(now);
+                self.upkeep.watch_body(&self.service.config, now);
             }
-            Body::Lost => {}
-            Body::Refused(status) => responder.refuse(Refusal::Status(status)),
+            Body::Lost => head
+                .route
+                .counters()
+                .turned_away(Refused::Client, Code::Cancelled),
+            Body::Refused(status) => self.refuse_body(&head.route, status, responder),
         }
     }
 
@@ -273,8 +292,8 @@ where
         let admission = match self.doors.enter(&head.route, head.destination, bytes) {
             Ok(admission) => admission,
             Err((reason, status)) => {
-                head.route.counters().turned_away(reason, status.code);
-                return responder.refuse(Refusal::Status(status));
+                let refusal = Refusal::Status(status);
+                return self.turn_away(Some(&head.route), reason, refusal, responder);
             }
         };
         head.route.counters().started();
@@ -341,8 +360,14 @@ where
                 match read(&mut reading.body, &mut reading.assembler, &mut cx) {
                     Body::Incomplete => {}
                     Body::Complete => self.finish_reading(key),
-                    Body::Lost => drop(self.remove(key)),
-                    Body::Refused(status) => self.refuse_reading(key, status),
+                    Body::Lost => {
+                        let counters = reading.head.route.counters();
+                        counters.turned_away(Refused::Client, Code::Cancelled);
+                        drop(self.remove(key));
+                    }
+                    Body::Refused(status) => {
+                        self.refuse_reading(key, Refused::BadRequest, status);
+                    }
                 }
             }
         }
@@ -364,7 +389,7 @@ where
                 let key = self.streams.next_key();
                 self.start(key, head, message, None, stream.responder);
             }
-            Err(status) => stream.responder.refuse(Refusal::Status(status)),
+            Err(status) => self.refuse_body(&head.route, status, stream.responder),
         }
     }
 
@@ -381,12 +406,19 @@ where
             return;
         };
         let mut tell = false;
+        let held_before = reading.kept.len();
         let now = self.outbox.last_read_at();
         let outcome = reading.read(flow, now, &mut cx, |message, at| {
             call.route().counters().received(message.bytes.len());
             tell |= flow.arrived(message, at);
             Ok(())
         });
+        self.windows.held(held_before, reading.kept.len());
+        if !self.upkeep.watches_bodies() && reading.is_due(call, flow) {
+            let now = Instant::now();
+            reading.progress = Some(reading.progress(now));
+            self.upkeep.watch_body(&self.service.config, now);
+        }
         if matches!(outcome, Body::Complete) {
             tell |= flow.complete();
             *incoming = None;
@@ -398,12 +430,6 @@ where
             Body::Incomplete | Body::Complete => {}
             Body::Lost => self.cancel(key, CancelReason::Client, None),
             Body::Refused(status) => self.cancel(key, CancelReason::BadRequest, Some(status)),
-        }
-    }
-
-    fn refuse_reading(&mut self, key: StreamKey, status: Status) {
-        if let Some(stream) = self.remove(key) {
-            stream.responder.refuse(Refusal::Status(status));
         }
     }
 
@@ -424,10 +450,12 @@ where
     fn send_replies(&mut self) {
         let mut replies = std::mem::take(&mut self.replies);
         let stop_at = self.outbox.take_replies(&mut replies);
+        let mut has_messages = false;
         for outgoing in replies.drain(..) {
             match outgoing {
                 Outgoing::Reply(key, reply) => self.send_reply(key, reply),
                 Outgoing::Message(key, message) => {
+                    has_messages = true;
                     if let Some(stream) = self.streams.get_mut(key) {
                         if let Some(call) = stream.stage.call() {
                             call.route().counters().sent(message.len());
@@ -446,6 +474,9 @@ where
             }
         }
         self.replies = replies;
+        if has_messages {
+            self.looks_again_at = Instant::now().checked_add(LOOKS_AGAIN);
+        }
         // Only now, so that messages which came together are sent together.
         let mut unsent = std::mem::take(&mut self.unsent);
         for key in unsent.drain(..) {
@@ -472,10 +503,10 @@ where
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        if let Some(call) = stream.stage.call() {
-            if call.flow().is_some_and(|flow| flow.taken(sent)) {
-                self.batches.push_progress(call);
-            }
+        if let Some(call) = stream.stage.call()
+            && call.flow().is_some_and(|flow| flow.taken(sent))
+        {
+            self.batches.push_progress(call);
         }
         match progress {
             Progress::Idle => {}
@@ -532,6 +563,10 @@ where
         if let (true, _) = stream.responder.unwatch() {
             let streams = &self.streams;
             self.stalls.forget_one(|key| streams.contains(key));
+        }
+        if let Stage::Streaming(_, Some(incoming)) = &stream.stage {
+            // h2 takes back what it has lent the stream.
+            self.windows.held(incoming.kept.len(), 0);
         }
         if let Some(call) = stream.stage.call() {
             call.route().counters().finished(call.outcome());

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::authentication::AuthenticationStats;
 use super::call::CancelReason;
+use super::method_counters::{RefusedCounters, RefusedCounts};
 use super::offence::{OffenceCounters, OffenceCounts};
 
 /// Counters of one network thread. All are written relaxed: they are read for people, not for decisions,
@@ -28,6 +29,8 @@ pub(super) struct Counters {
     pub(super) idle_connections_closed: AtomicU64,
     pub(super) aged_connections_closed: AtomicU64,
     pub(super) offences: OffenceCounters,
+    /// Requests that were refused before anybody knew their method.
+    pub(super) refused: RefusedCounters,
     pub(super) bad_requests: AtomicU64,
     pub(super) stalled_replies: AtomicU64,
 }
@@ -72,6 +75,9 @@ pub struct TransportStats {
     /// What clients did that no well-behaved client does, by kind. A connection that was closed for it is one of
     /// `connection_errors`, too.
     pub offences: OffenceCounts,
+    /// Requests that named no method of the server, and were refused for that or for something else. The others are in their
+    /// methods' statistics.
+    pub refused: RefusedCounts,
     /// Calls answered by the transport because a message broke the protocol or a limit.
     pub bad_requests: u64,
     /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
@@ -113,8 +119,23 @@ impl Counters {
         stats.idle_connections_closed += self.idle_connections_closed.load(Ordering::Relaxed);
         stats.aged_connections_closed += self.aged_connections_closed.load(Ordering::Relaxed);
         self.offences.add_to(&mut stats.offences);
+        self.refused.add_to(&mut stats.refused);
         stats.bad_requests += self.bad_requests.load(Ordering::Relaxed);
         stats.stalled_replies += self.stalled_replies.load(Ordering::Relaxed);
+    }
+}
+
+impl TransportStats {
+    /// How TLS handshakes ended, each outcome by its name in metrics.
+    #[must_use]
+    pub fn tls_outcomes(&self) -> [(&'static str, u64); 5] {
+        [
+            ("finished", self.tls_handshakes),
+            ("plaintext", self.tls_plaintext),
+            ("without_http2", self.tls_without_http2),
+            ("client_certificate", self.tls_client_certificates_refused),
+            ("failed", self.tls_handshakes_failed),
+        ]
     }
 }
 

@@ -162,6 +162,11 @@ impl Flow {
         state.is_withheld
     }
 
+    /// Whether the connection has stopped reading because of the handler.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.lock().is_withheld
+    }
+
     /// HTTP/2 has taken reply bytes.
     pub(super) fn taken(&self, bytes: usize) -> bool {
         let mut state = self.lock();

@@ -26,7 +26,7 @@ pub(super) type Guarded<S> = FrameGuard<Replay<S>>;
 /// What a handshake has led to.
 pub(super) enum Handshake<S> {
     Http2(Box<h2::server::Connection<Guarded<S>, Bytes>>),
-    /// A liveness probe has its answer.
+    /// A probe has its answer.
     Answered,
     /// The client speaks something else, or is gone.
     Failed,
@@ -47,8 +47,8 @@ where
     let report = |offence| offence::report(service, outbox, offence);
     match protocol {
         Protocol::Http2 => greet(Replay::new(io, opening), service, outbox).await,
-        Protocol::Http1 => match http1::answer(&mut Replay::new(io, opening)).await {
-            Ok(Answered::Livez) => Handshake::Answered,
+        Protocol::Http1 => match http1::answer(&mut Replay::new(io, opening), service).await {
+            Ok(Answered::Probe) => Handshake::Answered,
             Ok(Answered::WrongProtocol) => {
                 report(Offence::Http1);
                 Handshake::Failed

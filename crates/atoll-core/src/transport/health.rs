@@ -10,6 +10,7 @@
 //! | `State` | the ticker on `atoll-net-0`; who sets a status; calls | the same | its mutex |
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -174,6 +175,48 @@ impl Health {
         self.lock().status(service)
     }
 
+    /// Why a service is not serving, in a line; none when it is, and for a name that is no service's.
+    ///
+    /// A server that stops is no longer ready, and lives: `liveness` does not say so here.
+    pub(super) fn trouble(&self, service: &str) -> Option<String> {
+        let state = self.lock();
+        if state.is_stopping && service != LIVENESS {
+            return Some("the server is stopping".into());
+        }
+        match state.said.get(service) {
+            Some(ServingStatus::Serving) => return None,
+            Some(_) => return Some("the application says that it is not serving".into()),
+            None => {}
+        }
+        let mut loops = Vec::new();
+        let stuck: Vec<&Watched> = if service == LIVENESS {
+            state.loops.iter().filter(|it| !it.is_living).collect()
+        } else {
+            let indices = state.services.get(service).into_iter().flatten();
+            let serving = indices.map(|index| &state.loops[*index]);
+            serving.filter(|it| !it.is_serving).collect()
+        };
+        let now = clock::now();
+        let mut said = Vec::new();
+        for watched in stuck {
+            let seen = if service == LIVENESS {
+                &watched.living
+            } else {
+                &watched.serving
+            };
+            if let Some(observed) = watched.observed.upgrade() {
+                said.push(no_progress(&*observed, seen.outstanding(now), now));
+                loops.push(observed);
+            } else {
+                said.push("a loop is gone".into());
+            }
+        }
+        drop(state);
+        // The last reference to a loop may be among them, and what that frees must not run under the mutex.
+        drop(loops);
+        (!said.is_empty()).then(|| said.join(", and "))
+    }
+
     /// Looks at the loops, and tells the watchers of services whose status has changed.
     pub fn look(&self, now: u64) {
         let mut state = self.lock();
@@ -331,6 +374,25 @@ impl Watched {
         }
         observed
     }
+}
+
+/// What a loop that is stuck is told with: its name, for how long, and what runs.
+fn no_progress(observed: &dyn ObservedLoop, waited: Option<u64>, now: u64) -> String {
+    let name = observed.name();
+    let record = observed.record();
+    let mut line = match waited {
+        Some(waited) => {
+            let waited = clock::seconds(waited);
+            format!("loop {name} has made no progress for {waited:.1} s")
+        }
+        None => format!("loop {name} does not keep up"),
+    };
+    if let Some(running) = record.activity.running() {
+        let handler = &record.events.slot(running.slot).name;
+        let age = clock::seconds(now.saturating_sub(running.since));
+        let _ = write!(line, "; {handler} runs for {age:.1} s");
+    }
+    line
 }
 
 #[derive(Clone, Copy)]
@@ -507,7 +569,18 @@ mod tests {
         health.say("a", None);
         assert_eq!(health.status("a"), ServingStatus::Serving);
         assert_eq!(health.status(LIVENESS), ServingStatus::Serving);
+        health.say("a", Some(ServingStatus::NotServing));
+        let said = "the application says that it is not serving";
+        assert_eq!(health.trouble("a").as_deref(), Some(said));
+        assert_eq!((health.trouble(""), health.trouble(LIVENESS)), (None, None));
+        health.say("a", None);
+        assert_eq!(health.trouble("a"), None);
         health.stop();
+        assert_eq!(
+            health.trouble("").as_deref(),
+            Some("the server is stopping")
+        );
+        assert_eq!(health.trouble(LIVENESS), None);
         for name in ["", "a", "b", LIVENESS] {
             assert_eq!(health.status(name), ServingStatus::NotServing);
         }

@@ -1,7 +1,10 @@
-//! What a client of HTTP/1 is told on a gRPC port: whether the process lives, and else that this is not for it.
+//! What a client of HTTP/1 is told on a gRPC port: whether the process lives and is ready, and else that this is not for it.
 
 use std::io;
 
+use super::connection::Service;
+use super::health::{Health, LIVENESS};
+use crate::readiness::{Format, Told, readyz};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A request's head that is longer is not read to its end.
@@ -9,20 +12,20 @@ const MOST_HEAD: usize = 8 << 10;
 
 const WRONG_PROTOCOL: &str = "\
 This is a gRPC port. It speaks HTTP/2 with prior knowledge, and the request was HTTP/1.
-Use a gRPC client, or curl --http2-prior-knowledge; GET /livez is answered in HTTP/1, too.
+Use a gRPC client, or curl --http2-prior-knowledge; GET /livez and /readyz are answered in HTTP/1, too.
 ";
 
 /// How the request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answered {
-    Livez,
+    Probe,
     WrongProtocol,
     /// It was not HTTP/1 after all, and got no answer.
     Nothing,
 }
 
 /// Reads the head of one request and answers it. The connection is good for nothing else afterwards.
-pub(super) async fn answer<S>(io: &mut S) -> io::Result<Answered>
+pub(super) async fn answer<S>(io: &mut S, service: &Service) -> io::Result<Answered>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -35,26 +38,80 @@ where
     let Some((method, target)) = request_line(&head) else {
         return Ok(Answered::Nothing);
     };
-    let path = target.split('?').next().unwrap_or_default();
-    let (answered, status, text) = match (method, path) {
-        ("GET" | "HEAD", "/livez") => (Answered::Livez, "200 OK", "ok\n"),
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let (answered, status, format, text) = match (method, path) {
+        ("GET" | "HEAD", "/livez") => {
+            let (alive, text) = livez(service);
+            (Answered::Probe, verdict(alive), Format::Text, text)
+        }
+        ("GET" | "HEAD", "/readyz") => {
+            let format = Format::of(query, header(&head, "accept"));
+            let (ready, text) = readyz(&conditions(service), format);
+            (Answered::Probe, verdict(ready), format, text)
+        }
         _ => (
             Answered::WrongProtocol,
             "505 HTTP Version Not Supported",
-            WRONG_PROTOCOL,
+            Format::Text,
+            WRONG_PROTOCOL.into(),
         ),
     };
     let mut response = format!(
-        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {}\r\n\
          cache-control: no-store\r\ncontent-length: {}\r\n\r\n",
+        format.content_type(),
         text.len()
     );
     if method != "HEAD" {
-        response.push_str(text);
+        response.push_str(&text);
     }
     io.write_all(response.as_bytes()).await?;
     io.flush().await?;
     Ok(answered)
+}
+
+fn verdict(good: bool) -> &'static str {
+    if good {
+        "200 OK"
+    } else {
+        "503 Service Unavailable"
+    }
+}
+
+/// As the name `liveness` of the health service has it; a server without that lives while it answers.
+fn livez(service: &Service) -> (bool, String) {
+    let health = service.routes.health();
+    match health.and_then(|health| health.trouble(LIVENESS)) {
+        None => (true, "ok\n".into()),
+        Some(trouble) => (false, format!("{trouble}\n")),
+    }
+}
+
+/// The server's own health, where it tells that, and the conditions that the application has set.
+fn conditions(service: &Service) -> Vec<Told> {
+    let of_server = |health: &Health| {
+        let trouble = health.trouble("");
+        Told::new("server", trouble.is_none(), trouble.unwrap_or_default())
+    };
+    let health = service.routes.health();
+    let mut conditions =
+        vec![health.map_or_else(|| Told::new("server", true, ""), |health| of_server(health))];
+    if let Some(readiness) = &service.config.readiness {
+        conditions.extend(readiness.told());
+    }
+    conditions
+}
+
+/// The value of a header, `name` being in lower case.
+fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut lines = std::str::from_utf8(head).ok()?.lines().skip(1);
+    lines.find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
 }
 
 fn is_complete(head: &[u8]) -> bool {
@@ -93,5 +150,12 @@ mod tests {
             assert_eq!(line(wrong), None, "{wrong:?}");
         }
         assert_eq!(request_line(b"GET /\xff HTTP/1.1\r\n"), None);
+    }
+
+    #[test]
+    fn a_header_is_found_whatever_its_case() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nACCEPT:  text/plain \r\n\r\n";
+        assert_eq!(header(head, "accept"), Some("text/plain"));
+        assert_eq!(header(head, "range"), None);
     }
 }

@@ -34,13 +34,29 @@ pub enum Refused {
     Client,
     /// The server stopped.
     Shutdown,
-    /// Its request broke the protocol or a limit before its handler began.
+    /// Its messages broke the protocol or a limit before its handler began.
     BadRequest,
+    /// Its message did not come in time: `body_timeout`.
+    SlowBody,
+    /// It was no POST.
+    HttpMethod,
+    /// Its content type is not gRPC's.
+    ContentType,
+    /// Its metadata is larger than `max_header_list_size`.
+    MetadataSize,
+    /// Its token or cluster id was missing, or is not valid here.
+    Unauthenticated,
+    /// Its `grpc-timeout` is no time.
+    BadTimeout,
+    /// Its `grpc-encoding` is not known here.
+    BadEncoding,
+    /// No method has its path.
+    UnknownMethod,
 }
 
 impl Refused {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 18] = [
         Self::MethodLimit,
         Self::ServerLimit,
         Self::WaitingFull,
@@ -51,6 +67,25 @@ impl Refused {
         Self::Client,
         Self::Shutdown,
         Self::BadRequest,
+        Self::SlowBody,
+        Self::HttpMethod,
+        Self::ContentType,
+        Self::MetadataSize,
+        Self::Unauthenticated,
+        Self::BadTimeout,
+        Self::BadEncoding,
+        Self::UnknownMethod,
+    ];
+
+    /// Those for which a request is refused that names no method of the server.
+    pub const OF_REQUESTS: [Self; 7] = [
+        Self::UnknownMethod,
+        Self::HttpMethod,
+        Self::ContentType,
+        Self::MetadataSize,
+        Self::Unauthenticated,
+        Self::BadTimeout,
+        Self::Shutdown,
     ];
 
     /// The reason as statistics and metrics name it.
@@ -67,6 +102,14 @@ impl Refused {
             Self::Client => "client",
             Self::Shutdown => "shutdown",
             Self::BadRequest => "bad_request",
+            Self::SlowBody => "slow_body",
+            Self::HttpMethod => "http_method",
+            Self::ContentType => "content_type",
+            Self::MetadataSize => "metadata_size",
+            Self::Unauthenticated => "unauthenticated",
+            Self::BadTimeout => "bad_timeout",
+            Self::BadEncoding => "bad_encoding",
+            Self::UnknownMethod => "unknown_method",
         }
     }
 }
@@ -84,12 +127,31 @@ impl From<CancelReason> for Refused {
     }
 }
 
+/// How many calls were refused, by the index of the reason in [`Refused::ALL`].
+pub type RefusedCounts = [u64; Refused::ALL.len()];
+
+/// The counters behind [`RefusedCounts`].
+#[derive(Debug, Default)]
+pub(super) struct RefusedCounters([AtomicU64; Refused::ALL.len()]);
+
+impl RefusedCounters {
+    pub(super) fn count(&self, reason: Refused) {
+        add(&self.0[reason as usize], 1);
+    }
+
+    pub(super) fn add_to(&self, counts: &mut RefusedCounts) {
+        for (sum, counter) in counts.iter_mut().zip(&self.0) {
+            *sum += counter.load(Ordering::Relaxed);
+        }
+    }
+}
+
 /// The counters of one method.
 #[derive(Debug, Default)]
 pub(super) struct MethodCounters {
     started: AtomicU64,
     finished: [AtomicU64; CODES],
-    refused: [AtomicU64; Refused::ALL.len()],
+    refused: RefusedCounters,
     overdue: AtomicU64,
     waiting: AtomicU64,
     bytes_received: AtomicU64,
@@ -103,8 +165,8 @@ pub struct MethodStats {
     pub started: u64,
     /// Calls that ended, by the number of their status code.
     pub finished: [u64; CODES],
-    /// Those of them that never reached their handler, by the index of the reason in [`Refused::ALL`].
-    pub refused: [u64; Refused::ALL.len()],
+    /// Those of them that never reached their handler.
+    pub refused: RefusedCounts,
     /// Calls that had waited too long on an overloaded loop, whether or not they were refused for it.
     pub overdue: u64,
     /// Calls that wait for their method to run fewer.
@@ -154,7 +216,7 @@ impl MethodCounters {
     }
 
     pub(super) fn refused(&self, reason: Refused) {
-        add(&self.refused[reason as usize], 1);
+        self.refused.count(reason);
     }
 
     /// A call that was answered before it became one.
@@ -189,9 +251,11 @@ impl MethodCounters {
         // Ends before starts, so that no more calls have ended than have come.
         let finished = self.finished.each_ref();
         let finished = finished.map(|counter| counter.load(Ordering::Acquire));
+        let mut refused = RefusedCounts::default();
+        self.refused.add_to(&mut refused);
         MethodStats {
             finished,
-            refused: self.refused.each_ref().map(relaxed),
+            refused,
             overdue: relaxed(&self.overdue),
             waiting: relaxed(&self.waiting),
             bytes_received: relaxed(&self.bytes_received),

@@ -22,6 +22,7 @@
 //! reply back, `wire` sends it.
 
 mod acceptor;
+mod accounts;
 pub(crate) mod address;
 mod admission;
 mod authentication;
@@ -44,6 +45,7 @@ mod frame_limit;
 mod handshake;
 pub mod health;
 mod http1;
+mod kept_memory;
 pub(crate) mod linger;
 pub(crate) mod listener;
 pub mod metadata;
@@ -64,6 +66,7 @@ mod timeout;
 mod tls;
 mod wire;
 
+pub use accounts::{Totals, totals_of_process};
 pub use address::BindError;
 pub use admission::{Gate, WhenFull};
 pub use authentication::{Authentication, AuthenticationStats, ClusterId};
@@ -76,12 +79,12 @@ pub use counters::TransportStats;
 pub use flow::{Received, Sent};
 pub use frame_limit::FrameLimit;
 pub use listener::Listener;
-pub use method_counters::{MethodStats, Refused};
+pub use method_counters::{MethodStats, Refused, RefusedCounts};
 pub use offence::{Offence, OffenceCounts, OffenceNote};
 pub use pings::{NoPong, RoundTrip};
-pub use reply::{MESSAGE_PREFIX, Reply, frame};
+pub use reply::{Framed, MESSAGE_PREFIX, Reply, frame};
 pub use routes::{Dispatch, Route, Routes};
-pub use server::{Transport, running_routes};
+pub use server::Transport;
 pub use spread::Chooser;
 pub use status::{Code, Status};
 pub use tls::{AuthContext, CertificateError, PemPair, ServerCertificates, TlsPeer};

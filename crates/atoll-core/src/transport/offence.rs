@@ -36,7 +36,7 @@ pub enum Offence {
     HeaderFlood,
     /// Bytes that break HTTP/2.
     ProtocolError,
-    /// An HTTP/1 request other than `GET /livez`.
+    /// An HTTP/1 request other than `GET /livez` and `GET /readyz`.
     Http1,
     /// A TLS handshake on a port without TLS.
     Tls,

@@ -11,7 +11,10 @@
 //!
 //! The wake-up protocol: the task leaves its waker in `sleeper` only when, under the lock, there is nothing
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
-//! others ride along. The lock is never held while h2 is called, because h2 calls wakers under its own
+//! others ride along. A handler that sends message after message may let them ride although the task sleeps: for as long as
+//! its last one that the task has seen is no older than a moment, until then [`Outbox::wake_riding`] is called or
+//! [`MOST_RIDING`] bytes wait, and at the latest until the task looks by itself, [`LOOKS_AGAIN`] after it has seen a message.
+//! The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,21 +22,37 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::HeaderMap;
 
 use super::counters::Counters;
 use super::pings::PingRequest;
-use super::reply::Reply;
+use super::reply::{Framed, Reply};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
 use crate::fork;
+
+/// Bytes of messages that may wait for a connection's task without waking it.
+const MOST_RIDING: usize = 16 << 10;
+
+/// When the task, asleep since it has sent a message, looks whether more have come without waking it.
+pub(super) const LOOKS_AGAIN: Duration = Duration::from_millis(1);
+
+/// How a message was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queued {
+    /// The task is awake, or has been woken.
+    Seen,
+    /// The task sleeps.
+    Rides,
+    /// The connection is gone.
+    Gone,
+}
 
 /// What a connection is asked to send.
 pub(super) enum Outgoing {
     InitialMetadata(StreamKey, Box<HeaderMap>),
     /// A message of a streaming reply.
-    Message(StreamKey, Bytes),
+    Message(StreamKey, Framed),
     Reply(StreamKey, Reply),
     Ping(PingRequest),
 }
@@ -65,6 +84,10 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Inner {
     replies: Vec<Outgoing>,
+    /// Bytes of `replies` that have not woken the task.
+    riding: usize,
+    /// When a message was last queued that the task sees without further ado; in ticks.
+    seen_at: u64,
     ready: Vec<u32>,
     sleeper: Option<Waker>,
     /// A wake-up that arrived while the task ran: it must go round once more.
@@ -151,6 +174,40 @@ impl Outbox {
         true
     }
 
+    /// Queues a message of a stream, of `bytes` bytes. It rides while the last one that was seen is younger than `moment`, by
+    /// the time `now`; both in ticks.
+    pub(super) fn push_riding(
+        &self,
+        outgoing: Outgoing,
+        bytes: usize,
+        moment: u64,
+        now: impl FnOnce() -> u64,
+    ) -> Queued {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Queued::Gone;
+        }
+        inner.replies.push(outgoing);
+        // Read under the lock: whoever is delayed before it would take for young what the task has looked again for.
+        let now = now();
+        let is_early = now.saturating_sub(inner.seen_at) < moment;
+        if inner.sleeper.is_some() && is_early && inner.riding + bytes < MOST_RIDING {
+            inner.riding += bytes;
+            return Queued::Rides;
+        }
+        inner.seen_at = now;
+        wake(inner);
+        Queued::Seen
+    }
+
+    /// Wakes the task for what rides.
+    pub(super) fn wake_riding(&self) {
+        let inner = self.lock();
+        if inner.riding > 0 {
+            wake(inner);
+        }
+    }
+
     /// Asks the connection to look at the stream in a slot.
     pub(super) fn look_at(&self, index: u32) {
         let mut inner = self.lock();
@@ -175,6 +232,7 @@ impl Outbox {
         debug_assert!(replies.is_empty());
         let mut inner = self.lock();
         std::mem::swap(&mut inner.replies, replies);
+        inner.riding = 0;
         inner.stop_is_news = false;
         inner.stop_at
     }
@@ -322,6 +380,36 @@ mod tests {
         assert!(!outbox.sleep(&cx), "the stop has not been seen");
         assert_eq!(outbox.take_replies(&mut Vec::new()), Some(at));
         assert!(outbox.sleep(&cx));
+    }
+
+    #[test]
+    fn messages_of_a_moment_ride_until_they_are_called_for_or_many() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        let counter = Arc::new(CountWakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&counter));
+        let cx = Context::from_waker(&waker);
+        let woken = || counter.0.load(Ordering::Relaxed);
+        let push = |now, bytes| outbox.push_riding(reply(), bytes, 100, || now);
+        let seen = || outbox.take_replies(&mut Vec::new());
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1000, 10), woken()), (Queued::Seen, 1));
+        assert_eq!(push(1010, 10), Queued::Seen, "the task is awake");
+        seen();
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1109, 10), woken()), (Queued::Rides, 1));
+        assert!(!outbox.sleep(&cx), "there is something to send");
+        outbox.wake_riding();
+        assert_eq!(woken(), 2);
+        seen();
+        outbox.wake_riding();
+        assert!(outbox.sleep(&cx));
+        assert_eq!((push(1110, 10), woken()), (Queued::Seen, 3));
+        seen();
+        assert!(outbox.sleep(&cx));
+        assert_eq!(push(1120, MOST_RIDING / 2), Queued::Rides);
+        assert_eq!((push(1130, MOST_RIDING), woken()), (Queued::Seen, 4));
+        outbox.close();
+        assert_eq!(push(1140, 10), Queued::Gone);
     }
 
     #[test]

@@ -8,13 +8,71 @@ use super::status::{Code, Status};
 /// The bytes before each gRPC message: a flag (0, not compressed) and the length, big-endian.
 pub const MESSAGE_PREFIX: usize = 5;
 
+/// A serialised message on its way to a client: with its prefix, or, where copying it behind one would cost more, without.
+#[derive(Clone, Debug)]
+pub struct Framed {
+    bytes: Bytes,
+    lacks_prefix: bool,
+}
+
+impl Framed {
+    /// A message without its prefix, which is sent as it is, without a copy. What owns the bytes is dropped on the thread of
+    /// the connection that has sent them, or of whoever drops the reply.
+    ///
+    /// # Panics
+    ///
+    /// For a message of 4 GiB or more, which the prefix cannot express.
+    #[must_use]
+    pub fn uncopied(message: Bytes) -> Self {
+        assert!(u32::try_from(message.len()).is_ok(), "{TOO_LONG}");
+        Self {
+            bytes: message,
+            lacks_prefix: true,
+        }
+    }
+
+    /// Bytes, with the prefix.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + if self.lacks_prefix { MESSAGE_PREFIX } else { 0 }
+    }
+
+    /// The pieces that are sent: the prefix, if it is one of its own, and the rest.
+    pub(super) fn into_pieces(self) -> (Option<Bytes>, Bytes) {
+        let prefix = self.lacks_prefix.then(|| {
+            let mut prefix = BytesMut::with_capacity(MESSAGE_PREFIX);
+            put_prefix(&mut prefix, self.bytes.len());
+            prefix.freeze()
+        });
+        (prefix, self.bytes)
+    }
+
+    /// The whole message in one piece.
+    pub(super) fn into_bytes(self) -> Bytes {
+        if self.lacks_prefix {
+            frame(&self.bytes)
+        } else {
+            self.bytes
+        }
+    }
+}
+
+/// With its prefix, as [`frame`] makes it.
+impl From<Bytes> for Framed {
+    fn from(framed: Bytes) -> Self {
+        Self {
+            bytes: framed,
+            lacks_prefix: false,
+        }
+    }
+}
+
 /// The answer to a call. A reply of status OK carries a message; any other status drops it.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// How the call ended.
     pub status: Status,
-    /// The serialised message with its prefix, as [`frame`] makes it.
-    pub message: Option<Bytes>,
+    /// The serialised message.
+    pub message: Option<Framed>,
     /// Metadata for the trailers.
     pub trailing_metadata: Option<Box<HeaderMap>>,
     /// Metadata for the headers; ignored when
@@ -23,12 +81,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A message, already with its prefix (see [`frame`]), and status OK.
+    /// A message, which has its prefix (see [`frame`]) or is [`Framed::uncopied`], and status OK.
     #[must_use]
-    pub fn ok(message: Bytes) -> Self {
+    pub fn ok(message: impl Into<Framed>) -> Self {
         Self {
             status: Status::OK,
-            message: Some(message),
+            message: Some(message.into()),
             trailing_metadata: None,
             initial_metadata: None,
         }
@@ -86,8 +144,8 @@ impl Reply {
     }
 }
 
-/// What to answer instead of a message, here with its prefix, that is larger than `limit`.
-pub(super) fn too_large(framed: &Bytes, limit: usize) -> Option<Status> {
+/// What to answer instead of a message that is larger than `limit`.
+pub(super) fn too_large(framed: &Framed, limit: usize) -> Option<Status> {
     let size = framed.len().saturating_sub(MESSAGE_PREFIX);
     (size > limit).then(|| {
         let text = format!("SERVER: Sent message larger than max ({size} vs. {limit})");
@@ -102,12 +160,17 @@ pub(super) fn too_large(framed: &Bytes, limit: usize) -> Option<Status> {
 /// For a message of 4 GiB or more, which the prefix cannot express.
 #[must_use]
 pub fn frame(message: &[u8]) -> Bytes {
-    let length = u32::try_from(message.len()).expect("a gRPC message is smaller than 4 GiB");
     let mut framed = BytesMut::with_capacity(MESSAGE_PREFIX + message.len());
-    framed.put_u8(0);
-    framed.put_u32(length);
+    put_prefix(&mut framed, message.len());
     framed.put_slice(message);
     framed.freeze()
+}
+
+const TOO_LONG: &str = "a gRPC message is smaller than 4 GiB";
+
+fn put_prefix(framed: &mut BytesMut, length: usize) {
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).expect(TOO_LONG));
 }
 
 #[cfg(test)]
@@ -117,6 +180,17 @@ mod tests {
     #[test]
     fn a_framed_message_has_a_flag_and_a_big_endian_length() {
         assert_eq!(&frame(b"abc")[..], b"\x00\x00\x00\x00\x03abc");
+    }
+
+    #[test]
+    fn an_uncopied_message_is_sent_as_it_is_behind_its_prefix() {
+        let message = Bytes::from_static(b"abc");
+        let framed = Framed::uncopied(message.clone());
+        assert_eq!(framed.len(), frame(b"abc").len());
+        assert_eq!(framed.clone().into_bytes(), frame(b"abc"));
+        let (prefix, rest) = framed.into_pieces();
+        assert_eq!(prefix.unwrap(), frame(b"abc")[..MESSAGE_PREFIX]);
+        assert_eq!(rest.as_ptr(), message.as_ptr());
     }
 
     #[test]

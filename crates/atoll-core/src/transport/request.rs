@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 
 use super::authentication::Authentication;
 use super::call::CallHead;
 use super::compression::{ENCODINGS, Encoding};
-use super::routes::Routes;
+use super::method_counters::Refused;
+use super::routes::{Route, Routes};
 use super::status::{Code, Status};
 use super::timeout;
 use super::wire::{GRPC_ENCODING, GRPC_TIMEOUT};
@@ -27,6 +28,32 @@ pub(super) enum Refusal {
     Http(StatusCode, Option<Status>),
 }
 
+impl Refusal {
+    /// The status that the client's gRPC library makes of it.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Status(status) | Self::Encoding(status) | Self::Http(_, Some(status)) => {
+                status.code
+            }
+            Self::Http(_, None) => Code::Unknown,
+        }
+    }
+}
+
+/// A request that becomes no call.
+#[derive(Debug)]
+pub(super) struct TurnedAway {
+    /// The method that it named, if there is one.
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) reason: Refused,
+    pub(super) refusal: Refusal,
+}
+
+/// The path that a request names.
+pub(super) fn path(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |path| path.as_str())
+}
+
 /// Checks the headers in the order in which grpc-go does, so that the answer to a request with several
 /// mistakes is the same; and who calls, as soon as it is a call.
 pub(super) fn check(
@@ -35,37 +62,14 @@ pub(super) fn check(
     header_limit: usize,
     authentication: Option<&Authentication>,
     now: Instant,
-) -> Result<CallHead, Refusal> {
-    if parts.method != Method::POST {
-        let text = format!("The method of a gRPC request is POST, not {}", parts.method);
-        return Err(Refusal::Http(
-            StatusCode::METHOD_NOT_ALLOWED,
-            Some(Status::new(Code::Internal, text)),
-        ));
-    }
-    if !parts.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
-        return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, None));
-    }
-    let size = list_size(&parts.headers);
-    if size > header_limit {
-        let text = format!("SERVER: Received metadata larger than max ({size} vs. {header_limit})");
-        return Err(Refusal::Status(Status::new(Code::ResourceExhausted, text)));
-    }
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    if let Some(authentication) = authentication {
-        // Before anything is said about what is served here.
-        authentication
-            .check(path, &parts.headers)
-            .map_err(Refusal::Status)?;
-    }
-    let timeout = requested_timeout(&parts.headers)?;
-    let Some(route) = routes.find(path) else {
-        return Err(Refusal::Status(Status::new(
-            Code::Unimplemented,
-            "Method not found!",
-        )));
-    };
-    let encoding = requested_encoding(&parts.headers)?;
+) -> Result<CallHead, TurnedAway> {
+    let route = routes.find(path(&parts.uri));
+    let checked = check_headers(&parts, route, header_limit, authentication);
+    let (route, timeout, encoding) = checked.map_err(|(reason, refusal)| TurnedAway {
+        route: route.cloned(),
+        reason,
+        refusal,
+    })?;
     Ok(CallHead {
         encoding,
         // The connection chooses.
@@ -77,6 +81,45 @@ pub(super) fn check(
         // A time that the clock cannot express is no deadline.
         deadline: timeout.and_then(|timeout| now.checked_add(timeout)),
     })
+}
+
+type Checked<T> = Result<T, (Refused, Refusal)>;
+
+fn check_headers<'a>(
+    parts: &Parts,
+    route: Option<&'a Arc<Route>>,
+    header_limit: usize,
+    authentication: Option<&Authentication>,
+) -> Checked<(&'a Arc<Route>, Option<Duration>, Encoding)> {
+    if parts.method != Method::POST {
+        let text = format!("The method of a gRPC request is POST, not {}", parts.method);
+        let status = Status::new(Code::Internal, text);
+        let refusal = Refusal::Http(StatusCode::METHOD_NOT_ALLOWED, Some(status));
+        return Err((Refused::HttpMethod, refusal));
+    }
+    if !parts.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        let refusal = Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, None);
+        return Err((Refused::ContentType, refusal));
+    }
+    let size = list_size(&parts.headers);
+    if size > header_limit {
+        let text = format!("SERVER: Received metadata larger than max ({size} vs. {header_limit})");
+        let status = Status::new(Code::ResourceExhausted, text);
+        return Err((Refused::MetadataSize, Refusal::Status(status)));
+    }
+    if let Some(authentication) = authentication {
+        // Before anything is said about what is served here.
+        authentication
+            .check(path(&parts.uri), &parts.headers)
+            .map_err(|status| (Refused::Unauthenticated, Refusal::Status(status)))?;
+    }
+    let timeout = requested_timeout(&parts.headers)?;
+    let Some(route) = route else {
+        let status = Status::new(Code::Unimplemented, "Method not found!");
+        return Err((Refused::UnknownMethod, Refusal::Status(status)));
+    };
+    let encoding = requested_encoding(&parts.headers)?;
+    Ok((route, timeout, encoding))
 }
 
 /// The size of the headers as HTTP/2 counts it (RFC 9113, section 6.5.2).
@@ -93,7 +136,7 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+fn requested_timeout(headers: &HeaderMap) -> Checked<Option<Duration>> {
     let Some(value) = headers.get(GRPC_TIMEOUT) else {
         return Ok(None);
     };
@@ -102,18 +145,20 @@ fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
         let text = format!(
             "grpc-timeout is {value:?}, not one to eight digits and one of H, M, S, m, u, n"
         );
-        return Err(Refusal::Status(Status::new(Code::Internal, text)));
+        let refusal = Refusal::Status(Status::new(Code::Internal, text));
+        return Err((Refused::BadTimeout, refusal));
     }
     Ok(timeout)
 }
 
-fn requested_encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+fn requested_encoding(headers: &HeaderMap) -> Checked<Encoding> {
     let Some(name) = headers.get(GRPC_ENCODING) else {
         return Ok(Encoding::Identity);
     };
     Encoding::from_name(name.as_bytes()).ok_or_else(|| {
         let text = format!("grpc-encoding {name:?} is not supported here, but {ENCODINGS} are");
-        Refusal::Encoding(Status::new(Code::Unimplemented, text))
+        let refusal = Refusal::Encoding(Status::new(Code::Unimplemented, text));
+        (Refused::BadEncoding, refusal)
     })
 }
 
@@ -132,6 +177,7 @@ mod tests {
         check(parts, &Routes::default(), 1000, None, Instant::now())
             .err()
             .expect("nothing is routed here")
+            .refusal
     }
 
     fn grpc() -> http::request::Builder {

@@ -70,11 +70,10 @@ pub struct Route {
     pub(super) streams_replies: bool,
     max_receive_message_size: Option<usize>,
     max_send_message_size: Option<usize>,
-    /// Its requests have one message although the handler reads it itself.
-    pub(super) has_one_message: bool,
     /// Answered natively, so it passes no gate of the server either.
     is_native: bool,
-    counters: MethodCounters,
+    /// Shared with the process's accounts, which outlive the route.
+    counters: Arc<MethodCounters>,
 }
 
 impl Route {
@@ -93,9 +92,8 @@ impl Route {
             streams_replies: false,
             max_receive_message_size: None,
             max_send_message_size: None,
-            has_one_message: false,
             is_native: false,
-            counters: MethodCounters::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -148,13 +146,6 @@ impl Route {
         self
     }
 
-    /// Says of a route that streams its requests that each has one message in truth, which its handler reads itself.
-    #[must_use]
-    pub fn with_one_message(mut self) -> Self {
-        self.has_one_message = true;
-        self
-    }
-
     /// The same for each target of a route that is spread over several, the first one included.
     #[must_use]
     pub fn with_gates(
@@ -171,7 +162,7 @@ impl Route {
         self.is_native
     }
 
-    pub(super) fn counters(&self) -> &MethodCounters {
+    pub(super) fn counters(&self) -> &Arc<MethodCounters> {
         &self.counters
     }
 
@@ -192,6 +183,14 @@ impl Route {
     #[must_use]
     pub fn data(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.first.data
+    }
+
+    /// The data of each of its targets, the first one's first.
+    pub fn every_data(&self) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
+        let others = self.others.iter().flat_map(|others| &others.destinations);
+        std::iter::once(&self.first)
+            .chain(others)
+            .map(|it| &it.data)
     }
 
     /// The index of the destination that takes a call.

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,17 +19,18 @@ use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::acceptor;
+use super::accounts;
 use super::admission::ServerDoors;
 use super::config::TransportConfig;
 use super::connection::Service;
 use super::counters::{Counters, TransportStats};
 use super::health::Health;
+use super::kept_memory;
 use super::listener::Listener;
 use super::offence::{Offence, OffenceNote, OffenceNotes};
 use super::outbox::Outbox;
 use super::peers::{Peer, Peers};
 use super::routes::Routes;
-use crate::fork::PerProcess;
 use crate::{clock, native_thread};
 
 /// A grace longer than this is as good as none at all, and clocks can express it.
@@ -90,6 +91,7 @@ impl Transport {
         config
             .validate()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        kept_memory::keep(config.kept_memory);
         let runtimes: Vec<Runtime> = (0..config.network_threads)
             .map(|_| {
                 Builder::new_current_thread()
@@ -130,7 +132,10 @@ impl Transport {
             let task = runtimes[0].spawn(look_at_health(Arc::clone(&health)));
             (health, task.abort_handle())
         });
-        register(&shared.service.routes);
+        accounts::open(
+            &shared.service.routes,
+            shared.workers.iter().map(|worker| &worker.counters),
+        );
         let mut transport = Self {
             shared,
             acceptors,
@@ -236,21 +241,6 @@ impl Transport {
     pub fn offences(&self) -> Vec<OffenceNote> {
         self.shared.service.notes.latest()
     }
-}
-
-static RUNNING: PerProcess<Mutex<Vec<Weak<Routes>>>> = PerProcess::new();
-
-fn register(routes: &Arc<Routes>) {
-    let mut running = RUNNING.get().lock().unwrap_or_else(PoisonError::into_inner);
-    running.retain(|known| known.strong_count() > 0);
-    running.push(Arc::downgrade(routes));
-}
-
-/// The routes of all transports of this process that have been started and not dropped. Any thread.
-#[must_use]
-pub fn running_routes() -> Vec<Arc<Routes>> {
-    let running = RUNNING.get().lock().unwrap_or_else(PoisonError::into_inner);
-    running.iter().filter_map(Weak::upgrade).collect()
 }
 
 async fn look_at_health(health: Arc<Health>) {

@@ -141,10 +141,10 @@ impl Status {
         if self.message.is_empty() {
             return None;
         }
-        if let Cow::Borrowed(text) = self.message {
-            if !text.bytes().any(must_be_encoded) {
-                return Some(HeaderValue::from_static(text));
-            }
+        if let Cow::Borrowed(text) = self.message
+            && !text.bytes().any(must_be_encoded)
+        {
+            return Some(HeaderValue::from_static(text));
         }
         HeaderValue::try_from(percent_encoded(&self.message)).ok()
     }

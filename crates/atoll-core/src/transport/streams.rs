@@ -60,6 +60,8 @@ pub(super) struct Incoming {
     pub(super) kept_at: u64,
     /// The client has sent its last byte.
     pub(super) has_ended: bool,
+    /// Of the message that is due; `None` when none was when it was last looked at.
+    pub(super) progress: Option<BodyProgress>,
 }
 
 pub(super) struct Reading {
@@ -70,8 +72,12 @@ pub(super) struct Reading {
 }
 
 /// How far a request had come when it was last looked at.
+#[derive(Clone, Copy)]
 pub(super) struct BodyProgress {
     pub(super) at: Instant,
+    /// Messages that were whole.
+    pub(super) completed: u64,
+    /// Bytes of the next one.
     pub(super) received: usize,
 }
 
@@ -150,17 +156,12 @@ impl Streams {
         self.slab.is_empty()
     }
 
-    /// The streams whose request is not complete.
-    pub(super) fn reading(&mut self) -> impl Iterator<Item = (StreamKey, &mut Reading)> {
-        self.slab
-            .iter_mut()
-            .filter_map(|(index, stream)| match &mut stream.stage {
-                Stage::Reading(reading) => {
-                    let (index, generation) = (index as u32, stream.generation);
-                    Some((StreamKey { index, generation }, &mut **reading))
-                }
-                Stage::Dispatched(_) | Stage::Streaming(..) => None,
-            })
+    /// All streams with their stages.
+    pub(super) fn stages(&mut self) -> impl Iterator<Item = (StreamKey, &mut Stage)> {
+        self.slab.iter_mut().map(|(index, stream)| {
+            let (index, generation) = (index as u32, stream.generation);
+            (StreamKey { index, generation }, &mut stream.stage)
+        })
     }
 
     pub(super) fn keys(&self) -> Vec<StreamKey> {

@@ -11,7 +11,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::compression::ENCODINGS;
-use super::reply::Reply;
+use super::reply::{Framed, Reply};
 use super::request::Refusal;
 use super::status::{Code, Status};
 
@@ -43,7 +43,7 @@ pub(super) struct Responder {
 
 /// Messages, and perhaps the end, that wait for the client to have room.
 struct Unsent {
-    messages: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     bytes: usize,
     /// A part of the first message has been sent.
     is_cut: bool,
@@ -52,6 +52,13 @@ struct Unsent {
     moved_at: Instant,
     /// Whether somebody looks from time to time whether anything moves.
     is_watched: bool,
+}
+
+/// A message, or its prefix.
+struct Piece {
+    bytes: Bytes,
+    /// The next piece belongs to the same message.
+    goes_on: bool,
 }
 
 /// How far a stream has been sent.
@@ -91,23 +98,34 @@ impl Responder {
     }
 
     /// Queues a message for [`Self::flush`]; whether it is the only one.
-    pub(super) fn queue(&mut self, message: Bytes) -> bool {
+    pub(super) fn queue(&mut self, message: Framed) -> bool {
         let unsent = self.unsent.get_or_insert_with(Unsent::boxed);
+        let is_first = unsent.pieces.is_empty();
         unsent.bytes += message.len();
-        unsent.messages.push_back(message);
-        unsent.messages.len() == 1
+        let (prefix, bytes) = message.into_pieces();
+        if let Some(bytes) = prefix {
+            unsent.pieces.push_back(Piece {
+                bytes,
+                goes_on: true,
+            });
+        }
+        unsent.pieces.push_back(Piece {
+            bytes,
+            goes_on: false,
+        });
+        is_first
     }
 
     /// Whether something waits for the client to have room.
     pub(super) fn is_blocked(&self) -> bool {
         let unsent = self.unsent.as_ref();
-        unsent.is_some_and(|unsent| !unsent.messages.is_empty())
+        unsent.is_some_and(|unsent| !unsent.pieces.is_empty())
     }
 
     /// Since when nothing has moved although something waits, unless that is watched already; it is from now on.
     pub(super) fn watch(&mut self) -> Option<Instant> {
         let unsent = self.unsent.as_mut()?;
-        if unsent.messages.is_empty() || std::mem::replace(&mut unsent.is_watched, true) {
+        if unsent.pieces.is_empty() || std::mem::replace(&mut unsent.is_watched, true) {
             return None;
         }
         Some(unsent.moved_at)
@@ -118,7 +136,7 @@ impl Responder {
         let Some(unsent) = &mut self.unsent else {
             return (false, None);
         };
-        let moved_at = (!unsent.messages.is_empty()).then_some(unsent.moved_at);
+        let moved_at = (!unsent.pieces.is_empty()).then_some(unsent.moved_at);
         (std::mem::take(&mut unsent.is_watched), moved_at)
     }
 
@@ -143,7 +161,7 @@ impl Responder {
             self.respond.send_reset(Reason::INTERNAL_ERROR);
             return (Progress::Ended, 0);
         };
-        if !unsent.messages.is_empty() {
+        if !unsent.pieces.is_empty() {
             return (Progress::Blocked, sent);
         }
         match unsent.reply.take() {
@@ -163,8 +181,9 @@ impl Responder {
     ) -> (Progress, usize) {
         match &reply.message {
             Some(message) if message.len() > SMALL => {
-                let message = reply.message.take();
-                self.queue(message.unwrap_or_default());
+                if let Some(message) = reply.message.take() {
+                    self.queue(message);
+                }
             }
             _ if self.is_blocked() => {
                 if let Some(message) = reply.message.take() {
@@ -216,7 +235,7 @@ impl Responder {
                     .respond
                     .send_response(headers(fields(reply.initial_metadata, 1)), false)?,
             };
-            stream.send_data(message, false)?;
+            stream.send_data(message.into_bytes(), false)?;
             return stream.send_trailers(trailers);
         }
         if let Some(mut stream) = self.stream.take() {
@@ -268,7 +287,7 @@ impl Responder {
 impl Unsent {
     fn boxed() -> Box<Self> {
         Box::new(Self {
-            messages: VecDeque::new(),
+            pieces: VecDeque::new(),
             bytes: 0,
             is_cut: false,
             reply: None,
@@ -280,7 +299,7 @@ impl Unsent {
     /// Sends as much as there is room for; how much that was. An error when the stream is gone.
     fn send(&mut self, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Result<usize, ()> {
         let mut sent = 0;
-        while !self.messages.is_empty() {
+        while !self.pieces.is_empty() {
             stream.reserve_capacity(self.bytes);
             let room = match stream.capacity() {
                 0 => match stream.poll_capacity(cx) {
@@ -302,29 +321,40 @@ impl Unsent {
 
     /// The next DATA frame's worth, of at most `room` bytes: a part of a long message, or several short ones.
     fn take(&mut self, room: usize) -> Bytes {
-        let Some(mut data) = self.messages.pop_front() else {
+        let Some(Piece { mut bytes, goes_on }) = self.pieces.pop_front() else {
             return Bytes::new();
         };
-        self.is_cut = data.len() > room;
-        if self.is_cut {
-            let rest = data.split_off(room);
-            self.messages.push_front(rest);
-        } else if data.len() < SHARED_FRAME {
-            let together = data.len() + self.messages.front().map_or(usize::MAX / 2, Bytes::len);
+        self.is_cut = goes_on || bytes.len() > room;
+        if bytes.len() > room {
+            let rest = bytes.split_off(room);
+            self.pieces.push_front(Piece {
+                bytes: rest,
+                goes_on,
+            });
+        } else if bytes.len() < SHARED_FRAME {
+            let next = self.pieces.front().map(|piece| piece.bytes.len());
+            let together = bytes.len() + next.unwrap_or(usize::MAX / 2);
             if together <= SHARED_FRAME.min(room) {
-                let mut shared = BytesMut::with_capacity(SHARED_FRAME.min(room).min(self.bytes));
-                shared.put_slice(&data);
-                let mut room = shared.capacity() - shared.len();
-                while self.messages.front().is_some_and(|it| it.len() <= room) {
-                    let next = self.messages.pop_front().unwrap_or_default();
-                    room -= next.len();
-                    shared.put_slice(&next);
-                }
-                data = shared.freeze();
+                bytes = self.share(&bytes, SHARED_FRAME.min(room).min(self.bytes));
             }
         }
-        self.bytes -= data.len();
-        data
+        self.bytes -= bytes.len();
+        bytes
+    }
+
+    /// As many of the next pieces as there is room for, copied behind `first`.
+    fn share(&mut self, first: &Bytes, room: usize) -> Bytes {
+        let mut shared = BytesMut::with_capacity(room);
+        shared.put_slice(first);
+        while let Some(next) = self.pieces.front() {
+            if next.bytes.len() > room - shared.len() {
+                break;
+            }
+            shared.put_slice(&next.bytes);
+            self.is_cut = next.goes_on;
+            self.pieces.pop_front();
+        }
+        shared.freeze()
     }
 }
 

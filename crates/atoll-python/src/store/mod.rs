@@ -3,20 +3,25 @@
 //! * [`batch`]: what is committed together; [`row`]: what comes back.
 //! * [`completions`]: how outcomes get from the writer's thread to the loop that waits for them.
 //! * [`snapshot`], [`subscription`]: reading one revision in pages; being told of commits.
+//! * [`files`]: backups, restores and checks.
 //!
 //! Reads are answered in memory, and may be made on any attached thread: they wait for the writer for microseconds at most, who
 //! never waits for the GIL.
 
 pub(crate) mod batch;
 pub(crate) mod completions;
+pub(crate) mod files;
 pub(crate) mod row;
 pub(crate) mod snapshot;
 pub(crate) mod subscription;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_store::{Engine, MemoryEngine, Settings, Store, TableId};
+use atoll_store::{
+    Engine, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -101,10 +106,25 @@ impl StoreCore {
 
 #[pymethods]
 impl StoreCore {
-    /// Opens a store in memory.
+    /// Opens a store in a directory, or in memory.
     #[new]
-    #[pyo3(signature = (tables, generation=None))]
-    fn new(py: Python<'_>, tables: Vec<String>, generation: Option<String>) -> PyResult<Self> {
+    #[pyo3(signature = (tables, generation=None, directory=None, max_bytes=None))]
+    fn new(
+        py: Python<'_>,
+        tables: Vec<String>,
+        generation: Option<String>,
+        directory: Option<PathBuf>,
+        max_bytes: Option<u64>,
+    ) -> PyResult<Self> {
+        if let Some(directory) = directory {
+            let settings = SqliteSettings {
+                max_database_bytes: max_bytes,
+                ..SqliteSettings::new(directory)
+            };
+            let engine = py.detach(|| SqliteEngine::open(&settings));
+            let engine = engine.map_err(|problem| error::store_not_opened(&problem))?;
+            return Self::open(py, Box::new(engine), tables);
+        }
         let engine = match generation {
             None => MemoryEngine::new(),
             Some(generation) => MemoryEngine::with_generation(generation),
@@ -255,6 +275,18 @@ impl StoreCore {
     fn statistics(&self) -> PyResult<StoreStatistics> {
         let statistics = self.store.statistics().map_err(error::not_read)?;
         Ok(StoreStatistics::new(statistics))
+    }
+
+    /// Writes all rows at the present revision into a new file, while reading and writing go on; `progress(rows, total)` is called
+    /// now and then. Blocks: not on the thread of a loop.
+    #[pyo3(signature = (path, progress=None))]
+    fn backup_blocking(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<files::BackupTuple> {
+        files::backup(py, &self.store, path, progress)
     }
 
     /// Commits what was submitted and closes the store; waits for it. Not on the thread of a loop that has other work.

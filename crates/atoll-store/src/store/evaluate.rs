@@ -34,8 +34,8 @@ pub(crate) struct Evaluator {
     assigns_revisions: bool,
     /// The batches that change something.
     pub(crate) effects: Vec<Effects>,
-    /// Per batch what came of it, and its index in `effects`.
-    pub(crate) outcomes: Vec<(Outcome, Option<usize>)>,
+    /// Per batch what came of it.
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
 /// One batch under evaluation.
@@ -74,7 +74,8 @@ impl Evaluator {
         let mut step = Step {
             state,
             overlay: &mut self.overlay,
-            batch: self.effects.len(),
+            // Not its index in `effects`: a batch may come to nothing and still leave its marks in the overlay.
+            batch: self.outcomes.len(),
             revision: before + 1,
             changes: Vec::with_capacity(batch.operations.len()),
             max_changes,
@@ -86,7 +87,7 @@ impl Evaluator {
             deleted: Vec::new(),
         };
         if committed.failed.is_some() {
-            self.outcomes.push((Ok(committed), None));
+            self.outcomes.push(Ok(committed));
             return;
         }
         committed.previous.reserve_exact(batch.operations.len());
@@ -99,7 +100,7 @@ impl Evaluator {
                 }
                 Err(error) => {
                     step.undo();
-                    self.outcomes.push((Err(error), None));
+                    self.outcomes.push(Err(error));
                     return;
                 }
             }
@@ -107,12 +108,11 @@ impl Evaluator {
         let (revision, mut changes) = (step.revision, step.changes);
         changes.retain(|it| it.row.is_some() || it.previous.is_some());
         if changes.is_empty() {
-            self.outcomes.push((Ok(committed), None));
+            self.outcomes.push(Ok(committed));
             return;
         }
         committed.revision = revision;
-        self.outcomes
-            .push((Ok(committed), Some(self.effects.len())));
+        self.outcomes.push(Ok(committed));
         self.effects.push(Effects { revision, changes });
     }
 
@@ -136,7 +136,7 @@ impl Evaluator {
                 renumbering.replace(&mut change.previous);
             }
         }
-        for (outcome, _) in &mut self.outcomes {
+        for outcome in &mut self.outcomes {
             let Ok(committed) = outcome else { continue };
             committed.revision = renumbering.revision(committed.revision);
             for row in &mut committed.previous {

@@ -7,11 +7,11 @@
 //! Versions that nobody can see any more are dropped bit by bit, so that no reader waits long for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::state::KeyRange;
 use crate::types::{Revision, Row, TableId};
 
 /// What a version counts besides its bytes: its places in the maps.
@@ -21,9 +21,9 @@ const COLLECTED_AT_ONCE: usize = 4096;
 
 /// A row until the revision that replaced it.
 #[derive(Debug)]
-struct Version {
+pub(crate) struct Version {
     until: Revision,
-    row: Option<Arc<Row>>,
+    pub(crate) row: Option<Arc<Row>>,
 }
 
 type Versions = BTreeMap<Bytes, Vec<Version>>;
@@ -43,10 +43,11 @@ pub(crate) struct History {
 
 /// What is to be dropped without holding a lock.
 #[derive(Debug, Default)]
+#[allow(dead_code, reason = "it is only dropped")]
 pub(crate) struct Garbage {
-    _tables: Vec<Versions>,
-    _order: VecDeque<(Revision, TableId, Bytes)>,
-    _rows: Vec<Version>,
+    tables: Vec<Versions>,
+    order: VecDeque<(Revision, TableId, Bytes)>,
+    rows: Vec<Version>,
 }
 
 impl History {
@@ -129,8 +130,8 @@ impl History {
         let mut garbage = Garbage::default();
         let Some((&oldest, _)) = self.open.first_key_value() else {
             self.bytes = 0;
-            garbage._tables = std::mem::take(&mut self.tables);
-            garbage._order = std::mem::take(&mut self.order);
+            garbage.tables = std::mem::take(&mut self.tables);
+            garbage.order = std::mem::take(&mut self.order);
             return garbage;
         };
         for _ in 0..COLLECTED_AT_ONCE {
@@ -147,19 +148,19 @@ impl History {
                     versions.remove(&key);
                 }
                 self.bytes -= size(&key, version.row.as_ref());
-                garbage._rows.push(version);
+                garbage.rows.push(version);
             }
         }
         garbage
     }
 
-    /// The row of a key at `revision`, if it has been replaced since.
-    pub(crate) fn row(
+    /// What a key had at `revision`, if it has been replaced since.
+    pub(crate) fn version(
         &self,
         revision: Revision,
         table: TableId,
         key: &[u8],
-    ) -> Option<Option<&Arc<Row>>> {
+    ) -> Option<&Version> {
         let versions = self.tables.get(table.index())?.get(key)?;
         at(versions, revision)
     }
@@ -169,19 +170,20 @@ impl History {
         &'a self,
         revision: Revision,
         table: TableId,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
+        range: KeyRange<'_>,
     ) -> impl Iterator<Item = (&'a Bytes, Option<&'a Arc<Row>>)> {
         self.tables
             .get(table.index())
             .into_iter()
             .flat_map(move |it| it.range::<[u8], _>(range))
-            .filter_map(move |(key, versions)| at(versions, revision).map(|row| (key, row)))
+            .filter_map(move |(key, versions)| {
+                at(versions, revision).map(|it| (key, it.row.as_ref()))
+            })
     }
 }
 
-fn at(versions: &[Version], revision: Revision) -> Option<Option<&Arc<Row>>> {
-    let found = versions.iter().find(|it| it.until > revision);
-    found.map(|it| it.row.as_ref())
+fn at(versions: &[Version], revision: Revision) -> Option<&Version> {
+    versions.iter().find(|it| it.until > revision)
 }
 
 fn size(key: &Bytes, row: Option<&Arc<Row>>) -> usize {

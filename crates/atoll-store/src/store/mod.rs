@@ -20,7 +20,7 @@ mod evaluate;
 mod history;
 mod queue;
 pub mod snapshot;
-mod state;
+pub(crate) mod state;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -128,6 +128,11 @@ impl std::fmt::Debug for Shared {
             .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
+}
+
+/// Takes what is loaded from a file, only to look at it.
+pub(crate) fn sink() -> Loading {
+    Loading::default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -262,21 +267,20 @@ impl Store {
             return;
         }
         let bytes = batch.bytes();
-        let refused = match self.validate(&batch, bytes) {
-            Err(error) => (completion, error),
-            Ok(()) => {
-                let pending = Pending {
-                    batch,
-                    bytes,
-                    completion,
-                    since: Instant::now(),
-                };
-                let settings = &shared.settings;
-                let (max, max_bytes) = (settings.max_pending_batches, settings.max_pending_bytes);
-                match shared.queue.push(pending, max, max_bytes) {
-                    Ok(()) => return,
-                    Err((pending, error)) => (pending.completion, error),
-                }
+        let refused = if let Err(error) = self.validate(&batch, bytes) {
+            (completion, error)
+        } else {
+            let pending = Pending {
+                batch,
+                bytes,
+                completion,
+                since: Instant::now(),
+            };
+            let settings = &shared.settings;
+            let (max, max_bytes) = (settings.max_pending_batches, settings.max_pending_bytes);
+            match shared.queue.push(pending, max, max_bytes) {
+                Ok(()) => return,
+                Err((pending, error)) => (pending.completion, error),
             }
         };
         shared.complete(refused.0, Err(refused.1));

@@ -2,7 +2,7 @@
 //!
 //! | field | written by | read by | under |
 //! |---|---|---|---|
-//! | `waiting`, `bytes`, `is_closed`, `is_asleep` | submitters, the writer | the same | the mutex |
+//! | `batches`, `bytes`, `is_closed`, `is_asleep` | submitters, the writer | the same | the mutex |
 //!
 //! A submitter wakes the writer only when it sleeps. The mutex is held for a few instructions, and never while callbacks run.
 
@@ -23,7 +23,7 @@ pub(crate) struct Pending {
 
 #[derive(Default)]
 struct Waiting {
-    waiting: VecDeque<Pending>,
+    batches: VecDeque<Pending>,
     bytes: usize,
     is_closed: bool,
     is_asleep: bool,
@@ -62,18 +62,18 @@ impl Queue {
         if inner.is_closed {
             return Err((pending, CommitError::Closed));
         }
-        if inner.waiting.len() >= max_batches {
+        if inner.batches.len() >= max_batches {
             let reason =
                 format!("{max_batches} batches wait to be committed (max_pending_batches)");
             return Err((pending, CommitError::Busy(reason)));
         }
-        if inner.bytes + pending.bytes > max_bytes && !inner.waiting.is_empty() {
+        if inner.bytes + pending.bytes > max_bytes && !inner.batches.is_empty() {
             let reason =
                 format!("{max_bytes} bytes of batches wait to be committed (max_pending_bytes)");
             return Err((pending, CommitError::Busy(reason)));
         }
         inner.bytes += pending.bytes;
-        inner.waiting.push_back(pending);
+        inner.batches.push_back(pending);
         let is_asleep = std::mem::take(&mut inner.is_asleep);
         drop(inner);
         if is_asleep {
@@ -91,7 +91,7 @@ impl Queue {
         may_sleep: bool,
     ) -> Found {
         let mut inner = self.lock();
-        while inner.waiting.is_empty() {
+        while inner.batches.is_empty() {
             if inner.is_closed {
                 return Found::End;
             }
@@ -106,11 +106,11 @@ impl Queue {
         }
         let mut bytes = 0;
         while group.len() < max_batches
-            && let Some(next) = inner.waiting.front()
+            && let Some(next) = inner.batches.front()
             && (group.is_empty() || bytes + next.bytes <= max_bytes)
         {
             bytes += next.bytes;
-            group.extend(inner.waiting.pop_front());
+            group.extend(inner.batches.pop_front());
         }
         inner.bytes -= bytes;
         Found::Batches
@@ -125,6 +125,6 @@ impl Queue {
     /// Batches and bytes that wait.
     pub(crate) fn depth(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.waiting.len(), inner.bytes)
+        (inner.batches.len(), inner.bytes)
     }
 }

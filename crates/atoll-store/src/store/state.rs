@@ -16,6 +16,9 @@ use crate::error::OpenError;
 use crate::settings::MAX_TABLES;
 use crate::types::{Change, Page, Revision, Row, TableId};
 
+/// A range of keys, as `BTreeMap` wants it.
+pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 pub(crate) type Rows = BTreeMap<Bytes, Arc<Row>>;
 
 #[derive(Debug, Default)]
@@ -36,10 +39,7 @@ pub(crate) struct State {
 }
 
 /// The bounds of a range of keys; none if it is empty, which `BTreeMap` would panic at.
-pub(crate) fn bounds<'a>(
-    start: &'a [u8],
-    end: Option<&'a [u8]>,
-) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+pub(crate) fn bounds<'a>(start: &'a [u8], end: Option<&'a [u8]>) -> Option<KeyRange<'a>> {
     match end {
         Some(end) if end <= start => None,
         Some(end) => Some((Bound::Included(start), Bound::Excluded(end))),
@@ -143,8 +143,8 @@ impl State {
         table: TableId,
         key: &[u8],
     ) -> Option<&Arc<Row>> {
-        match self.history.row(revision, table, key) {
-            Some(old) => old,
+        match self.history.version(revision, table, key) {
+            Some(old) => old.row.as_ref(),
             None => self.row(table, key),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! It alone changes the tables, so it may look at them under the read lock and rely on them until it writes.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ struct Writer {
     shared: Arc<Shared>,
     engine: Box<dyn Engine>,
     evaluator: Evaluator,
+    /// Who is to be told what comes of the group under way, and since when it waits.
+    waiting: VecDeque<(Box<dyn Completion>, Instant)>,
     /// Why nothing is committed any more.
     stopped: Option<CommitError>,
 }
@@ -32,6 +35,7 @@ pub(super) fn start(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Result<(), 
         shared,
         engine,
         evaluator,
+        waiting: VecDeque::new(),
         stopped: None,
     };
     let run = move || writer.run();
@@ -48,6 +52,11 @@ impl Drop for Writer {
         let shared = &self.shared;
         shared.queue.close();
         shared.call(|| self.engine.close());
+        // Only after a panic, which would be a mistake of ours.
+        for (completion, _) in std::mem::take(&mut self.waiting) {
+            let reason = "the writer thread ended while the batch was under way".to_owned();
+            shared.complete(completion, Err(CommitError::Unknown(reason)));
+        }
         let mut left = Vec::new();
         while let Found::Batches = shared.queue.take(&mut left, usize::MAX, usize::MAX, false) {}
         for pending in left {
@@ -92,17 +101,20 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &mut Vec<Pending>) {
-        let (batches, waiting): (Vec<Batch>, Vec<(Box<dyn Completion>, Instant)>) = group
-            .drain(..)
-            .map(|it| (it.batch, (it.completion, it.since)))
-            .unzip();
+        let mut batches = Vec::with_capacity(group.len());
+        for pending in group.drain(..) {
+            batches.push(pending.batch);
+            self.waiting.push_back((pending.completion, pending.since));
+        }
         let changed = self.make_durable(batches);
         let shared = &*self.shared;
-        let counters = &shared.counters;
         let now = Instant::now();
-        let outcomes = self.evaluator.outcomes.drain(..);
-        for ((outcome, _), (completion, since)) in outcomes.zip(waiting) {
-            counters.commit.record(now.saturating_duration_since(since));
+        for outcome in self.evaluator.outcomes.drain(..) {
+            let Some((completion, since)) = self.waiting.pop_front() else {
+                break;
+            };
+            let duration = now.saturating_duration_since(since);
+            shared.counters.commit.record(duration);
             shared.complete(completion, outcome);
         }
         shared.completed();
@@ -118,7 +130,7 @@ impl Writer {
     fn make_durable(&mut self, batches: Vec<Batch>) -> Option<Revision> {
         self.evaluator.clear();
         if let Some(error) = &self.stopped {
-            let outcomes = batches.iter().map(|_| (Err(error.clone()), None));
+            let outcomes = batches.iter().map(|_| Err(error.clone()));
             self.evaluator.outcomes.extend(outcomes);
             return None;
         }
@@ -217,7 +229,7 @@ impl Writer {
     /// The group has not become durable, or nobody knows. Its batches get the error, those without effects too: what they saw may
     /// be of the group.
     fn fail(&mut self, error: &CommitError) {
-        for (outcome, _) in &mut self.evaluator.outcomes {
+        for outcome in &mut self.evaluator.outcomes {
             if outcome.is_ok() {
                 *outcome = Outcome::Err(error.clone());
             }

@@ -23,7 +23,7 @@ pub enum CancelReason {
 
 impl CancelReason {
     /// The status with which such a call ends, unless a better one is known.
-    pub(super) fn code(self) -> Code {
+    pub(in crate::transport) fn code(self) -> Code {
         match self {
             Self::Deadline => Code::DeadlineExceeded,
             Self::Client | Self::ConnectionLost => Code::Cancelled,

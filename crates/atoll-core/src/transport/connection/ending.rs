@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::call::CancelReason;
 use super::super::counters::count;
 use super::super::status::{Code, Status};
-use super::super::streams::StreamKey;
+use super::super::streams::{Stage, StreamKey};
 use super::{Connection, Round};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,14 @@ where
             call.ended_with(status.code);
         }
         if let Some(mut stream) = self.remove(key) {
+            if let Stage::Reading(reading) = &stream.stage {
+                let code = status.as_ref().map_or(reason.code(), |it| it.code);
+                reading
+                    .head
+                    .route
+                    .counters()
+                    .turned_away(reason.into(), code);
+            }
             match status {
                 Some(status) => stream.responder.send_error(status),
                 None => stream.responder.reset(Reason::CANCEL),
@@ -59,6 +67,8 @@ where
         // What waited for a place has never been dispatched.
         if let Some(call) = call.filter(|call| !call.is_unseen()) {
             call.target().cancelled(&call);
+            // Whoever waits there sees that it is over, however long the first one takes.
+            call.tell_other();
         }
     }
 
@@ -163,7 +173,7 @@ where
             let deadline = self.deadlines.earliest();
             let stall = self.stalls.earliest();
             let upkeep = self.next_upkeep();
-            let times = [stopping, deadline, stall, upkeep];
+            let times = [stopping, deadline, stall, upkeep, self.looks_again_at];
             let Some(next) = times.into_iter().flatten().min() else {
                 return Round::Done;
             };
@@ -171,6 +181,10 @@ where
                 return Round::Done;
             }
             let now = Instant::now();
+            if self.looks_again_at.is_some_and(|at| at <= now) {
+                self.looks_again_at = None;
+                return Round::Again;
+            }
             while let Some(key) = self.deadlines.pop_due(now) {
                 self.cancel(key, CancelReason::Deadline, Some(deadline_exceeded()));
             }

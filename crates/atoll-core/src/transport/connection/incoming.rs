@@ -5,14 +5,16 @@
 //! one run of bytes, never more than the stream's window.
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
 
 use super::super::body::{Decoder, Message};
+use super::super::call::Call;
 use super::super::flow::Flow;
 use super::super::status::Status;
-use super::super::streams::Incoming;
+use super::super::streams::{BodyProgress, Incoming};
 use super::Body;
 
 /// What is decoded at once of the bytes that were kept; messages keep their piece in memory.
@@ -26,7 +28,24 @@ impl Incoming {
             kept: BytesMut::new(),
             kept_at: 0,
             has_ended: false,
+            progress: None,
         }
+    }
+
+    /// How far the messages have come.
+    pub(super) fn progress(&self, at: Instant) -> BodyProgress {
+        BodyProgress {
+            at,
+            completed: self.decoder.completed(),
+            received: self.decoder.received(),
+        }
+    }
+
+    /// Whether `call` waits for its client to go on with a message that has begun.
+    pub(super) fn is_due(&self, call: &Call, flow: &Flow) -> bool {
+        let has_begun = self.decoder.received() > 0;
+        let may_go_on = !self.has_ended && self.kept.is_empty();
+        has_begun && may_go_on && !flow.is_withheld() && !call.is_answered()
     }
 
     /// Gives `whole` the messages that are here, until `flow` withholds more, and when each came: at `now`, or before, in

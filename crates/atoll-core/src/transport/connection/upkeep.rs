@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::call::CancelReason;
 use super::super::config::TransportConfig;
 use super::super::counters::count;
+use super::super::method_counters::Refused;
 use super::super::offence::{self, Offence};
 use super::super::pings::PingRequest;
 use super::super::status::{Code, Status};
-use super::super::streams::{BodyProgress, StreamKey};
+use super::super::streams::{BodyProgress, Stage, StreamKey};
 use super::ending::Stopping;
 use super::{Connection, Round};
 
@@ -50,6 +52,19 @@ impl Upkeep {
             bodies_at: None,
             keepalive_at: after(config.keepalive_time),
             pinged: None,
+        }
+    }
+
+    /// Whether messages that are not complete are looked after already.
+    pub(super) fn watches_bodies(&self) -> bool {
+        self.bodies_at.is_some()
+    }
+
+    /// A message is not complete: it will be looked after.
+    pub(super) fn watch_body(&mut self, config: &TransportConfig, now: Instant) {
+        if self.bodies_at.is_none() {
+            let timeout = config.body_timeout;
+            self.bodies_at = timeout.and_then(|timeout| now.checked_add(timeout));
         }
     }
 }
@@ -97,10 +112,10 @@ where
         if due(self.pings.expires()) {
             self.pings.expire(now);
         }
-        if due(self.upkeep.keepalive_at) {
-            if let Round::Closed(end) = self.keep_alive(now) {
-                return Round::Closed(end);
-            }
+        if due(self.upkeep.keepalive_at)
+            && let Round::Closed(end) = self.keep_alive(now)
+        {
+            return Round::Closed(end);
         }
         if self.stopping != Stopping::No {
             return Round::Again;
@@ -119,18 +134,7 @@ where
 
     // Requests
 
-    /// A request is not complete: it will be looked after.
-    pub(super) fn watch_body(&mut self, now: Instant) {
-        if self.upkeep.bodies_at.is_none() {
-            self.upkeep.bodies_at = self
-                .service
-                .config
-                .body_timeout
-                .and_then(|timeout| now.checked_add(timeout));
-        }
-    }
-
-    /// Gives up requests that have made no progress; a request is found out between one and two times-out after its last
+    /// Gives up requests whose message has made no progress; one is found out between one and two times-out after its last
     /// progress.
     fn look_after_bodies(&mut self, now: Instant) {
         self.upkeep.bodies_at = None;
@@ -139,16 +143,15 @@ where
         };
         let mut slow = Vec::new();
         let mut next: Option<Instant> = None;
-        for (key, reading) in self.streams.reading() {
-            let received = reading.assembler.received();
-            let progress = &mut reading.progress;
-            if received >= progress.received + LEAST_PROGRESS {
-                *progress = BodyProgress { at: now, received };
-            } else if now.saturating_duration_since(progress.at) >= timeout {
+        for (key, stage) in self.streams.stages() {
+            let Some(since) = waits_since(stage, now) else {
+                continue;
+            };
+            if now.saturating_duration_since(since) >= timeout {
                 slow.push(key);
                 continue;
             }
-            let at = progress.at + timeout;
+            let at = since + timeout;
             next = Some(next.map_or(at, |earlier| earlier.min(at)));
         }
         self.upkeep.bodies_at = next;
@@ -163,7 +166,13 @@ where
             "SERVER: The request's message made no progress for {} s",
             timeout.as_secs_f64()
         );
-        self.refuse_reading(key, Status::new(Code::DeadlineExceeded, text));
+        let stream = self.streams.get_mut(key);
+        if stream.is_some_and(|stream| stream.stage.call().is_some()) {
+            let status = Status::new(Code::DeadlineExceeded, text);
+            return self.cancel(key, CancelReason::BadRequest, Some(status));
+        }
+        let status = Status::new(Code::DeadlineExceeded, text);
+        self.refuse_reading(key, Refused::SlowBody, status);
     }
 
     // Keepalive
@@ -225,6 +234,34 @@ where
             self.waker.wake_by_ref();
         }
     }
+}
+
+/// Since when a message that is due has made no progress; `None` when none is due.
+fn waits_since(stage: &mut Stage, now: Instant) -> Option<Instant> {
+    let (before, present) = match stage {
+        Stage::Reading(reading) => {
+            let present = BodyProgress {
+                at: now,
+                completed: 0,
+                received: reading.assembler.received(),
+            };
+            (&mut reading.progress, present)
+        }
+        Stage::Streaming(call, Some(incoming)) => {
+            if !incoming.is_due(call, call.flow()?) {
+                incoming.progress = None;
+                return None;
+            }
+            let present = incoming.progress(now);
+            (incoming.progress.get_or_insert(present), present)
+        }
+        Stage::Dispatched(_) | Stage::Streaming(_, None) => return None,
+    };
+    let is_another = present.completed != before.completed;
+    if is_another || present.received >= before.received + LEAST_PROGRESS {
+        *before = present;
+    }
+    Some(before.at)
 }
 
 #[cfg(test)]

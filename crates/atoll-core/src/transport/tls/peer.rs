@@ -150,10 +150,11 @@ fn add_certificate(context: &mut AuthContext, der: &[u8]) {
         context.add(ALTERNATIVE_NAME, value.as_bytes());
         context.add(kind, value);
     }
-    if let [uri] = uris[..] {
-        if uri.starts_with("spiffe://") && uri.len() <= LONGEST_SPIFFE_ID {
-            context.add("peer_spiffe_id", uri);
-        }
+    if let [uri] = uris[..]
+        && uri.starts_with("spiffe://")
+        && uri.len() <= LONGEST_SPIFFE_ID
+    {
+        context.add("peer_spiffe_id", uri);
     }
 }
 
@@ -169,7 +170,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn pem(der: &[u8]) -> String {
     const COLUMNS: usize = 64;
     let mut encoded = base64::encode(der);
-    while encoded.len() % 4 != 0 {
+    while !encoded.len().is_multiple_of(4) {
         encoded.push('=');
     }
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");

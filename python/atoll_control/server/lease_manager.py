@@ -1,0 +1,275 @@
+"""`LeaseManager`: leases, and the keys that vanish with them.
+
+Owns the table `leases`: one row per lease, which the lease owns itself, so that one `delete_owned` ends the lease and all that
+goes with it, in one revision. Deadlines are in memory, by the loop's clock: after a restart each lease has its whole time
+again, so a lease never ends early.
+
+A key with a TTL has a private lease of its own, which nobody lists or keeps alive.
+
+Only the loop of `KvManager`, which it shares, enters it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import TYPE_CHECKING, Final, Protocol, TypeVarTuple
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.duration_pb2 import Duration
+
+from atoll import IoContext
+from atoll.errors import StoreError
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
+from atoll_control.server import rules
+from atoll_control.server.owners import lease_owner
+from atoll_control.server.store_status import status_of
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from atoll.store import Store, StoreBatch, StoreCommitted
+
+_log = structlog.get_logger("atoll_control.lease_manager")
+
+Ts = TypeVarTuple("Ts")
+
+TABLE: Final = "leases"
+DEFAULT_PAGE: Final = 1_000
+# An end that the store did not take is tried again after this many seconds.
+RETRY_AFTER: Final = 1.0
+_KEY_BYTES: Final = 8
+_PRIVATE: Final = "\0"  # the description of a private lease, which no request can have
+
+
+class Loop(Protocol):
+    """The part of an `IoContext` that is used."""
+
+    @property
+    def random(self) -> random.Random:
+        """Where numbers of leases come from."""
+        ...
+
+    def now(self) -> float:
+        """Seconds by a clock that never goes back."""
+        ...
+
+    def post(
+        self, handler: Callable[[*Ts], object], /, *args: *Ts, name: str | None = None, delay: float = 0.0
+    ) -> None:
+        """Runs `handler(*args)` on the loop after `delay` seconds."""
+        ...
+
+
+class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
+    """The module behind `LeaseService`. See this file's first lines for its rules."""
+
+    def __init__(self, store: Store, *, io_context: Loop | None = None) -> None:
+        """Takes over the leases that the store has.
+
+        Args:
+            store: with the table `leases`.
+            io_context: where time and numbers come from; the loop that this is called on when None.
+        """
+        self._store = store
+        self._io_context: Loop = io_context or IoContext.current()
+        # Each lease and when it ends; the heap may have older, earlier deadlines of it, too.
+        self._deadlines: dict[int, float] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._ttls: dict[int, float] = {}
+        self._stopped = False
+        self._timer_due = float("inf")
+
+    async def start(self) -> None:
+        """Gives every lease its whole time."""
+        start = b""
+        while True:
+            page = self._store.scan(TABLE, start)
+            for row in page.rows:
+                lease = kv_pb2.Lease.FromString(row.value)
+                self.keep(lease.lease_id, _seconds(lease.ttl))
+            if not page.more:
+                return
+            start = page.rows[-1].key + b"\0"
+
+    async def stop(self) -> None:
+        """Nothing ends any more."""
+        self._stopped = True
+
+    # -- for KvManager -------------------------------------------------------------------------------------------------
+
+    def add_private(self, batch: StoreBatch, ttl: float) -> int:
+        """Adds a lease for one key to a batch; its number. When it is committed, `keep()` starts its time."""
+        lease_id = self._new_id()
+        self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=_duration(ttl), description=_PRIVATE))
+        return lease_id
+
+    def drop_private(self, batch: StoreBatch, lease_id: int) -> None:
+        """Adds to a batch that the key of a private lease goes without it, or gets another owner. Of others, nothing."""
+        row = self._store.get(TABLE, lease_key(lease_id))
+        if row is not None and kv_pb2.Lease.FromString(row.value).description == _PRIVATE:
+            batch.delete(TABLE, row.key)
+
+    def is_private(self, lease_id: int) -> bool:
+        """Whether it is the lease of one key."""
+        row = self._store.get(TABLE, lease_key(lease_id))
+        return row is not None and kv_pb2.Lease.FromString(row.value).description == _PRIVATE
+
+    def keep(self, lease_id: int, ttl: float) -> None:
+        """Gives a lease its whole time, from now on."""
+        deadline = self._io_context.now() + ttl
+        self._ttls[lease_id] = ttl
+        if lease_id not in self._deadlines or deadline < self._deadlines[lease_id]:
+            heapq.heappush(self._heap, (deadline, lease_id))
+        self._deadlines[lease_id] = deadline
+        self._set_timer()
+
+    # -- deadlines -----------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        if self._heap and self._heap[0][0] < self._timer_due:
+            self._timer_due = self._heap[0][0]
+            delay = max(0.0, self._timer_due - self._io_context.now())
+            self._io_context.post(self._on_timer, self._timer_due, name="LeaseManager.expire", delay=delay)
+
+    async def _on_timer(self, due: float) -> None:
+        if self._stopped or due != self._timer_due:
+            return
+        self._timer_due = float("inf")
+        now = self._io_context.now()
+        expired: list[int] = []
+        while self._heap and self._heap[0][0] <= now:
+            _, lease_id = heapq.heappop(self._heap)
+            deadline = self._deadlines.get(lease_id)
+            if deadline is None:
+                continue
+            if deadline > now:
+                heapq.heappush(self._heap, (deadline, lease_id))
+                continue
+            expired.append(lease_id)
+        self._set_timer()
+        await asyncio.gather(*(self._expire(lease_id) for lease_id in expired))
+
+    async def _expire(self, lease_id: int) -> None:
+        """Ends a lease whose time is over, unless it was kept alive meanwhile."""
+        try:
+            committed = await self._end(lease_id)
+        except StoreError as problem:
+            _log.warning("lease_not_ended", lease_id=lease_id, problem=str(problem), retry_after=RETRY_AFTER)
+            self._deadlines[lease_id] = deadline = self._io_context.now() + RETRY_AFTER
+            heapq.heappush(self._heap, (deadline, lease_id))
+            self._set_timer()
+            return
+        _log.info("lease_expired", lease_id=lease_id, rows_deleted=committed.deleted[0])
+
+    async def _end(self, lease_id: int) -> StoreCommitted:
+        committed = await self._store.commit(self._store.batch().delete_owned(lease_owner(lease_id)))
+        self._deadlines.pop(lease_id, None)
+        self._ttls.pop(lease_id, None)
+        return committed
+
+    # -- LeaseService --------------------------------------------------------------------------------------------------
+
+    async def GrantLease(
+        self,
+        request: kv_pb2.GrantLeaseRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.GrantLeaseRequest, kv_pb2.GrantLeaseResponse],
+    ) -> kv_pb2.GrantLeaseResponse:
+        """Makes a lease."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        lease_id = self._new_id()
+        batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
+        self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
+        try:
+            committed = await self._store.commit(batch)
+        except StoreError as refused:
+            await context.abort(status_of(refused), str(refused))
+        self.keep(lease_id, _seconds(request.ttl))
+        return kv_pb2.GrantLeaseResponse(lease_id=lease_id, ttl=request.ttl, revision=committed.revision)
+
+    async def KeepLeaseAlive(
+        self,
+        request: kv_pb2.KeepLeaseAliveRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.KeepLeaseAliveRequest, kv_pb2.KeepLeaseAliveResponse],
+    ) -> kv_pb2.KeepLeaseAliveResponse:
+        """Gives a lease its whole time again."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        ttl = self._ttls.get(request.lease_id)
+        if ttl is None or self._store.get(TABLE, lease_key(request.lease_id)) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {request.lease_id} has ended, and its keys with it")
+        self.keep(request.lease_id, ttl)
+        return kv_pb2.KeepLeaseAliveResponse(ttl=_duration(ttl))
+
+    async def RevokeLease(
+        self,
+        request: kv_pb2.RevokeLeaseRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.RevokeLeaseRequest, kv_pb2.RevokeLeaseResponse],
+    ) -> kv_pb2.RevokeLeaseResponse:
+        """Ends a lease and removes its keys."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            committed = await self._end(request.lease_id)
+        except StoreError as refused:
+            await context.abort(status_of(refused), str(refused))
+        deleted = committed.deleted[0]
+        return kv_pb2.RevokeLeaseResponse(
+            revoked=deleted > 0, keys_deleted=max(0, deleted - 1), revision=committed.revision
+        )
+
+    async def ListLeases(
+        self,
+        request: kv_pb2.ListLeasesRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ListLeasesRequest, kv_pb2.ListLeasesResponse],
+    ) -> kv_pb2.ListLeasesResponse:
+        """Lists leases in the order of their numbers."""
+        if (problem := rules.problem(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        limit = request.limit or DEFAULT_PAGE
+        found: list[kv_pb2.Lease] = []
+        start = lease_key(request.start_after) + b"\0"
+        now = self._io_context.now()
+        while True:
+            page = self._store.scan(TABLE, start, limit=limit)
+            for row in page.rows:
+                lease = kv_pb2.Lease.FromString(row.value)
+                if lease.description == _PRIVATE:
+                    continue
+                if len(found) == limit:
+                    return kv_pb2.ListLeasesResponse(leases=found, more=True)
+                left = self._deadlines.get(lease.lease_id, now) - now
+                lease.remaining.CopyFrom(_duration(max(0.0, left)))
+                lease.keys = max(0, len(self._store.owned(lease_owner(lease.lease_id))) - 1)
+                found.append(lease)
+            if not page.more:
+                return kv_pb2.ListLeasesResponse(leases=found)
+            start = page.rows[-1].key + b"\0"
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _new_id(self) -> int:
+        # Up to 2**63, so that languages without unsigned numbers can show it.
+        return self._io_context.random.getrandbits(63) | 1
+
+    def _add(self, batch: StoreBatch, lease: kv_pb2.Lease) -> None:
+        owner = lease_owner(lease.lease_id)
+        batch.put(TABLE, lease_key(lease.lease_id), lease.SerializeToString(), owner)
+
+
+def lease_key(lease_id: int) -> bytes:
+    """Under which key a lease is stored."""
+    return lease_id.to_bytes(_KEY_BYTES, "big")
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
