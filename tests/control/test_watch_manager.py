@@ -6,7 +6,7 @@ import asyncio
 
 import grpc
 import pytest
-from tests.control.watching import TIMEOUT, serving, on_a_loop
+from tests.control.watching import TIMEOUT, on_a_loop, serving
 
 from atoll.testing import ManualClock
 from atoll_control.api.v1 import watch_pb2

@@ -99,7 +99,7 @@ class Served:
     async def until(self, condition: Callable[[WatchStatistics], object]) -> None:
         """Waits for what the manager will come to."""
         async with asyncio.timeout(TIMEOUT):
-            while not condition(await self.statistics()):
+            while not condition(await self.statistics()):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.005)
 
     async def overtake_the_change_log(self) -> int:

@@ -1,8 +1,8 @@
 """Topics: events in memory, each topic within a window.
 
-Only the loop of `WatchManager` enters. The events of a topic have rising numbers without gaps within one epoch. A topic that was
-idle and dropped goes on with a number that none of its events had, should it come back: numbers begin behind those of all
-topics that were ever dropped.
+Only the loop of `WatchManager` enters. The events of a topic have rising numbers without gaps within one epoch. A topic
+that was idle and dropped goes on with a number that none of its events had, should it come back: numbers begin behind
+those of all topics that were ever dropped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from atoll_control.api.v1 import watch_pb2
-
 if TYPE_CHECKING:
+    from atoll_control.api.v1 import watch_pb2
     from atoll_control.server.watch_settings import TopicSettings
 
 # What an event costs beside the bytes of its key and payload, roughly.
@@ -129,7 +128,7 @@ class Topics:
                 del self._in_turn[victim]
 
     def _victim(self, topic: Topic) -> Topic | None:
-        """Whose oldest event gives way to one of `topic`: its own where it has more than its share, or everybody's in turn."""
+        """Whose oldest event gives way to one of `topic`: its own beyond its share, or another's in turn."""
         share = self._settings.max_total_bytes // len(self._in_turn)
         if topic.bytes > share and len(topic.events) > 1:
             return topic

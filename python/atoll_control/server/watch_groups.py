@@ -9,15 +9,15 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from atoll import rpc
 from atoll.errors import MailboxFull
-from atoll_control.server.watch_messages import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from atoll import rpc
     from atoll_control.api.v1 import watch_pb2
     from atoll_control.server.topics import Topic
+    from atoll_control.server.watch_messages import Range
     from atoll_control.server.watch_stream import Watch
 
 
@@ -86,7 +86,7 @@ class Group:
         self._sent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_MESSAGES)
 
     def send(self, message: bytes, since: int, mark: int) -> bool:
-        """Sends a message to all members; whether the broadcast has taken it. If not, `send_rest` is to be called later.
+        """Sends a message to all members; whether the broadcast has taken it. If not, call `send_rest` later.
 
         Args:
             message: a serialised response.
@@ -140,8 +140,8 @@ class _Namespace:
 class Groups:
     """All groups: by what their watches ask for, and by what a change or an event concerns.
 
-    Finding the groups of a change takes one look for its key and one per length that prefixes in its namespace have, however
-    many groups there are.
+    Finding the groups of a change takes one look for its key and one per length that prefixes in its namespace have,
+    however many groups there are.
     """
 
     def __init__(self, new_broadcast: Callable[[], rpc.Broadcast[bytes]]) -> None:

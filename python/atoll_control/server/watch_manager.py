@@ -2,13 +2,13 @@
 
 Owns the watches and the topics, in memory. Only its own loop enters it; of the store's tables it only reads.
 
-How a change travels: the store tells the loop that something was committed, and is durable; `publish` reads the change log from
-where it was and hands every change to the groups that it concerns, each of which sends one message to all of its members (see
-`watch_groups.py`). A watch that has not caught up, or was too slow, is no member: its stream leads it there (`watch_stream.py`,
-`watch_catch_up.py`).
+How a change travels: the store tells the loop that something was committed, and is durable; the change log is read from
+where it was, and every change handed to the groups that it concerns, each of which sends one message to all of its
+members (`watch_groups.py`). A watch that has not caught up, or was too slow, is no member: its stream leads it there
+(`watch_stream.py`, `watch_catch_up.py`).
 
-What bounds it: `watch_settings.py`. A broadcast that can't pass on as fast as there are changes stops the reading of the change
-log until it can: the groups are served in step.
+What bounds it: `watch_settings.py`. A broadcast that can't pass on as fast as there are changes stops the reading of
+the change log until it can: the groups are served in step.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from atoll_control.server.topics import Topic
     from atoll_control.server.watch_catch_up import CatchUp
     from atoll_control.server.watch_groups import Group
+    from atoll_control.server.watch_messages import Change
 
 _log = structlog.get_logger("atoll_control.watch_manager")
 
@@ -239,14 +240,24 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             _log.warning("changes_not_read", problem=str(problem))
             self.end_streams(status_of(problem), str(problem))
             return
+        self._hand_on(changes.changes)
+        self.published = changes.through
+        if self._waiting:
+            self._go_on()
+        if changes.through < self.store.revision:
+            # Others have their turn first.
+            self._io_context.post(self._publish_changes, name="WatchManager.publish")
+
+    def _hand_on(self, changes: list[StoreChange]) -> None:
+        """Sends changes to the groups that they concern."""
         concerned: dict[Group, list[StoreChange]] = {}
-        for change in changes.changes:
+        for change in changes:
             for group in self.groups.of_row(change.table, change.key):
                 if group.members:
                     concerned.setdefault(group, []).append(change)
         # Described once, however many groups there are.
-        plain: dict[StoreChange, watch_pb2.Change] = {}
-        with_previous: dict[StoreChange, watch_pb2.Change] = {}
+        plain: dict[Change, watch_pb2.Change] = {}
+        with_previous: dict[Change, watch_pb2.Change] = {}
         for group, found in concerned.items():
             previous = group.key.previous_values
             messages = self.describer.messages(
@@ -260,12 +271,6 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             for message, mark in messages:
                 self._broadcast(group, message, since, mark)
                 since = mark
-        self.published = changes.through
-        if self._waiting:
-            self._go_on()
-        if changes.through < self.store.revision:
-            # Others have their turn first.
-            self._io_context.post(self._publish_changes, name="WatchManager.publish")
 
     def _publish_nothing_through(self, revision: int) -> None:
         """Who was a member has missed changes, and each is told that they are not kept any more."""
@@ -380,7 +385,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
 
     # -- WatchService --------------------------------------------------------------------------------------------------
 
-    async def Watch(
+    async def Watch(  # type: ignore[override] # the stub knows generators only
         self,
         request_iterator: AsyncIterator[watch_pb2.WatchRequest],
         context: grpc.aio.ServicerContext[watch_pb2.WatchRequest, watch_pb2.WatchResponse],

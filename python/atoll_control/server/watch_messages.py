@@ -1,7 +1,7 @@
-"""What the responses of watches are made of: rows and changes of the store as clients see them, in messages of bounded size.
+"""What the responses of watches are made of: rows and changes as clients see them, in messages of bounded size.
 
-A place in the changes is a number, the *mark*: `revision << 20 | skip`. Everything through the revision has been sent, and of
-the next change that concerns the watch so many parts: a revision that is too large for one message comes in several.
+A place in the changes is a number, the *mark*: `revision << 20 | skip`. Everything through the revision has been sent, and
+so many changes of the next one that concerns the watch: a revision too large for one message comes in several.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ class WatchSettings:
     Attributes:
         max_watches_per_stream: open watches of one stream; one more ends the stream.
         max_watches: open watches of all streams; one more ends its stream.
-        max_waiting_requests: watches of one stream that wait for their turn to send; beyond that its requests are not read.
-        max_waiting_bytes: what may be on its way to one stream before its watches leave their groups, and how large a backlog
-            may be before it is coalesced by key.
+        max_waiting_requests: watches of one stream that wait for their turn to send; beyond that its requests are not
+            read.
+        max_waiting_bytes: what may be on its way to one stream before its watches leave their groups, and how large a
+            backlog may be before it is coalesced by key.
         max_page_rows: rows of one page of a snapshot, and changes that are read from the store at a time.
         max_page_bytes: of one page or one message of changes or events; one row, change or event always fits.
         bookmark_interval: where nothing was sent for this long, a bookmark is; it comes at most as late again.

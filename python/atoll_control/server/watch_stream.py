@@ -1,9 +1,9 @@
 """`WatchStream`: one stream of a client, with its watches.
 
-Only the loop of `WatchManager` enters. A watch that has caught up is a member of its group, whose broadcast sends to the stream
-without coming by here. Every other watch waits in the stream's queue for its turn, in which it takes one step: a page of its
-snapshot, a part of the backlog, its end. All steps are taken by one task, which waits while the client has no room: a client that
-reads nothing costs what is on its way to it, and no more.
+Only the loop of `WatchManager` enters. A watch that has caught up is a member of its group, whose broadcast sends to
+the stream without coming by here. Every other watch waits in the stream's queue for its turn, in which it takes one step:
+a page of its snapshot, a part of the backlog, its end. All steps are taken by one task, which waits while the client has
+no room: a client that reads nothing costs what is on its way to it, and no more.
 
 A stream reads one snapshot at a time, and lets another watch take a step after each page.
 """
