@@ -46,7 +46,11 @@ def test_the_server_stops_while_a_module_is_stuck(serve: Callable[..., Any]) -> 
 @pytest.mark.server_process
 def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_loop(serve: Callable[..., Any]) -> None:
     server = serve()
-    assert server.started["services"] == {"NodeService": "node_manager", "KvService": "kv_manager"}
+    assert server.started["services"] == {
+        "NodeService": "node_manager",
+        "HealthService": "health",
+        "KvService": "kv_manager",
+    }
     with grpc.insecure_channel(server.address) as channel:
         nodes = node_pb2_grpc.NodeServiceStub(channel)
         host = node_pb2.Host(name="box", cpus=3)
@@ -57,15 +61,16 @@ def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_lo
     lines = [json.loads(line) for line in server.seen]
     own = [line for line in lines if line["logger"].startswith("atoll_control")]
     assert [line["event"] for line in own] == [
+        "store_in_memory",
         "server_started",
         "node_registered",
         "node_registered",
         "node_left",
         "server_stopped",
     ]
-    assert (own[1]["node_id"], own[1]["host"], own[1]["cpus"]) == ("n", "box", 3)
-    assert (own[2]["replaced_incarnation"], own[2]["was"]) == (1, "ALIVE")
-    assert own[3]["reason"] == "bye"
+    assert (own[2]["node_id"], own[2]["host"], own[2]["cpus"]) == ("n", "box", 3)
+    assert (own[3]["replaced_incarnation"], own[3]["was"]) == (1, "ALIVE")
+    assert own[4]["reason"] == "bye"
     assert all({"timestamp", "level", "logger"} <= line.keys() for line in lines)
 
 
@@ -86,7 +91,8 @@ def test_the_server_stops_when_its_standard_input_closes_if_told_so(serve: Calla
 
 
 def test_all_modules_can_be_put_on_one_loop(serve: Callable[..., Any]) -> None:
-    assert serve("--one-loop").started["services"] == {"NodeService": "shared", "KvService": "shared"}
+    services = {"NodeService": "shared", "HealthService": "shared", "KvService": "shared"}
+    assert serve("--one-loop").started["services"] == services
 
 
 def test_a_port_in_use_gets_one_line_and_exit_code_1() -> None:
@@ -107,17 +113,17 @@ def test_a_listen_address_that_is_none_gets_one_line_and_exit_code_2(listen: str
     )
 
 
-def test_a_deadline_shorter_than_two_heartbeats_is_wrong_usage() -> None:
-    result = atollctl("serve", "--heartbeat-interval", "3")
+def test_a_deadline_shorter_than_four_heartbeats_is_wrong_usage() -> None:
+    result = atollctl("serve", "--heartbeat-interval", "4")
     assert result.returncode == 2
-    assert result.stderr.startswith("atollctl: --node-deadline: must be at least twice the heartbeat interval (3 s)")
+    assert result.stderr.startswith("atollctl: --dead-after: must be at least 16 s with a heartbeat every 4 s")
     assert result.stderr.count("\n") == 1
 
 
 def test_help_tells_what_there_is_and_hides_what_is_for_the_demo_only() -> None:
     result = atollctl("serve", "--help")
     assert result.returncode == 0
-    for text in ("--listen", "--heartbeat-interval", "--node-deadline", "--network-threads", "--log-format", "Ctrl-C"):
+    for text in ("--listen", "--heartbeat-interval", "--dead-after", "--network-threads", "--log-format", "Ctrl-C"):
         assert text in result.stdout
     assert "--demo-controls" not in result.stdout
 

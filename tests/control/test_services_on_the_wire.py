@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
 
 pytestmark = pytest.mark.server_process
 TIMEOUT = 10.0
@@ -18,7 +21,7 @@ TIMEOUT = 10.0
 
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Any]) -> Any:
-    return serve("--demo-controls", "--heartbeat-interval", "0.4", "--node-deadline", "0.8")
+    return serve("--demo-controls", "--heartbeat-interval", "0.1", "--dead-after", "0.6")
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +41,58 @@ def test_a_node_registers_beats_is_listed_and_leaves(channel: grpc.Channel) -> N
     nodes = node_pb2_grpc.NodeServiceStub(channel)
     host = node_pb2.Host(name="box", cpus=2)
     reply = nodes.Register(node_pb2.RegisterRequest(node_id="wire", incarnation=1, host=host), timeout=TIMEOUT)
-    assert reply.heartbeat_interval.nanos == 400_000_000
-    beat = nodes.Heartbeat(node_pb2.HeartbeatRequest(node_id="wire", incarnation=1), timeout=TIMEOUT)
-    assert beat.server_id == reply.server_id
+    assert 0 < reply.heartbeat_interval.nanos <= 100_000_000
+    health = health_pb2_grpc.HealthServiceStub(channel)
+    beat = health.Heartbeat(health_pb2.HeartbeatRequest(node_id="wire", incarnation=1), timeout=TIMEOUT)
+    assert (beat.server_id, beat.epoch) == (reply.server_id, reply.epoch)
+    assert 80_000_000 <= beat.heartbeat_interval.nanos <= 100_000_000
     listed = nodes.ListNodes(node_pb2.ListNodesRequest(start_after="wir"), timeout=TIMEOUT).nodes[0]
     assert (listed.node_id, listed.host, listed.state) == ("wire", host, node_pb2.NODE_STATE_ALIVE)
     left = nodes.Unregister(node_pb2.UnregisterRequest(node_id="wire", incarnation=1), timeout=TIMEOUT)
     assert left.node.state == node_pb2.NODE_STATE_LEFT
 
 
-def test_a_silent_node_is_marked_dead_by_the_servers_own_timers_and_logged(server: Any, channel: grpc.Channel) -> None:
+NODE = """
+import sys, time
+import grpc
+from atoll_control.api.v1 import node_pb2, node_pb2_grpc
+with grpc.insecure_channel(sys.argv[1]) as channel:
     nodes = node_pb2_grpc.NodeServiceStub(channel)
-    nodes.Register(node_pb2.RegisterRequest(node_id="silent", incarnation=1), timeout=TIMEOUT)
+    nodes.Register(node_pb2.RegisterRequest(node_id="killed", incarnation=1), timeout=10)
+    print("registered", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_node_is_marked_dead_by_the_servers_own_timers_and_logged(server: Any, channel: grpc.Channel) -> None:
+    with subprocess.Popen([sys.executable, "-c", NODE, server.address], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "registered\n"
+        process.kill()
     death = server.wait_for_event("node_dead")
-    assert (death["node_id"], death["incarnation"], death["level"]) == ("silent", 1, "warning")
-    assert "(deadline 0.8 s" in death["reason"]
-    code, details = status(nodes.Heartbeat, node_pb2.HeartbeatRequest(node_id="silent", incarnation=1))
+    assert (death["node_id"], death["incarnation"], death["level"]) == ("killed", 1, "warning")
+    assert "(dead after 0.6 s" in death["reason"]
+    assert "it closed its last connection" in death["reason"]
+    health = health_pb2_grpc.HealthServiceStub(channel)
+    code, details = status(health.Heartbeat, health_pb2.HeartbeatRequest(node_id="killed", incarnation=1))
     assert code == "FAILED_PRECONDITION"
     assert "register again" in details
+    nodes = node_pb2_grpc.NodeServiceStub(channel)
+    (ending,) = nodes.ListEndings(node_pb2.ListEndingsRequest(node_id="killed"), timeout=TIMEOUT).endings
+    assert (ending.node.state, ending.node.state_reason) == (node_pb2.NODE_STATE_DEAD, death["reason"])
+
+
+def test_a_node_that_is_silent_and_answers_pings_is_probed_over_the_wire(channel: grpc.Channel) -> None:
+    nodes, health = node_pb2_grpc.NodeServiceStub(channel), health_pb2_grpc.HealthServiceStub(channel)
+    nodes.Register(node_pb2.RegisterRequest(node_id="probed", incarnation=1), timeout=TIMEOUT)
+    request = health_pb2.ExplainRequest(node_id="probed")
+    explanation = health.Explain(request, timeout=TIMEOUT)
+    deadline = time.monotonic() + TIMEOUT
+    while not any(probe.answered for probe in explanation.probes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        explanation = health.Explain(request, timeout=TIMEOUT)
+    assert any(probe.answered and probe.round_trip.nanos > 0 for probe in explanation.probes)
+    assert explanation.connected
 
 
 def test_the_store_stores_lists_and_deletes(channel: grpc.Channel) -> None:
@@ -75,7 +112,7 @@ def test_a_value_of_the_largest_size_travels(channel: grpc.Channel) -> None:
 
 def test_a_handlers_refusal_arrives_with_its_status_and_message(channel: grpc.Channel) -> None:
     nodes, kv = node_pb2_grpc.NodeServiceStub(channel), kv_pb2_grpc.KvServiceStub(channel)
-    assert status(nodes.Heartbeat, node_pb2.HeartbeatRequest(node_id="x", incarnation=1))[0] == "NOT_FOUND"
+    assert status(nodes.GetNode, node_pb2.GetNodeRequest(node_id="x"))[0] == "NOT_FOUND"
     assert status(nodes.Register, node_pb2.RegisterRequest(incarnation=1)) == (
         "INVALID_ARGUMENT",
         "node_id: is required",
@@ -105,6 +142,7 @@ def test_statistics_name_the_loops_their_modules_and_each_handler(channel: grpc.
     loops = {loop.name: loop for loop in stats.loops}
     assert {name: list(loop.modules) for name, loop in loops.items()} == {
         "node_manager": ["NodeManager"],
+        "health": ["HealthMonitor"],
         "kv_manager": ["KvManager"],
     }
     handler = next(handler for handler in loops["node_manager"].handlers if handler.name == "NodeService.ListNodes")
@@ -116,7 +154,10 @@ def test_statistics_name_the_loops_their_modules_and_each_handler(channel: grpc.
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"module": "Nothing", "kind": fault_pb2.SLOW_KIND_OFF}, "module: this server has KvManager, NodeManager"),
+        (
+            {"module": "Nothing", "kind": fault_pb2.SLOW_KIND_OFF},
+            "module: this server has HealthMonitor, KvManager, NodeManager",
+        ),
         ({"module": "KvManager"}, "kind:"),
         ({"module": "KvManager", "kind": 99}, "kind:"),
         ({"module": "KvManager", "kind": fault_pb2.SLOW_KIND_CPU}, "block:"),

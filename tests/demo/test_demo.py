@@ -55,7 +55,7 @@ def test_heartbeats_stay_unaffected_while_the_store_is_slow(kind: str, tmp_path:
     loops = {loop["name"]: loop for loop in result["loops"]}
     handlers = {handler["name"]: handler for handler in loops["kv_manager"]["handlers"]}
     assert handlers["KvService.Put"]["execution_time"]["max"] >= 0.2
-    assert "NodeService.Heartbeat" in {handler["name"] for handler in loops["node_manager"]["handlers"]}
+    assert "HealthService.Heartbeat" in {handler["name"] for handler in loops["health"]["handlers"]}
 
 
 @pytest.mark.alone
@@ -78,7 +78,7 @@ def test_a_call_that_keeps_the_gil_is_reported_for_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("arguments", "remark"),
     [
-        (["--slow-module", "NodeManager"], "NodeManager itself was slow"),
+        (["--slow-module", "HealthMonitor"], "HealthMonitor itself was slow"),
         (["--one-loop"], "All modules shared one loop"),
     ],
 )

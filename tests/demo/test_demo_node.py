@@ -11,14 +11,17 @@ import grpc
 import grpc.aio
 import pytest
 
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll import IoContext, ModuleRef, rpc
+from atoll.store import Store
+from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, kv_pb2_grpc, node_pb2_grpc
 from atoll_control.demo.facts import host_facts
 from atoll_control.demo.node import DemoNode, Report
+from atoll_control.server.detector import DetectorSettings
+from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
-from atoll_control.testing import ManualLoop
 
-# grpcio serves and calls in one process; nothing of Atoll but the modules is involved.
+# Server and client live in one process, on one loop.
 pytestmark = pytest.mark.whole_grpcio
 PATIENCE = 10.0
 
@@ -40,34 +43,37 @@ class DeafKv(KvManager):
         raise AssertionError
 
 
-class ForgetfulNodes(NodeManager):
-    """Forgets every node after its first heartbeat, once."""
+class ForgetfulHealth(HealthMonitor):
+    """Knows no node when the first heartbeat comes."""
 
     forgot = False
 
-    async def Heartbeat(self, request: node_pb2.HeartbeatRequest, context: Any) -> node_pb2.HeartbeatResponse:
+    async def Heartbeat(self, request: health_pb2.HeartbeatRequest, context: Any) -> health_pb2.HeartbeatResponse:
         if not self.forgot:
             self.forgot = True
-            self._nodes.clear()
-            self._sorted_ids.clear()
+            await context.abort(grpc.StatusCode.NOT_FOUND, "who is this?")
         return await super().Heartbeat(request, context)
 
 
 def live(
     until: Callable[[Report], bool],
     *,
-    nodes: type[NodeManager] = NodeManager,
+    health: type[HealthMonitor] = HealthMonitor,
     kv: type[KvManager] = KvManager,
-) -> tuple[Report, NodeManager]:
-    """Lets one node live with a server of stock grpcio until the report says so."""
+) -> tuple[Report, dict[str, int]]:
+    """Lets one node live with a server on this loop until the report says so. Returns the nodes' states in the end."""
     report = Report()
-    loop = ManualLoop()
-    settings = NodeSettings(heartbeat_interval=0.02, node_deadline=60)
-    manager = nodes(settings, server_id="s", wall_clock=loop.wall, io_context=loop)
+    settings = DetectorSettings.scaled(heartbeat_interval=0.05, dead_after=60)
 
-    async def run() -> None:
-        server = grpc.aio.server()
+    async def run() -> dict[str, int]:
+        store = Store.in_memory(("nodes", "endings"))
+        manager = NodeManager(NodeSettings(), store, server_id="s", wall_clock=time.time)
+        await manager.start()
+        monitor = health(settings, store, ModuleRef(IoContext.current(), manager), server_id="s")
+        await monitor.start()
+        server = rpc.server()
         node_pb2_grpc.add_NodeServiceServicer_to_server(manager, server)
+        health_pb2_grpc.add_HealthServiceServicer_to_server(monitor, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -80,17 +86,21 @@ def live(
         leave.set()
         await life
         await server.stop(None)
+        await monitor.stop()
+        await manager.stop()
+        await store.close()
+        return manager.count_by_state()
 
-    asyncio.run(run())
+    states = asyncio.run(run())
     assert until(report)
-    return report, manager
+    return report, states
 
 
 def test_a_node_registers_beats_writes_reads_and_leaves_without_a_trace() -> None:
-    report, manager = live(lambda report: len(report.heartbeats) >= 3 and len(report.kv) >= 6)
+    report, states = live(lambda report: len(report.heartbeats) >= 3 and len(report.kv) >= 6)
     assert (report.registered, report.registered_again, report.wrong_reads, report.errors) == (1, 0, 0, [])
     assert all(failure == "" and latency > 0 for _, latency, failure in report.heartbeats + report.kv)
-    assert manager.count_by_state() == {"LEFT": 1}
+    assert states == {"LEFT": 1}
 
 
 def test_a_node_that_reads_what_it_did_not_write_says_so() -> None:
@@ -106,7 +116,7 @@ def test_a_write_whose_confirmation_was_lost_may_be_read() -> None:
 
 
 def test_a_node_that_the_server_does_not_know_any_more_registers_again_and_counts_it() -> None:
-    report, manager = live(lambda report: len(report.heartbeats) >= 3, nodes=ForgetfulNodes)
+    report, states = live(lambda report: len(report.heartbeats) >= 3, health=ForgetfulHealth)
     assert (report.registered, report.registered_again) == (1, 1)
     assert [failure for _, _, failure in report.heartbeats[:3]] == ["NOT_FOUND", "", ""]
-    assert manager.count_by_state() == {"LEFT": 1}
+    assert states == {"LEFT": 1}

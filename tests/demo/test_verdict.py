@@ -87,7 +87,7 @@ def test_a_run_in_which_the_store_did_not_work_before_proves_nothing() -> None:
     [
         ({"slow_kind": "gil"}, "On a build with a GIL loops can't isolate that: heartbeats were delayed by it"),
         ({"one_loop": True}, "All modules shared one loop, as asked"),
-        ({"slow_module": "NodeManager"}, "NodeManager itself was slow"),
+        ({"slow_module": "HealthMonitor"}, "HealthMonitor itself was slow"),
     ],
 )
 def test_what_breaks_the_claim_by_nature_is_explained(changes: dict[str, Any], remark: str) -> None:

@@ -4,6 +4,7 @@
 # ruff: noqa: ARG001
 
 import asyncio
+import functools
 import gc
 import threading
 import time
@@ -288,11 +289,16 @@ async def test_messages_of_a_stream_tell_when_they_came(client: ClientProcess, n
         before = loop.now()
         stream = client.open(target, path("Call"))
         await asyncio.wait_for(opened.wait(), TIMEOUT)
+
+        def has_received(size: int) -> bool:
+            return server.stats()[path("Call")].bytes_received == size
+
         sent, here_by = [], []
         for count in range(1, 4):
             sent.append(loop.now())
             await stream.write(b"beat")
-            await until(lambda count=count: server.stats()[path("Call")].bytes_received == 4 * count)
+            received = functools.partial(has_received, 4 * count)
+            await until(received)
             here_by.append(loop.now())
         await asyncio.sleep(0.3)
         release.set()

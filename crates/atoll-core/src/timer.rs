@@ -110,10 +110,10 @@ impl Manual {
             return;
         }
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if history.moves.len() == MOST_MOVES {
-            if let Some((_, time)) = history.moves.pop_front() {
-                history.before = time;
-            }
+        if history.moves.len() == MOST_MOVES
+            && let Some((_, time)) = history.moves.pop_front()
+        {
+            history.before = time;
         }
         history.moves.push_back((Instant::now(), time));
     }

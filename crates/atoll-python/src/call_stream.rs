@@ -158,7 +158,9 @@ impl CallStream {
     /// Takes the futures of all who wait.
     pub(crate) fn take_all_waiters(&self) -> Vec<Py<PyAny>> {
         let homes = std::iter::once(&self.first).chain(self.second.get());
-        homes.flat_map(|home| std::mem::take(&mut *lock(&home.waiters))).collect()
+        homes
+            .flat_map(|home| std::mem::take(&mut *lock(&home.waiters)))
+            .collect()
     }
 
     /// Takes the futures of those who wait on `core`.

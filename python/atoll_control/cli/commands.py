@@ -1,38 +1,38 @@
-"""The commands of `atollctl`.
-
-Exit codes: 0 done (also when stopped by Ctrl-C or SIGTERM), 1 could not do it, 2 wrong usage.
-"""
+"""The commands of `atollctl`. Exit codes are in `calling.py`; a server that is stopped by Ctrl-C or SIGTERM ends with 0."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from atoll.errors import BindError
+from atoll.errors import BindError, StoreError
+from atoll_control.cli import health, kv, nodes, store
+from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
 from atoll_control.server.app import ServerSettings
 from atoll_control.server.app import serve as run_server
+from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.logs import LogFormat, configure
-from atoll_control.server.node_manager import NodeSettings
 
 app = typer.Typer(
     help="Runs and operates the Atoll control plane.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
 )
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(kv.app, name="kv")
+app.add_typer(health.app, name="health")
+for command in (store.status, store.backup, store.restore, store.doctor):
+    app.command(epilog=EXIT_CODES)(command)
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
 _MAX_PORT = 65535
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"atollctl: {message}", err=True)
-    raise typer.Exit(code)
 
 
 @app.callback()
@@ -49,18 +49,40 @@ def serve(
         str,
         typer.Option(metavar="HOST:PORT", help="Address to listen on. Port 0 takes a free one; the log says which."),
     ] = "127.0.0.1:50051",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ATOLL_DATA_DIR",
+            metavar="DIRECTORY",
+            help="Where nodes, keys and leases are kept; made if it is not there. Without it they are kept in memory, and "
+            "are lost when the server ends.",
+        ),
+    ] = None,
+    max_data_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1 << 20, metavar="BYTES", help="How large the database may grow; then changes are refused and reads go on."
+        ),
+    ] = None,
     heartbeat_interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Nodes are told to send a heartbeat this often."),
-    ] = 1.0,
-    node_deadline: Annotated[
+        typer.Option(
+            metavar="SECONDS", help="Nodes are told to send a heartbeat this often, and less often when there are many."
+        ),
+    ] = 2.0,
+    dead_after: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
-            help="A node without a heartbeat for this long is marked dead. At least twice the interval; time in which "
-            "the server itself was late does not count against nodes.",
+            help="A node without a sign of life for this long is dead. At least four times the interval; it is "
+            "suspect, and probed, after half of it. Time in which the server itself was late does not count against "
+            "nodes.",
         ),
-    ] = 5.0,
+    ] = 12.0,
+    observe_only: Annotated[
+        bool,
+        typer.Option("--observe-only", help="Log who would be marked dead, and mark nobody: for trying thresholds."),
+    ] = False,
     network_threads: Annotated[
         int | None,
         typer.Option(
@@ -89,22 +111,26 @@ def serve(
         typer.Option("--exit-with-stdin", hidden=True, help="Stop when standard input closes."),
     ] = False,
 ) -> None:
-    """Serves membership (atoll.v1.NodeService) and the key-value store (atoll.v1.KvService), in memory.
+    """Serves membership (atoll.v1.NodeService, HealthService) and the key-value store (KvService, LeaseService).
 
     Each module lives on its own loop, so a slow one does not delay the others. Any gRPC client in any language can
     connect; the protos are in the package, under atoll_control/api/protos.
     """
     match = _LISTEN.fullmatch(listen)
     if match is None or int(match.group(2)) > _MAX_PORT:
-        _fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', 2)
+        fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', USAGE)
     try:
-        nodes = NodeSettings(heartbeat_interval=heartbeat_interval, node_deadline=node_deadline)
+        detector = DetectorSettings.scaled(
+            heartbeat_interval=heartbeat_interval, dead_after=dead_after, observe_only=observe_only
+        )
     except ValueError as error:
-        _fail("--" + str(error).replace("_", "-", 1), 2)
+        fail("--" + str(error).replace("_", "-", 1), USAGE)
     configure(log_format)
     settings = ServerSettings(
         listen=listen,
-        nodes=nodes,
+        data_dir=data_dir,
+        max_data_bytes=max_data_bytes,
+        detector=detector,
         network_threads=network_threads,
         demo_controls=demo_controls,
         one_loop=one_loop,
@@ -112,7 +138,7 @@ def serve(
     )
     try:
         asyncio.run(run_server(settings))
-    except BindError as error:
-        _fail(str(error), 1)
+    except (BindError, StoreError) as error:
+        fail(str(error))
     except asyncio.CancelledError:
         pass

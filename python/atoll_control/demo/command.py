@@ -28,7 +28,7 @@ class SlowModule(StrEnum):
     """Modules that can be made slow."""
 
     KV_MANAGER = "KvManager"
-    NODE_MANAGER = "NodeManager"
+    HEALTH_MONITOR = "HealthMonitor"
 
 
 class SlowKind(StrEnum):
@@ -85,8 +85,8 @@ def demo(  # noqa: PLR0917 - typer reads the options from the signature
     """Shows that a slow module does not delay the others' calls.
 
     Starts the control plane as its own process, then nodes in a few other processes, with stock grpcio clients. Each
-    registers, sends heartbeats every second and writes and reads the store. Halfway one module is made slow. The end
-    says whether the heartbeats stayed unaffected and every node alive.
+    registers, sends heartbeats at the interval that it is told, and writes and reads the store. Halfway one module is
+    made slow. The end says whether the heartbeats stayed unaffected and every node alive.
 
     Exit code 0: while the module was slow 99 of 100 heartbeats were answered within half of the time that it blocks
     (and within 100 ms), none failed, and no node died or had to register again. 1: not so. 2: wrong usage. 130:

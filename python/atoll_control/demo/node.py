@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import grpc
 import grpc.aio
 
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -71,7 +71,7 @@ class DemoNode:
         self._phase = phase
         self._report = report
         self._incarnation = 0
-        self._interval = 1.0
+        self._first_interval = self._interval = 1.0
         self._key = f"nodes/{node_id}".encode()
         self._writes = 0
         # What a read may answer: the value last confirmed, and those whose confirmation went missing since.
@@ -81,10 +81,11 @@ class DemoNode:
         """Registers, works until `leave` is set, and unregisters."""
         async with grpc.aio.insecure_channel(self._server, options=CHANNEL_OPTIONS) as channel:
             nodes, kv = node_pb2_grpc.NodeServiceStub(channel), kv_pb2_grpc.KvServiceStub(channel)
+            health = health_pb2_grpc.HealthServiceStub(channel)
             await asyncio.sleep(self._phase)
             await self._register(nodes)
             self._report.registered += 1
-            await asyncio.gather(self._send_heartbeats(nodes, leave), self._use_store(kv, leave))
+            await asyncio.gather(self._send_heartbeats(nodes, health, leave), self._use_store(kv, leave))
             await self._leave(nodes, kv)
 
     async def _register(self, nodes: node_pb2_grpc.NodeServiceAsyncStub) -> None:
@@ -96,19 +97,28 @@ class DemoNode:
             labels={"purpose": "demo"},
         )
         reply = await nodes.Register(request, timeout=REGISTER_TIMEOUT, wait_for_ready=True)
-        self._interval = reply.heartbeat_interval.ToTimedelta().total_seconds()
-        self._report.heartbeat_interval = self._interval
+        self._first_interval = reply.heartbeat_interval.ToTimedelta().total_seconds()
 
-    async def _send_heartbeats(self, nodes: node_pb2_grpc.NodeServiceAsyncStub, leave: asyncio.Event) -> None:
-        due = time.monotonic() + self._interval
+    async def _send_heartbeats(
+        self,
+        nodes: node_pb2_grpc.NodeServiceAsyncStub,
+        health: health_pb2_grpc.HealthServiceAsyncStub,
+        leave: asyncio.Event,
+    ) -> None:
+        due = time.monotonic() + self._first_interval
         while not await _set_before(leave, due):
-            request = node_pb2.HeartbeatRequest(node_id=self._node_id, incarnation=self._incarnation)
-            call = nodes.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT)
-            _, failure = await self._timed(call, self._report.heartbeats)
-            if failure in MUST_REGISTER_AGAIN:
+            request = health_pb2.HeartbeatRequest(node_id=self._node_id, incarnation=self._incarnation)
+            call = health.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT)
+            reply, failure = await self._timed(call, self._report.heartbeats)
+            interval = self._interval
+            if reply is not None:
+                interval = self._interval = reply.heartbeat_interval.ToTimedelta().total_seconds()
+                self._report.heartbeat_interval = interval
+            elif failure in MUST_REGISTER_AGAIN:
                 self._report.registered_again += 1
                 await self._register(nodes)
-            due = max(due + self._interval, time.monotonic())
+                interval = self._first_interval
+            due = max(due + interval, time.monotonic())
 
     async def _use_store(self, kv: kv_pb2_grpc.KvServiceAsyncStub, leave: asyncio.Event) -> None:
         due = time.monotonic() + self._interval / 2

@@ -27,6 +27,8 @@ START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 10.0
 LINE_LIMIT: Final = 16 << 20
 LOG_TAIL_LINES: Final = 5
+# Twice as often as by default, to measure more.
+SERVER_TIMES: Final = ("--heartbeat-interval", "1", "--dead-after", "6")
 
 
 class ChildFailedError(Exception):
@@ -87,6 +89,7 @@ class ServerProcess:
         self._process = await _start(
             "atoll_control.cli",
             *("serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--demo-controls", "--exit-with-stdin"),
+            *SERVER_TIMES,
             *arguments,
             stderr=asyncio.subprocess.PIPE,
             environment=environment,

@@ -199,7 +199,7 @@ class Demo:
         settings = self.settings
         self.view.say(
             f"{settings.nodes} nodes in {settings.processes} processes join {address} with stock grpcio: each sends a "
-            "heartbeat, a put and a get per second"
+            "heartbeat, a put and a get per heartbeat interval"
         )
         if controllable:
             self.view.say(

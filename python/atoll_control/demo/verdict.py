@@ -50,7 +50,7 @@ class Facts:
     @property
     def named(self) -> Stuck | None:
         """A stall that names the slow module's handler, the one with the longest stack; None when there is none."""
-        services = {"KvManager": "KvService.", "NodeManager": "NodeService."}
+        services = {"KvManager": "KvService.", "HealthMonitor": "HealthService."}
         prefix = services.get(self.slow_module or "", "-")
         found = [stuck for stuck in self.stalls or () if stuck.handler.startswith(prefix)]
         return max(found, key=lambda stuck: (len(stuck.stack), stuck.duration), default=None)
@@ -139,7 +139,7 @@ def judge(facts: Facts) -> Verdict:
         Check("every value read was the one written", facts.wrong_reads == 0, f"{facts.wrong_reads} wrong reads"),
     ]
     if facts.slow_module:
-        calls = during if facts.slow_module == "NodeManager" else facts.kv["slow"]
+        calls = during if facts.slow_module == "HealthMonitor" else facts.kv["slow"]
         checks.append(
             Check(
                 f"{facts.slow_module} was slow",
@@ -182,8 +182,8 @@ def _remark(facts: Facts, during: Summary, limit: float) -> str:
     if during.p99 < limit and not during.failed:
         return ""
     alive = "every node stayed alive" if facts.nodes_alive == facts.nodes else "nodes were lost"
-    if facts.slow_module == "NodeManager":
-        return f"NodeManager itself was slow: its own heartbeats wait for it; {alive}."
+    if facts.slow_module == "HealthMonitor":
+        return f"HealthMonitor itself was slow: its own heartbeats wait for it; {alive}."
     if facts.one_loop:
         return f"All modules shared one loop, as asked: heartbeats wait behind the slow module's calls; {alive}."
     if facts.slow_kind == "gil" and facts.gil_enabled:

@@ -9,21 +9,34 @@ import signal
 import sys
 import time  # noqa: TID251 - the wall clock, handed to those who tell people the time
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
 from atoll import IoContextProvider, rpc
+from atoll.store import Store
 from atoll_control.api.demo.v1 import fault_pb2_grpc
-from atoll_control.api.v1 import kv_pb2_grpc, node_pb2_grpc
+from atoll_control.api.v1 import admin_pb2_grpc, health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc
+from atoll_control.server.admin_manager import AdminManager
+from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
+from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager, KvSettings
+from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _log = structlog.get_logger("atoll_control.server")
 
-NODE_METHODS = ("Register", "Unregister", "Heartbeat", "ListNodes")
-KV_METHODS = ("Put", "Get", "Delete", "Keys")
+TABLES = ("nodes", "endings", "kv", "leases")
+
+NODE_METHODS = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
+HEALTH_METHODS = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
+KV_METHODS = ("Put", "Get", "MultiGet", "Exists", "Delete", "Keys", "Scan", "Transact", "ListNamespaces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +45,10 @@ class ServerSettings:
 
     Attributes:
         listen: "host:port"; port 0 takes a free one.
-        nodes: how nodes are watched.
+        data_dir: where what is stored lasts; in memory when None.
+        max_data_bytes: how large the database there may grow; only the disk bounds it when None.
+        nodes: what is kept of nodes.
+        detector: how nodes are watched.
         kv: how much is stored.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
@@ -43,7 +59,10 @@ class ServerSettings:
     """
 
     listen: str = "127.0.0.1:50051"
+    data_dir: Path | None = None
+    max_data_bytes: int | None = None
     nodes: NodeSettings = field(default_factory=NodeSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     kv: KvSettings = field(default_factory=KvSettings)
     network_threads: int | None = None
     grace: float = 5.0
@@ -59,6 +78,7 @@ async def serve(settings: ServerSettings) -> None:
     Raises:
         asyncio.CancelledError: the signal came before the server had started.
         atoll.errors.BindError: the address is in use or not this machine's.
+        atoll.errors.StoreError: the data directory can't be used; the message says what to do.
     """
     server_id = settings.server_id or os.urandom(8).hex()
     if (task := asyncio.current_task()) is not None:
@@ -69,27 +89,65 @@ async def serve(settings: ServerSettings) -> None:
         await _serve(settings, server_id, at_the_end)
 
 
+def open_store(settings: ServerSettings) -> Store:
+    """The store that the modules share. Blocks: before the loops run."""
+    if settings.data_dir is None:
+        _log.warning(
+            "store_in_memory", remedy="all that is stored is lost when this server ends; keep it with --data-dir DIRECTORY"
+        )
+        return Store.in_memory(TABLES)
+    store = Store.in_directory(settings.data_dir, TABLES, max_bytes=settings.max_data_bytes)
+    statistics = store.statistics()
+    _log.info(
+        "store_opened",
+        directory=str(settings.data_dir),
+        generation=store.generation,
+        epoch=store.epoch,
+        revision=statistics.revision,
+        rows={name: rows for name, rows, _ in statistics.tables},
+    )
+    return store
+
+
 async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
     provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
     server = rpc.server(placement=provider, network_threads=settings.network_threads)
     # First of all: what fails most often fails before anything has started.
     port = server.add_insecure_port(settings.listen)
+    store = open_store(settings)
+    # After the loops, whose modules commit to it to the end.
+    at_the_end.callback(store.close_blocking)
     async with provider:
-        nodes = await provider.create(NodeManager, settings.nodes, server_id=server_id, wall_clock=time.time)
-        kv = await provider.create(KvManager, settings.kv)
+        nodes = await provider.create(NodeManager, settings.nodes, store, server_id=server_id, wall_clock=time.time)
+        health = await provider.create(
+            HealthMonitor, settings.detector, store, provider.ref(NodeManager), server_id=server_id
+        )
+        leases = await provider.create(LeaseManager, store)
+        kv = await provider.create(KvManager, store, leases, settings.kv)
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        admin = await provider.create(
+            AdminManager, store, server_id=server_id, version=version("atoll"), address=address
+        )
         faults: FaultInjector | None = None
         if settings.demo_controls:
-            modules = {
-                "NodeManager": WatchedModule(provider.io_context(NodeManager), SlowSwitch()),
-                "KvManager": WatchedModule(provider.io_context(KvManager), SlowSwitch()),
-            }
+            servicers = (
+                (NodeManager, nodes, NODE_METHODS),
+                (HealthMonitor, health, HEALTH_METHODS),
+                (KvManager, kv, KV_METHODS),
+            )
+            modules = {}
             # On the modules' loops, where alone they may be changed.
-            for name, module, methods in (("NodeManager", nodes, NODE_METHODS), ("KvManager", kv, KV_METHODS)):
-                await modules[name].io_context.submit(modules[name].switch.install, module, methods)
+            for module, servicer, methods in servicers:
+                watched = WatchedModule(provider.io_context(module), SlowSwitch())
+                await watched.io_context.submit(watched.switch.install, servicer, methods)
+                modules[module.__name__] = watched
             faults = FaultInjector(modules, provider.ref(NodeManager))
             fault_pb2_grpc.add_FaultServiceServicer_to_server(faults, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
+        health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
+        kv_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         if settings.exit_with_stdin:
             watch = _ParentWatch(server, settings.grace)
             await asyncio.get_running_loop().connect_read_pipe(lambda: watch, sys.stdin)
@@ -97,14 +155,17 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
             faults.start()
         _log.info(
             "server_started",
-            address=f"{settings.listen.rpartition(':')[0]}:{port}",
+            address=address,
             server_id=server_id,
             services={
                 "NodeService": provider.io_context(NodeManager).name,
+                "HealthService": provider.io_context(HealthMonitor).name,
                 "KvService": provider.io_context(KvManager).name,
+                "LeaseService": provider.io_context(LeaseManager).name,
+                "AdminService": provider.io_context(AdminManager).name,
             },
-            heartbeat_interval=settings.nodes.heartbeat_interval,
-            node_deadline=settings.nodes.node_deadline,
+            heartbeat_interval=settings.detector.heartbeat_interval,
+            dead_after=settings.detector.dead_after,
             demo_controls=settings.demo_controls,
         )
         # Only a server that started is said to have stopped, and only when its loops have stopped, too.

@@ -1,207 +1,376 @@
-"""`NodeManager`: who belongs to the cluster, and who is alive.
+"""`NodeManager`: which nodes belong to the cluster, in which state, and why.
 
-Owns the table of nodes, in memory. Only its own loop enters it, so it has no locks, and no method here awaits between
-reading and changing a node.
+Owns the tables `nodes` and `endings` of the store: only it writes them. Only its own loop enters it, so it has no
+locks. A change reads the node's record, and is committed on condition that the record is still the same; when it is
+not, another call has changed it meanwhile, and the change is made again on what is there now. So no update is lost, and
+each answer is of something durable. A change that was begun goes on when its caller has gone.
 
-The detector in short. Each heartbeat moves its node's deadline. A sweep marks the nodes whose deadline has passed as
-dead, with the reason, once and for all: a node that was marked dead by mistake comes back under a higher incarnation.
-The sweep is posted to the same mailbox as the heartbeats. When it runs late by L, because the loop was busy or stuck,
-heartbeats may be waiting just as long behind it, so it first extends every deadline by L: a server that is slow itself
-must not declare its nodes dead.
+The end of an incarnation (it died, left, or was replaced) is one batch: its record, an entry of the history, and the
+deletion of all that it owned.
+
+Who is alive is `HealthMonitor`'s to judge. It is told of members through `Liveness`, and tells `record_death`.
 """
 
 from __future__ import annotations
 
-import bisect
+import asyncio
+import contextvars
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeVarTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from atoll import IoContext
+from atoll.errors import OutcomeUnknownError, StoreError
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
-from atoll_control.server import validation
-from atoll_control.server.validation import first_problem
+from atoll_control.server import node_records as records
+from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
+from atoll_control.server.node_listeners import NodeListeners
+from atoll_control.server.node_pages import endings_page, nodes_page
+from atoll_control.server.node_records import ALIVE, DEAD, ENDINGS, LEFT, NODES, REPLACED, SUSPECT
+from atoll_control.server.owners import node_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+    from atoll import rpc
+    from atoll.store import Store, StoreBatch, StoreRow
+
+    Edit = Callable[[node_pb2.Node | None], Awaitable[node_pb2.Node | None]]
+
+T = TypeVar("T")
+
+MAX_CONDITIONS: Final = 64
+_MAX_PORT: Final = 65535
+# Nodes are forgotten in rounds, at least this many per `forget_after`, and one in this many seconds.
+_ROUNDS: Final = 10
+_LONGEST_ROUND: Final = 60.0
 
 _log = structlog.get_logger("atoll_control.node_manager")
-
-Ts = TypeVarTuple("Ts")
-
-# Below this many seconds a deadline's extension is the jitter of timers, not worth a word.
-_NOTEWORTHY_EXTENSION: Final = 0.05
-
-
-class Loop(Protocol):
-    """The part of an `IoContext` that the module uses; `atoll_control.testing.ManualLoop` is another."""
-
-    def now(self) -> float:
-        """Seconds by a clock that never goes back."""
-        ...
-
-    def post(
-        self, handler: Callable[[*Ts], object], /, *args: *Ts, name: str | None = None, delay: float = 0.0
-    ) -> None:
-        """Runs `handler(*args)` on the loop after `delay` seconds."""
-        ...
+_audit = structlog.get_logger("atoll_control.audit")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """How nodes are watched. All times in seconds.
+    """What is kept of nodes.
 
     Attributes:
-        heartbeat_interval: how often nodes are told to send a heartbeat.
-        node_deadline: without a heartbeat for this long a node is dead; at least twice the interval, so that one lost
-            heartbeat kills nobody.
-        sweep_interval: how often deadlines are checked, and so how late a death may be noticed.
-        forget_after: how long nodes that died or left stay listed.
+        forget_after: seconds for which nodes that died or left stay listed, counted anew when the server starts.
         max_nodes: how many nodes are kept, listed dead ones included.
+        max_endings: how many endings the history has; the oldest are deleted.
     """
 
-    heartbeat_interval: float = 1.0
-    node_deadline: float = 5.0
-    sweep_interval: float = 0.25
     forget_after: float = 3600.0
     max_nodes: int = 100_000
+    max_endings: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_interval", "node_deadline", "sweep_interval", "forget_after"):
-            if not 0 < getattr(self, name) < float("inf"):
-                message = f"{name}: must be a positive number of seconds, got {getattr(self, name):g}"
+        if not 0 < self.forget_after < float("inf"):
+            message = f"forget_after: must be a positive number of seconds, got {self.forget_after:g}"
+            raise ValueError(message)
+        for name in ("max_nodes", "max_endings"):
+            if getattr(self, name) < 1:
+                message = f"{name}: must be at least 1, got {getattr(self, name)}"
                 raise ValueError(message)
-        if self.node_deadline < 2 * self.heartbeat_interval:
-            message = (
-                f"node_deadline: must be at least twice the heartbeat interval ({self.heartbeat_interval:g} s), or one "
-                f"late heartbeat kills a node; got {self.node_deadline:g} s"
-            )
-            raise ValueError(message)
-        if self.max_nodes < 1:
-            message = f"max_nodes: must be at least 1, got {self.max_nodes}"
-            raise ValueError(message)
 
 
-@dataclass(slots=True)
-class _Node:
-    """What is known of one node. Times are monotonic, except those called wall."""
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What a node that registers is told. In seconds.
 
-    node_id: str
-    incarnation: int
-    address: str
-    host: node_pb2.Host
-    labels: dict[str, str]
-    registered_wall: float
-    state_since_wall: float
-    state_since: float
-    last_heartbeat: float
+    Attributes:
+        interval: after which to send the first heartbeat.
+        deadline: without a sign of life for this long it is dead.
+    """
+
+    interval: float
     deadline: float
-    extended: float = 0.0
-    state: node_pb2.NodeState.ValueType = field(default=node_pb2.NODE_STATE_ALIVE)
-    state_reason: str = ""
 
-    @property
-    def alive(self) -> bool:
-        return self.state == node_pb2.NODE_STATE_ALIVE
+
+class Liveness(Protocol):
+    """What `NodeManager` needs of whoever judges who is alive. On the loop of `NodeManager`."""
+
+    async def registered(self, node_id: str, incarnation: int, connection: rpc.Connection, arrived_at: float) -> Rhythm:
+        """An incarnation is a member and has called: it is watched from now on."""
+        ...
+
+    async def is_live(self, node_id: str, incarnation: int) -> bool:
+        """Whether there is no doubt that the incarnation lives: it has been heard of, and is connected."""
+        ...
+
+    def changed(self, node_id: str) -> None:
+        """The record of a node has changed."""
+        ...
 
 
 class NodeManager(node_pb2_grpc.NodeServiceServicer):
     """The module behind `NodeService`. See this file's first lines for its rules."""
 
     def __init__(
-        self,
-        settings: NodeSettings,
-        *,
-        server_id: str,
-        wall_clock: Callable[[], float],
-        io_context: Loop | None = None,
+        self, settings: NodeSettings, store: Store, *, server_id: str, wall_clock: Callable[[], float]
     ) -> None:
-        """Makes an empty cluster.
+        """Takes what it works with.
 
         Args:
-            settings: how nodes are watched.
+            settings: what is kept.
+            store: with the tables `nodes` and `endings`.
             server_id: names this run of the server to the nodes.
             wall_clock: seconds since 1970, for people to read.
-            io_context: where time and timers come from; the loop that this is called on when None.
         """
+        self.listeners = NodeListeners()
         self._settings = settings
+        self._store = store
         self._server_id = server_id
         self._wall_clock = wall_clock
-        self._io_context: Loop = io_context or IoContext.current()
-        self._sweep_due: float | None = None
-        self._nodes: dict[str, _Node] = {}
-        self._sorted_ids: list[str] = []
+        self._io_context = IoContext.current()
+        self._liveness: Liveness | None = None
+        # The records as the listeners know them, and those of which it is not known whether a change was committed.
+        self._told: dict[str, node_pb2.Node] = {}
+        self._in_doubt: set[str] = set()
+        self._counts: Counter[node_pb2.NodeState.ValueType] = Counter()
+        # When which node that has ended is to be forgotten, the next one first.
+        self._forget_at: dict[str, float] = {}
+        self._last_ending = 0
+        self._joining = 0
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._stopped = False
 
     # -- life cycle ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Starts to watch deadlines."""
-        self._schedule_sweep()
+        """Takes over what the store holds: nodes that were alive still are."""
+        with self._store.snapshot() as snapshot:
+            start = b""
+            while True:
+                page = snapshot.scan(NODES, start)
+                for row in page.rows:
+                    self._remember(records.node_of(row))
+                if not page.more:
+                    break
+                start = page.rows[-1].key + b"\0"
+                await asyncio.sleep(0)
+        newest = self._store.scan(ENDINGS, limit=1, reverse=True).rows
+        self._last_ending = int.from_bytes(newest[0].key[:8], "big") if newest else 0
+        self._schedule_round()
 
     async def stop(self) -> None:
-        """Stops watching. Nobody dies afterwards."""
-        self._sweep_due = None
+        """Waits for the changes that have begun."""
+        self._stopped = True
+        while self._changes:
+            await asyncio.wait(self._changes)
 
-    def _schedule_sweep(self) -> None:
-        interval = self._settings.sweep_interval
-        self._sweep_due = self._io_context.now() + interval
-        self._io_context.post(self._on_sweep_timer, name="NodeManager.sweep", delay=interval)
+    def _schedule_round(self) -> None:
+        delay = min(self._settings.forget_after / _ROUNDS, _LONGEST_ROUND)
+        self._io_context.post(self._round, name="NodeManager.round", delay=delay)
 
-    def _on_sweep_timer(self) -> None:
-        if self._sweep_due is not None:
-            self.sweep(late=max(0.0, self._io_context.now() - self._sweep_due))
-            self._schedule_sweep()
+    async def _round(self) -> None:
+        """Looks after what can't be done at once: nodes to forget, and changes of which the outcome is not known."""
+        if self._stopped:
+            return
+        for node_id in tuple(self._in_doubt):
+            self._in_doubt.discard(node_id)
+            row = self._store.get(NODES, node_id.encode())
+            self._tell(node_id, None if row is None else records.node_of(row))
+        try:
+            await self._forget_due()
+        except StoreError as error:
+            _log.warning("nodes_not_forgotten", error=str(error), remedy="it is tried again")
+        self._schedule_round()
 
-    def sweep(self, *, late: float = 0.0) -> None:
-        """Marks nodes whose deadline has passed as dead, and forgets those that died or left long ago.
-
-        Args:
-            late: by how many seconds this sweep runs late. Heartbeats may have waited as long: all deadlines move.
-        """
+    async def _forget_due(self) -> None:
         now = self._io_context.now()
-        forgotten: list[str] = []
-        for node in self._nodes.values():
-            if node.alive:
-                node.deadline += late
-                node.extended += late
-                if now > node.deadline:
-                    self._mark_dead(node, now)
-            elif now - node.state_since > self._settings.forget_after:
-                forgotten.append(node.node_id)
-        for node_id in forgotten:
-            del self._nodes[node_id]
-            del self._sorted_ids[bisect.bisect_left(self._sorted_ids, node_id)]
-
-    def _mark_dead(self, node: _Node, now: float) -> None:
-        reason = f"no heartbeat for {now - node.last_heartbeat:.2f} s (deadline {self._settings.node_deadline:g} s"
-        if node.extended >= _NOTEWORTHY_EXTENSION:
-            reason += f", extended by {node.extended:.2f} s because the server itself was late"
-        self._end(node, node_pb2.NODE_STATE_DEAD, reason + ")")
-        _log.warning("node_dead", node_id=node.node_id, incarnation=node.incarnation, reason=node.state_reason)
-
-    def _end(self, node: _Node, state: node_pb2.NodeState.ValueType, reason: str) -> None:
-        node.state = state
-        node.state_reason = reason
-        node.state_since = self._io_context.now()
-        node.state_since_wall = self._wall_clock()
-
-    def _beat(self, node: _Node) -> None:
-        node.last_heartbeat = self._io_context.now()
-        node.deadline = node.last_heartbeat + self._settings.node_deadline
-        node.extended = 0.0
+        due = []
+        for node_id, at in self._forget_at.items():
+            if at > now:
+                break
+            due.append(node_id)
+        for node_id in due:
+            key = node_id.encode()
+            row = self._store.get(NODES, key)
+            if row is not None and records.node_of(row).state != ALIVE:
+                batch = self._store.batch().check_revision(NODES, key, row.revision).delete(NODES, key)
+                if (await self._commit(batch, node_id)) is not None:
+                    self._tell(node_id, None)
 
     # -- for other modules ---------------------------------------------------------------------------------------------
 
+    def attach(self, liveness: Liveness) -> None:
+        """Says who judges who is alive. Until then, no node can register."""
+        self._liveness = liveness
+
     def count_by_state(self) -> dict[str, int]:
         """How many nodes are in each state, by the state's name without its prefix: `{"ALIVE": 200}`."""
-        counts = Counter(node.state for node in self._nodes.values())
-        return {node_pb2.NodeState.Name(state).removeprefix("NODE_STATE_"): count for state, count in counts.items()}
+        return {
+            node_pb2.NodeState.Name(state).removeprefix("NODE_STATE_"): count
+            for state, count in self._counts.items()
+            if count
+        }
+
+    async def record_death(self, node_id: str, incarnation: int, reason: str) -> node_pb2.Node | None:
+        """Marks an incarnation dead, for good. May be repeated.
+
+        Returns:
+            The node as it is now, which is DEAD by this verdict or by another, LEFT, or has another incarnation; None
+            when it is not known any more.
+
+        Raises:
+            StoreError: it could not be recorded, or it is not known whether it was.
+        """
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            if node is None or node.incarnation != incarnation or node.state != ALIVE:
+                return None
+            return records.ended(node, DEAD, reason, self._wall_clock())
+
+        return await self._whole(self._change(node_id, edit))
+
+    async def record_suspicion(self, node_id: str, incarnation: int, reason: str, *, suspect: bool) -> None:
+        """Sets the condition `Suspect` of an incarnation that is alive.
+
+        Raises:
+            StoreError: it could not be recorded, or it is not known whether it was.
+        """
+        status = node_pb2.CONDITION_STATUS_TRUE if suspect else node_pb2.CONDITION_STATUS_FALSE
+        condition = node_pb2.Condition(name=SUSPECT, status=status, reason=reason)
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            if node is None or node.incarnation != incarnation or node.state != ALIVE:
+                return None
+            return records.with_conditions(node, [condition], (), self._wall_clock())
+
+        await self._whole(self._change(node_id, edit))
+
+    # -- changes -------------------------------------------------------------------------------------------------------
+
+    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+        """Carries a change out to its end, also when its caller gives up meanwhile."""
+        # In a context of its own: the caller's deadline is not the change's.
+        task = asyncio.create_task(change, context=contextvars.Context())
+        self._changes.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            # Its caller may have gone; who has not gets it as well.
+            task.exception()
+
+    async def _change(self, node_id: str, edit: Edit) -> node_pb2.Node | None:
+        """Commits what `edit` makes of a node's record, which it must not alter.
+
+        `edit` is asked again when the record has changed meanwhile; None leaves it as it is.
+
+        Returns:
+            The record then.
+        """
+        key = node_id.encode()
+        while True:
+            row = self._store.get(NODES, key)
+            before = None if row is None else records.node_of(row)
+            after = await edit(before)
+            if after is None or after == before:
+                return before
+            revision = await self._commit(self._batch(key, row, before, after), node_id)
+            if revision is not None:
+                after.revision = revision
+                self._tell(node_id, after)
+                return after
+
+    def _batch(
+        self, key: bytes, row: StoreRow | None, before: node_pb2.Node | None, after: node_pb2.Node
+    ) -> StoreBatch:
+        batch = self._store.batch().check_revision(NODES, key, 0 if row is None else row.revision)
+        batch.put(NODES, key, records.value_of(after))
+        if before is None or before.state != ALIVE:
+            return batch
+        if after.incarnation != before.incarnation:
+            reason = f"incarnation {after.incarnation} has registered"
+            self._add_ending(batch, records.ended(before, REPLACED, reason, self._wall_clock()))
+        elif after.state != ALIVE:
+            self._add_ending(batch, after)
+        return batch
+
+    def _add_ending(self, batch: StoreBatch, node: node_pb2.Node) -> None:
+        # Numbers are given in the order in which batches are submitted, and so rise with the revisions.
+        self._last_ending += 1
+        ending = node_pb2.NodeEnding(node=node, time=node.state_since)
+        ending.node.ClearField("revision")
+        batch.put(ENDINGS, records.ending_key(self._last_ending, node.node_id), ending.SerializeToString())
+        first_kept = self._last_ending - self._settings.max_endings + 1
+        if first_kept > 1:
+            batch.delete_range(ENDINGS, b"", records.ending_key(first_kept, ""))
+        batch.delete_owned(node_owner(node.node_id, node.incarnation))
+
+    async def _commit(self, batch: StoreBatch, node_id: str) -> int | None:
+        """The revision of a batch; None when a check did not hold."""
+        try:
+            committed = await self._store.commit(batch)
+        except OutcomeUnknownError:
+            self._in_doubt.add(node_id)
+            raise
+        return committed.revision if committed.applied else None
+
+    # -- what a change brings about ------------------------------------------------------------------------------------
+
+    def _remember(self, node: node_pb2.Node) -> None:
+        self._told[node.node_id] = node
+        self._counts[node.state] += 1
+        if node.state != ALIVE:
+            self._forget_at[node.node_id] = self._io_context.now() + self._settings.forget_after
+
+    def _tell(self, node_id: str, after: node_pb2.Node | None) -> None:
+        """Tells everybody that a record has changed. Against what was told last: no end is told twice or not at all."""
+        before = self._told.get(node_id)
+        if after is not None and before is not None and before.revision >= after.revision:
+            return
+        if before is not None:
+            self._counts[before.state] -= 1
+            del self._told[node_id]
+            self._forget_at.pop(node_id, None)
+        if after is not None:
+            self._remember(after)
+        if self._liveness is not None:
+            self._liveness.changed(node_id)
+        was_member = before is not None and before.state == ALIVE
+        is_member = after is not None and after.state == ALIVE
+        goes_on = before is not None and after is not None and before.incarnation == after.incarnation
+        if before is not None and was_member and not (goes_on and is_member):
+            self._tell_end(before, after)
+        if after is not None and is_member and not (goes_on and was_member):
+            self._tell_beginning(before, after)
+
+    def _tell_beginning(self, before: node_pb2.Node | None, node: node_pb2.Node) -> None:
+        replaced = (
+            {} if before is None else {"replaced_incarnation": before.incarnation, "was": records.state_name(before)}
+        )
+        _log.info(
+            "node_registered",
+            node_id=node.node_id,
+            incarnation=node.incarnation,
+            address=node.address,
+            host=node.host.name,
+            cpus=node.host.cpus,
+            memory_bytes=node.host.memory_bytes,
+            **replaced,
+        )
+        self.listeners.added.tell(node)
+
+    def _tell_end(self, before: node_pb2.Node, after: node_pb2.Node | None) -> None:
+        if after is None or after.incarnation != before.incarnation:
+            reason = "forgotten" if after is None else f"incarnation {after.incarnation} has registered"
+            self.listeners.removed.tell(records.ended(before, REPLACED, reason, self._wall_clock()))
+            return
+        fields = {"node_id": after.node_id, "incarnation": after.incarnation, "reason": after.state_reason}
+        if after.state == DEAD:
+            _log.warning("node_dead", **fields)
+            self.listeners.dead.tell(after)
+        else:
+            _log.info("node_left", **fields)
+        self.listeners.removed.tell(after)
 
     # -- NodeService ---------------------------------------------------------------------------------------------------
 
@@ -211,66 +380,68 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         context: grpc.aio.ServicerContext[node_pb2.RegisterRequest, node_pb2.RegisterResponse],
     ) -> node_pb2.RegisterResponse:
         """Makes a node a member, or renews its membership."""
-        if (problem := _register_problem(request)) is not None:
+        await check(request, context)
+        if (problem := _address_problem(request.address) or _conditions_problem(request.conditions)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        node = self._nodes.get(request.node_id)
-        if node is None:
-            if len(self._nodes) >= self._settings.max_nodes:
-                limit = (
-                    f"the server keeps at most {self._settings.max_nodes:,} nodes, including those that died or left"
-                )
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
-            bisect.insort(self._sorted_ids, request.node_id)
-            self._add(request)
-        elif request.incarnation > node.incarnation:
-            self._add(request, replaced=node)
-        elif request.incarnation < node.incarnation:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _stale(node, request.incarnation))
-        elif not node.alive:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _ended(node))
-        elif request.address != node.address:
-            clash = (
-                f"node {node.node_id!r}, incarnation {node.incarnation}, is alive at {node.address!r}; two processes "
-                "must not share an id and an incarnation"
+        change = self._register(request, connection_of(context), arrival_of(context))
+        return await answer(self._whole(change), context)
+
+    async def _register(
+        self, request: node_pb2.RegisterRequest, connection: rpc.Connection, arrived_at: float
+    ) -> node_pb2.RegisterResponse:
+        liveness = self._liveness
+        if liveness is None:
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "the server is starting; try again")
+        is_new = self._store.get(NODES, request.node_id.encode()) is None
+        if is_new and self._store.count(NODES) + self._joining >= self._settings.max_nodes:
+            raise RefusedError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server keeps at most {self._settings.max_nodes:,} nodes, including those that died or left",
             )
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, clash)
-        else:
-            node.host.CopyFrom(request.host)
-            node.labels = dict(request.labels)
-            self._beat(node)
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            if node is not None:
+                await self._check_place(request, node, liveness)
+                if node.incarnation == request.incarnation:
+                    return records.registered_again(request, node, self._wall_clock())
+            return records.joined(request, node, self._wall_clock())
+
+        self._joining += is_new
+        try:
+            node = await self._change(request.node_id, edit)
+        finally:
+            self._joining -= is_new
+        rhythm = await liveness.registered(request.node_id, request.incarnation, connection, arrived_at)
         return node_pb2.RegisterResponse(
-            heartbeat_interval=_duration(self._settings.heartbeat_interval),
-            node_deadline=_duration(self._settings.node_deadline),
+            heartbeat_interval=records.duration(rhythm.interval),
+            node_deadline=records.duration(rhythm.deadline),
             server_id=self._server_id,
+            epoch=self._store.epoch,
+            node=node,
         )
 
-    def _add(self, request: node_pb2.RegisterRequest, *, replaced: _Node | None = None) -> None:
-        now, wall = self._io_context.now(), self._wall_clock()
-        host = node_pb2.Host()
-        host.CopyFrom(request.host)
-        self._nodes[request.node_id] = _Node(
-            node_id=request.node_id,
-            incarnation=request.incarnation,
-            address=request.address,
-            host=host,
-            labels=dict(request.labels),
-            registered_wall=wall,
-            state_since_wall=wall,
-            state_since=now,
-            last_heartbeat=now,
-            deadline=now + self._settings.node_deadline,
-        )
-        before = {} if replaced is None else {"replaced_incarnation": replaced.incarnation, "was": _state(replaced)}
-        _log.info(
-            "node_registered",
-            node_id=request.node_id,
-            incarnation=request.incarnation,
-            address=request.address,
-            host=host.name,
-            cpus=host.cpus,
-            memory_bytes=host.memory_bytes,
-            **before,
-        )
+    @staticmethod
+    async def _check_place(request: node_pb2.RegisterRequest, node: node_pb2.Node, liveness: Liveness) -> None:
+        """Refuses a registration in the place of a node that is there already."""
+        if request.incarnation < node.incarnation:
+            raise RefusedError(
+                grpc.StatusCode.FAILED_PRECONDITION, records.other_incarnation(node, request.incarnation)
+            )
+        is_same = request.incarnation == node.incarnation
+        if node.state != ALIVE:
+            if is_same:
+                raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.has_ended(node))
+            return
+        # A node without an address has none that could be another one.
+        if not (request.address and node.address) or request.address == node.address:
+            return
+        if is_same or await liveness.is_live(node.node_id, node.incarnation):
+            raise RefusedError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"node {node.node_id!r}, incarnation {node.incarnation}, is alive at {node.address!r}, and registers "
+                f"at {request.address!r} as incarnation {request.incarnation}: two processes must not share an id; "
+                "give this one a state directory of its own, or wait until the other has left or died",
+            )
 
     async def Unregister(
         self,
@@ -278,56 +449,87 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         context: grpc.aio.ServicerContext[node_pb2.UnregisterRequest, node_pb2.UnregisterResponse],
     ) -> node_pb2.UnregisterResponse:
         """Takes a node's goodbye."""
-        problem = first_problem(
-            validation.node_id_problem(request.node_id),
-            validation.incarnation_problem(request.incarnation),
-            validation.text_problem("reason", request.reason, validation.MAX_REASON_BYTES),
+        await check(request, context)
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            node = _known(node, request.node_id)
+            _check_incarnation(node, request.incarnation)
+            if node.state != ALIVE:
+                return None
+            return records.ended(node, LEFT, request.reason or "unregistered", self._wall_clock())
+
+        node = await answer(self._whole(self._change(request.node_id, edit)), context)
+        return node_pb2.UnregisterResponse(node=node)
+
+    async def Drain(
+        self,
+        request: node_pb2.DrainRequest,
+        context: grpc.aio.ServicerContext[node_pb2.DrainRequest, node_pb2.DrainResponse],
+    ) -> node_pb2.DrainResponse:
+        """Says whether a node should get new work."""
+        await check(request, context)
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            node = _known(node, request.node_id)
+            if node.state != ALIVE:
+                raise RefusedError(
+                    grpc.StatusCode.NOT_FOUND,
+                    f"node {node.node_id!r} is not alive but {records.state_name(node)}: {node.state_reason}",
+                )
+            return records.drained(node, request.reason, draining=request.draining)
+
+        node = await answer(self._whole(self._change(request.node_id, edit)), context)
+        _audit.info(
+            "node_drained" if request.draining else "node_undrained",
+            node_id=request.node_id,
+            by=actor_of(context),
+            reason=request.reason,
         )
+        return node_pb2.DrainResponse(node=node)
+
+    async def SetConditions(
+        self,
+        request: node_pb2.SetConditionsRequest,
+        context: grpc.aio.ServicerContext[node_pb2.SetConditionsRequest, node_pb2.SetConditionsResponse],
+    ) -> node_pb2.SetConditionsResponse:
+        """Sets conditions of a node, and removes some."""
+        await check(request, context)
+        problem = _conditions_problem(request.conditions)
+        if SUSPECT in request.remove:
+            problem = f"remove[{list(request.remove).index(SUSPECT)}]: {SUSPECT!r} is set by the server alone"
         if problem is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        node = self._nodes.get(request.node_id)
-        if node is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, _unknown(request.node_id))
-        if request.incarnation != node.incarnation:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _stale(node, request.incarnation))
-        if node.alive:
-            self._end(node, node_pb2.NODE_STATE_LEFT, request.reason or "unregistered")
-            _log.info("node_left", node_id=node.node_id, incarnation=node.incarnation, reason=node.state_reason)
-        return node_pb2.UnregisterResponse(node=self._describe(node))
 
-    async def Heartbeat(
-        self,
-        request: node_pb2.HeartbeatRequest,
-        context: grpc.aio.ServicerContext[node_pb2.HeartbeatRequest, node_pb2.HeartbeatResponse],
-    ) -> node_pb2.HeartbeatResponse:
-        """Moves a node's deadline."""
-        node = self._nodes.get(request.node_id)
-        if node is None or request.incarnation != node.incarnation or not node.alive:
-            await self._refuse_heartbeat(request, node, context)
-        else:
-            self._beat(node)
-        return node_pb2.HeartbeatResponse(
-            heartbeat_interval=_duration(self._settings.heartbeat_interval),
-            server_id=self._server_id,
-        )
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
+            node = _known(node, request.node_id)
+            if request.incarnation:
+                _check_incarnation(node, request.incarnation)
+            if node.state != ALIVE:
+                raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.has_ended(node))
+            after = records.with_conditions(node, request.conditions, request.remove, self._wall_clock())
+            if sum(condition.name != SUSPECT for condition in after.conditions) > MAX_CONDITIONS:
+                raise RefusedError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"node {node.node_id!r} may have at most {MAX_CONDITIONS} conditions: remove some",
+                )
+            return after
 
-    async def _refuse_heartbeat(
+        node = await answer(self._whole(self._change(request.node_id, edit)), context)
+        return node_pb2.SetConditionsResponse(node=node)
+
+    async def GetNode(
         self,
-        request: node_pb2.HeartbeatRequest,
-        node: _Node | None,
-        context: grpc.aio.ServicerContext[node_pb2.HeartbeatRequest, node_pb2.HeartbeatResponse],
-    ) -> None:
-        problem = first_problem(
-            validation.node_id_problem(request.node_id),
-            validation.incarnation_problem(request.incarnation),
-        )
-        if problem is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        if node is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, _unknown(request.node_id))
-        if request.incarnation != node.incarnation:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _stale(node, request.incarnation))
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _ended(node))
+        request: node_pb2.GetNodeRequest,
+        context: grpc.aio.ServicerContext[node_pb2.GetNodeRequest, node_pb2.GetNodeResponse],
+    ) -> node_pb2.GetNodeResponse:
+        """Reads one node."""
+        await check(request, context)
+        return await answer(self._get(request), context)
+
+    async def _get(self, request: node_pb2.GetNodeRequest) -> node_pb2.GetNodeResponse:
+        row = self._store.get(NODES, request.node_id.encode())
+        node = _known(None if row is None else records.node_of(row), request.node_id)
+        return node_pb2.GetNodeResponse(node=node)
 
     async def ListNodes(
         self,
@@ -335,84 +537,43 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         context: grpc.aio.ServicerContext[node_pb2.ListNodesRequest, node_pb2.ListNodesResponse],
     ) -> node_pb2.ListNodesResponse:
         """Lists nodes, a page at a time."""
-        if (problem := validation.limit_problem(request.limit)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        limit = request.limit or validation.DEFAULT_PAGE
-        states = frozenset(request.states)
-        found: list[node_pb2.Node] = []
-        size = 0
-        for position in range(bisect.bisect_right(self._sorted_ids, request.start_after), len(self._sorted_ids)):
-            node = self._nodes[self._sorted_ids[position]]
-            if states and node.state not in states:
-                continue
-            if len(found) == limit or size >= validation.MAX_PAGE_BYTES:
-                return node_pb2.ListNodesResponse(nodes=found, more=True)
-            found.append(self._describe(node))
-            size += found[-1].ByteSize()
-        return node_pb2.ListNodesResponse(nodes=found)
+        await check(request, context)
+        return await answer(nodes_page(self._store, request), context)
 
-    def _describe(self, node: _Node) -> node_pb2.Node:
-        return node_pb2.Node(
-            node_id=node.node_id,
-            incarnation=node.incarnation,
-            address=node.address,
-            host=node.host,
-            labels=node.labels,
-            state=node.state,
-            state_reason=node.state_reason,
-            state_since=_timestamp(node.state_since_wall),
-            registered_at=_timestamp(node.registered_wall),
-            since_heartbeat=_duration(self._io_context.now() - node.last_heartbeat),
-        )
+    async def ListEndings(
+        self,
+        request: node_pb2.ListEndingsRequest,
+        context: grpc.aio.ServicerContext[node_pb2.ListEndingsRequest, node_pb2.ListEndingsResponse],
+    ) -> node_pb2.ListEndingsResponse:
+        """Lists endings, the newest first, a page at a time."""
+        await check(request, context)
+        return await answer(endings_page(self._store, request), context)
 
 
-def _register_problem(request: node_pb2.RegisterRequest) -> str | None:
-    host: Sequence[tuple[str, str]] = (
-        ("host.name", request.host.name),
-        ("host.os", request.host.os),
-        ("host.architecture", request.host.architecture),
-    )
-    return first_problem(
-        validation.node_id_problem(request.node_id),
-        validation.incarnation_problem(request.incarnation),
-        validation.address_problem(request.address),
-        *(validation.text_problem(name, value, validation.MAX_HOST_TEXT_BYTES) for name, value in host),
-        validation.labels_problem(request.labels),
-    )
+def _known(node: node_pb2.Node | None, node_id: str) -> node_pb2.Node:
+    if node is None:
+        raise RefusedError(grpc.StatusCode.NOT_FOUND, records.unknown(node_id))
+    return node
 
 
-def _state(node: _Node) -> str:
-    return node_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_")
+def _check_incarnation(node: node_pb2.Node, incarnation: int) -> None:
+    if incarnation != node.incarnation:
+        raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.other_incarnation(node, incarnation))
 
 
-def _unknown(node_id: str) -> str:
-    return f"node {node_id!r} is not known here (the server may have restarted): register again"
+def _address_problem(address: str) -> str | None:
+    """The proto's rule has looked at its form."""
+    if address and not 0 < int(address.rpartition(":")[2]) <= _MAX_PORT:
+        return f"address: must have a port from 1 to {_MAX_PORT}, got {address!r}"
+    return None
 
 
-def _ended(node: _Node) -> str:
-    return (
-        f"node {node.node_id!r}, incarnation {node.incarnation}, is {_state(node)}: {node.state_reason}; this is "
-        "final, register again with a higher incarnation"
-    )
-
-
-def _stale(node: _Node, incarnation: int) -> str:
-    if incarnation > node.incarnation:
-        return (
-            f"node {node.node_id!r} is registered with incarnation {node.incarnation}, not yet with {incarnation}: "
-            "register again with that one first"
-        )
-    return (
-        f"incarnation {incarnation} of node {node.node_id!r} is stale: {node.incarnation} has registered since; "
-        "register again with a higher one, or stop if another process has taken this node's place"
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Timestamp(seconds=whole, nanos=nanos)
+def _conditions_problem(conditions: Iterable[node_pb2.Condition]) -> str | None:
+    seen: set[str] = set()
+    for number, condition in enumerate(conditions):
+        if condition.name == SUSPECT:
+            return f"conditions[{number}].name: {SUSPECT!r} is set by the server alone"
+        if condition.name in seen:
+            return f"conditions[{number}].name: {condition.name!r} is there twice"
+        seen.add(condition.name)
+    return None

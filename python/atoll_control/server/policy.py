@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from atoll import IoContextPolicy, dedicated
+from atoll_control.server.admin_manager import AdminManager
+from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
+from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager
 
 
-class ServerPolicy(IoContextPolicy[NodeManager | KvManager]):
+class ServerPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | AdminManager]):
     """Every module on a loop of its own: none can delay another."""
 
     node_manager_io_context = dedicated(NodeManager, name="node_manager")
-    kv_manager_io_context = dedicated(KvManager, name="kv_manager")
+    health_io_context = dedicated(HealthMonitor, name="health")
+    kv_manager_io_context = dedicated(KvManager, LeaseManager, name="kv_manager")
+    admin_io_context = dedicated(AdminManager, name="admin")
 
 
-class OneLoopPolicy(IoContextPolicy[NodeManager | KvManager]):
+class OneLoopPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | AdminManager]):
     """All modules on one loop, as on a stock asyncio server: `atoll demo --one-loop` shows the difference."""
 
-    shared_io_context = dedicated(NodeManager, KvManager, name="shared")
+    shared_io_context = dedicated(
+        NodeManager, HealthMonitor, KvManager, LeaseManager, AdminManager, name="shared"
+    )

@@ -1,13 +1,13 @@
 """Fakes for tests of the control plane's modules: time that is set, and calls without a network.
 
-clock = ManualClock()
-timers = ManualTimers(clock)
-nodes = NodeManager(NodeSettings(), clock=clock, server_id="test", timers=timers)
-await nodes.start()
-timers.advance(5.0)                                      # runs what falls due on the way
-reply = await answer(nodes.ListNodes, ListNodesRequest())
-refused = await refusal(nodes.Heartbeat, HeartbeatRequest())
+loop = ManualLoop()
+module = Module(io_context=loop)
+loop.advance(5.0)                                        # runs what falls due on the way
+reply = await answer(module.Get, GetRequest(key="a"))
+refused = await refusal(module.Get, GetRequest())
 assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+
+A module that takes its `IoContext` from where it is made is tested on one with an `atoll.testing.ManualClock`.
 """
 
 from __future__ import annotations
@@ -97,13 +97,14 @@ class Refused(Exception):  # noqa: N818 - it is what a call ended with, not what
 async def answer(
     method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
     request: Request,
+    context: FakeServicerContext | None = None,
 ) -> Response:
-    """Calls a handler without a network.
+    """Calls a handler without a network, with `context` if the call is to have a connection, metadata or a past.
 
     Raises:
         Refused: the handler aborted.
     """
-    context = FakeServicerContext()
+    context = context or FakeServicerContext()
     try:
         return await method(request, cast("Any", context))
     except AbortError:
@@ -113,6 +114,7 @@ async def answer(
 async def refusal(
     method: Callable[[Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]],
     request: Request,
+    context: FakeServicerContext | None = None,
 ) -> Refused:
     """Calls a handler without a network and returns what it aborted with.
 
@@ -120,7 +122,7 @@ async def refusal(
         AssertionError: the handler answered.
     """
     try:
-        response = await answer(method, request)
+        response = await answer(method, request, context)
     except Refused as refused:
         return refused
     raise AssertionError(f"the call was answered: {response}")

@@ -22,66 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from atoll_control.api.v1 import rules_pb2 as atoll_dot_v1_dot_rules__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/admin.proto\x12\x08\x61toll.v1\x1a\x14\x61toll/v1/rules.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetServerRequest\"\xa1\x02\n\x11GetServerResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.atoll.v1.ServerRole\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x12\n\ngeneration\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x08 \x01(\x04\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12)\n\x06uptime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06tables\x18\x0b \x03(\x0b\x32\x13.atoll.v1.TableSize\"6\n\tTableSize\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"V\n\x0b\x42\x61\x63kupChunk\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x12\n\x10GetConfigRequest\"6\n\x07Setting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06origin\x18\x03 \x01(\t\"8\n\x11GetConfigResponse\x12#\n\x08settings\x18\x01 \x03(\x0b\x32\x11.atoll.v1.Setting\"\xbd\x01\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x1c\n\x04role\x18\x02 \x01(\x0e\x32\x0e.atoll.v1.Role\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb2\x01\n\x12\x43reateTokenRequest\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x0e.atoll.v1.RoleB\x06\xaa\xc5\x18\x02\x08\x01\x12\x18\n\x07node_id\x18\x02 \x01(\tB\x07\xaa\xc5\x18\x03\x18\x80\x01\x12\x1c\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x07\xaa\xc5\x18\x03\x18\x80\x02\x12>\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\xaa\xc5\x18\x12\x39\x00\x00\x00\x00\x00\x00\xf0?A\x00\x00\x00\x00\x03\xcc\xb2\x41\"E\n\x13\x43reateTokenResponse\x12\x1e\n\x05token\x18\x01 \x01(\x0b\x32\x0f.atoll.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"N\n\x11ListTokensRequest\x12\x1c\n\x05limit\x18\x01 \x01(\rB\r\xaa\xc5\x18\tA\x00\x00\x00\x00\x00\x88\xc3@\x12\x1b\n\x0bstart_after\x18\x02 \x01(\tB\x06\xaa\xc5\x18\x02\x18@\"C\n\x12ListTokensResponse\x12\x1f\n\x06tokens\x18\x01 \x03(\x0b\x32\x0f.atoll.v1.Token\x12\x0c\n\x04more\x18\x02 \x01(\x08\"0\n\x12RevokeTokenRequest\x12\x1a\n\x08token_id\x18\x01 \x01(\tB\x08\xaa\xc5\x18\x04\x08\x01\x18@\"&\n\x13RevokeTokenResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\x08*v\n\nServerRole\x12\x1b\n\x17SERVER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVER_ROLE_LEADER\x10\x01\x12\x17\n\x13SERVER_ROLE_STANDBY\x10\x02\x12\x1a\n\x16SERVER_ROLE_RECOVERING\x10\x03*Z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_READ\x10\x01\x12\x0e\n\nROLE_WRITE\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\r\n\tROLE_NODE\x10\x04\x32\xb7\x03\n\x0c\x41\x64minService\x12\x44\n\tGetServer\x12\x1a.atoll.v1.GetServerRequest\x1a\x1b.atoll.v1.GetServerResponse\x12:\n\x06\x42\x61\x63kup\x12\x17.atoll.v1.BackupRequest\x1a\x15.atoll.v1.BackupChunk0\x01\x12\x44\n\tGetConfig\x12\x1a.atoll.v1.GetConfigRequest\x1a\x1b.atoll.v1.GetConfigResponse\x12J\n\x0b\x43reateToken\x12\x1c.atoll.v1.CreateTokenRequest\x1a\x1d.atoll.v1.CreateTokenResponse\x12G\n\nListTokens\x12\x1b.atoll.v1.ListTokensRequest\x1a\x1c.atoll.v1.ListTokensResponse\x12J\n\x0bRevokeToken\x12\x1c.atoll.v1.RevokeTokenRequest\x1a\x1d.atoll.v1.RevokeTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/admin.proto\x12\x08\x61toll.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetServerRequest\"\xa1\x02\n\x11GetServerResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.atoll.v1.ServerRole\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x12\n\ngeneration\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x08 \x01(\x04\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12)\n\x06uptime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06tables\x18\x0b \x03(\x0b\x32\x13.atoll.v1.TableSize\"6\n\tTableSize\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"V\n\x0b\x42\x61\x63kupChunk\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c*v\n\nServerRole\x12\x1b\n\x17SERVER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVER_ROLE_LEADER\x10\x01\x12\x17\n\x13SERVER_ROLE_STANDBY\x10\x02\x12\x1a\n\x16SERVER_ROLE_RECOVERING\x10\x03\x32\x90\x01\n\x0c\x41\x64minService\x12\x44\n\tGetServer\x12\x1a.atoll.v1.GetServerRequest\x1a\x1b.atoll.v1.GetServerResponse\x12:\n\x06\x42\x61\x63kup\x12\x17.atoll.v1.BackupRequest\x1a\x15.atoll.v1.BackupChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'atoll_control.api.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATETOKENREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_CREATETOKENREQUEST'].fields_by_name['role']._serialized_options = b'\252\305\030\002\010\001'
-  _globals['_CREATETOKENREQUEST'].fields_by_name['node_id']._loaded_options = None
-  _globals['_CREATETOKENREQUEST'].fields_by_name['node_id']._serialized_options = b'\252\305\030\003\030\200\001'
-  _globals['_CREATETOKENREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_CREATETOKENREQUEST'].fields_by_name['description']._serialized_options = b'\252\305\030\003\030\200\002'
-  _globals['_CREATETOKENREQUEST'].fields_by_name['ttl']._loaded_options = None
-  _globals['_CREATETOKENREQUEST'].fields_by_name['ttl']._serialized_options = b'\252\305\030\0229\000\000\000\000\000\000\360?A\000\000\000\000\003\314\262A'
-  _globals['_LISTTOKENSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTTOKENSREQUEST'].fields_by_name['limit']._serialized_options = b'\252\305\030\tA\000\000\000\000\000\210\303@'
-  _globals['_LISTTOKENSREQUEST'].fields_by_name['start_after']._loaded_options = None
-  _globals['_LISTTOKENSREQUEST'].fields_by_name['start_after']._serialized_options = b'\252\305\030\002\030@'
-  _globals['_REVOKETOKENREQUEST'].fields_by_name['token_id']._loaded_options = None
-  _globals['_REVOKETOKENREQUEST'].fields_by_name['token_id']._serialized_options = b'\252\305\030\004\010\001\030@'
-  _globals['_SERVERROLE']._serialized_start=1411
-  _globals['_SERVERROLE']._serialized_end=1529
-  _globals['_ROLE']._serialized_start=1531
-  _globals['_ROLE']._serialized_end=1621
-  _globals['_GETSERVERREQUEST']._serialized_start=121
-  _globals['_GETSERVERREQUEST']._serialized_end=139
-  _globals['_GETSERVERRESPONSE']._serialized_start=142
-  _globals['_GETSERVERRESPONSE']._serialized_end=431
-  _globals['_TABLESIZE']._serialized_start=433
-  _globals['_TABLESIZE']._serialized_end=487
-  _globals['_BACKUPREQUEST']._serialized_start=489
-  _globals['_BACKUPREQUEST']._serialized_end=504
-  _globals['_BACKUPCHUNK']._serialized_start=506
-  _globals['_BACKUPCHUNK']._serialized_end=592
-  _globals['_GETCONFIGREQUEST']._serialized_start=594
-  _globals['_GETCONFIGREQUEST']._serialized_end=612
-  _globals['_SETTING']._serialized_start=614
-  _globals['_SETTING']._serialized_end=668
-  _globals['_GETCONFIGRESPONSE']._serialized_start=670
-  _globals['_GETCONFIGRESPONSE']._serialized_end=726
-  _globals['_TOKEN']._serialized_start=729
-  _globals['_TOKEN']._serialized_end=918
-  _globals['_CREATETOKENREQUEST']._serialized_start=921
-  _globals['_CREATETOKENREQUEST']._serialized_end=1099
-  _globals['_CREATETOKENRESPONSE']._serialized_start=1101
-  _globals['_CREATETOKENRESPONSE']._serialized_end=1170
-  _globals['_LISTTOKENSREQUEST']._serialized_start=1172
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1250
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=1252
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1319
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1321
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1369
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=1371
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=1409
-  _globals['_ADMINSERVICE']._serialized_start=1624
-  _globals['_ADMINSERVICE']._serialized_end=2063
+  _globals['_SERVERROLE']._serialized_start=539
+  _globals['_SERVERROLE']._serialized_end=657
+  _globals['_GETSERVERREQUEST']._serialized_start=66
+  _globals['_GETSERVERREQUEST']._serialized_end=84
+  _globals['_GETSERVERRESPONSE']._serialized_start=87
+  _globals['_GETSERVERRESPONSE']._serialized_end=376
+  _globals['_TABLESIZE']._serialized_start=378
+  _globals['_TABLESIZE']._serialized_end=432
+  _globals['_BACKUPREQUEST']._serialized_start=434
+  _globals['_BACKUPREQUEST']._serialized_end=449
+  _globals['_BACKUPCHUNK']._serialized_start=451
+  _globals['_BACKUPCHUNK']._serialized_end=537
+  _globals['_ADMINSERVICE']._serialized_start=660
+  _globals['_ADMINSERVICE']._serialized_end=804
 # @@protoc_insertion_point(module_scope)

@@ -44,26 +44,6 @@ class AdminServiceStub(object):
                 request_serializer=atoll_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
                 response_deserializer=atoll_dot_v1_dot_admin__pb2.BackupChunk.FromString,
                 _registered_method=True)
-        self.GetConfig = channel.unary_unary(
-                '/atoll.v1.AdminService/GetConfig',
-                request_serializer=atoll_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
-                response_deserializer=atoll_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
-                _registered_method=True)
-        self.CreateToken = channel.unary_unary(
-                '/atoll.v1.AdminService/CreateToken',
-                request_serializer=atoll_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
-                response_deserializer=atoll_dot_v1_dot_admin__pb2.CreateTokenResponse.FromString,
-                _registered_method=True)
-        self.ListTokens = channel.unary_unary(
-                '/atoll.v1.AdminService/ListTokens',
-                request_serializer=atoll_dot_v1_dot_admin__pb2.ListTokensRequest.SerializeToString,
-                response_deserializer=atoll_dot_v1_dot_admin__pb2.ListTokensResponse.FromString,
-                _registered_method=True)
-        self.RevokeToken = channel.unary_unary(
-                '/atoll.v1.AdminService/RevokeToken',
-                request_serializer=atoll_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
-                response_deserializer=atoll_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
-                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -83,33 +63,6 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetConfig(self, request, context):
-        """The settings in force, with where each comes from; secrets are left out.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CreateToken(self, request, context):
-        """Makes a token. Its secret is told this once, and kept only as a hash.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListTokens(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RevokeToken(self, request, context):
-        """Safe to repeat. Calls with the token are refused at once, also on connections that are open.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,26 +75,6 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=atoll_dot_v1_dot_admin__pb2.BackupRequest.FromString,
                     response_serializer=atoll_dot_v1_dot_admin__pb2.BackupChunk.SerializeToString,
-            ),
-            'GetConfig': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetConfig,
-                    request_deserializer=atoll_dot_v1_dot_admin__pb2.GetConfigRequest.FromString,
-                    response_serializer=atoll_dot_v1_dot_admin__pb2.GetConfigResponse.SerializeToString,
-            ),
-            'CreateToken': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateToken,
-                    request_deserializer=atoll_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
-                    response_serializer=atoll_dot_v1_dot_admin__pb2.CreateTokenResponse.SerializeToString,
-            ),
-            'ListTokens': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListTokens,
-                    request_deserializer=atoll_dot_v1_dot_admin__pb2.ListTokensRequest.FromString,
-                    response_serializer=atoll_dot_v1_dot_admin__pb2.ListTokensResponse.SerializeToString,
-            ),
-            'RevokeToken': grpc.unary_unary_rpc_method_handler(
-                    servicer.RevokeToken,
-                    request_deserializer=atoll_dot_v1_dot_admin__pb2.RevokeTokenRequest.FromString,
-                    response_serializer=atoll_dot_v1_dot_admin__pb2.RevokeTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -198,114 +131,6 @@ class AdminService(object):
             '/atoll.v1.AdminService/Backup',
             atoll_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
             atoll_dot_v1_dot_admin__pb2.BackupChunk.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetConfig(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/atoll.v1.AdminService/GetConfig',
-            atoll_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
-            atoll_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CreateToken(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/atoll.v1.AdminService/CreateToken',
-            atoll_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
-            atoll_dot_v1_dot_admin__pb2.CreateTokenResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListTokens(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/atoll.v1.AdminService/ListTokens',
-            atoll_dot_v1_dot_admin__pb2.ListTokensRequest.SerializeToString,
-            atoll_dot_v1_dot_admin__pb2.ListTokensResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RevokeToken(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/atoll.v1.AdminService/RevokeToken',
-            atoll_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
-            atoll_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

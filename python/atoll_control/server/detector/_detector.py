@@ -267,7 +267,25 @@ class FailureDetector:
         self._judge.end(watched, verdict, now)
         return verdict
 
+    def died_elsewhere(self, node: str, incarnation: int, reason: str, now: float) -> bool:
+        """The death of an incarnation has been recorded, and not by a verdict from here. False if it is not watched."""
+        if (watched := self._table.current(node, incarnation)) is None:
+            return False
+        silence = max(0.0, now - watched.heard)
+        verdict = Died(node, incarnation, Cause.DECLARED, reason, silence, self._judge.lateness.since(watched.heard))
+        self._judge.end(watched, verdict, now)
+        return True
+
     # -- for people ----------------------------------------------------------------------------------------------------
+
+    def incarnation_of(self, node: str) -> int | None:
+        """The incarnation of a node that is watched, dead or alive; None if none is."""
+        watched = self._nodes.get(node)
+        return None if watched is None else watched.incarnation
+
+    def held(self, now: float) -> tuple[float, str] | None:
+        """Until when nobody is declared dead, freezes apart, and why; None if verdicts may be pronounced."""
+        return self._judge.hold(now)
 
     def explain(self, node: str, now: float) -> Explanation | None:
         """Everything that the verdict on a node depends on; None if it is not watched."""

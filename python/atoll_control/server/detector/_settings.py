@@ -79,6 +79,37 @@ class DetectorSettings:
         self._check_ranges()
         self._check_relations()
 
+    @classmethod
+    def scaled(cls, *, heartbeat_interval: float, dead_after: float, observe_only: bool = False) -> DetectorSettings:
+        """Settings for two of the times, the others in proportion to them as the defaults are.
+
+        Raises:
+            ValueError: the two don't go together; the message names them.
+        """
+        for name, value in (("heartbeat_interval", heartbeat_interval), ("dead_after", dead_after)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}: must be a positive number of seconds, got {value:g}")
+        defaults = cls()
+        sweep_interval = min(defaults.sweep_interval, heartbeat_interval / 8)
+        least = max(4 * heartbeat_interval, 2 * (heartbeat_interval + 3 * sweep_interval + LATE_TOLERANCE))
+        if round(dead_after * 1e6) < round(least * 1e6):
+            raise ValueError(
+                f"dead_after: must be at least {least:g} s with a heartbeat every {heartbeat_interval:g} s, or one "
+                f"late heartbeat kills a node; got {dead_after:g} s"
+            )
+        return cls(
+            heartbeat_interval=heartbeat_interval,
+            suspect_after=dead_after / 2,
+            closed_suspect_after=dead_after / 4,
+            dead_after=dead_after,
+            mute_after=3 * dead_after,
+            probe_timeout=min(defaults.probe_timeout, heartbeat_interval),
+            sweep_interval=sweep_interval,
+            late_threshold=min(defaults.late_threshold, heartbeat_interval / 4),
+            max_heartbeat_interval=max(defaults.max_heartbeat_interval, heartbeat_interval),
+            observe_only=observe_only,
+        )
+
     def _check_ranges(self) -> None:
         for name in _DURATIONS:
             if not 0 < getattr(self, name) < float("inf"):

@@ -1,0 +1,64 @@
+"""How commands reach the server, and what they say when a call fails."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import grpc
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Exit codes, stable for scripts.
+COULD_NOT: Final = 1
+USAGE: Final = 2
+NOT_FOUND: Final = 3
+CONFLICT: Final = 4
+UNREACHABLE: Final = 5
+
+CODES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: USAGE,
+    grpc.StatusCode.NOT_FOUND: NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS: CONFLICT,
+    grpc.StatusCode.FAILED_PRECONDITION: CONFLICT,
+    grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+}
+EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has changed, "
+    "5 the server can't be reached."
+)
+MAX_MESSAGE_BYTES: Final = 8 << 20
+
+ServerOption = Annotated[
+    str,
+    typer.Option("--server", envvar="ATOLL_SERVER", metavar="HOST:PORT", help="Where the server listens."),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for the server.")
+]
+DEFAULT_SERVER: Final = "127.0.0.1:50051"
+DEFAULT_TIMEOUT: Final = 10.0
+
+
+def fail(message: str, code: int = COULD_NOT) -> NoReturn:
+    """Ends the command with a message on standard error."""
+    typer.echo(f"atollctl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def calling(server: str) -> Iterator[grpc.Channel]:
+    """A channel to the server; a call that fails in the block ends the command with the server's words."""
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    with grpc.insecure_channel(server, options=options) as channel:
+        try:
+            yield channel
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            text = error.details() or code.name
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                text = f"no answer from {server}: {text}; is the server running there? Name another with --server"
+            fail(text, CODES.get(code, COULD_NOT))

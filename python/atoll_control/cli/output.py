@@ -1,0 +1,88 @@
+"""How commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from google.protobuf import json_format
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+
+
+class Output(enum.StrEnum):
+    """What a command prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
+
+
+def print_messages(
+    output: Output, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """Prints a list: as a JSON array of the messages, or as a table of `rows`."""
+    if output is Output.JSON:
+        print_json([as_json(message) for message in messages])
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Piped, a table must not be cut to some width.
+    width = None if sys.stdout.isatty() else 1000
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def print_fields(output: Output, message: Message, fields: Iterable[tuple[str, str]]) -> None:
+    """Prints one thing: as a JSON object, or one line per field."""
+    if output is Output.JSON:
+        print_json(as_json(message))
+        return
+    lines = list(fields)
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, value in lines:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_json(value: object) -> None:
+    """Prints JSON for programs, and for people who look at it."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message with its fields' names as in the protos, those with zero values, too."""
+    fields: dict[str, Any] = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return fields
+
+
+def text_of(value: bytes) -> str:
+    """Bytes for people: as text where they are, otherwise as Python writes them."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return repr(value)[2:-1]
+    return text if text.isprintable() else repr(value)[2:-1]
+
+
+def seconds_of(duration: Duration) -> str:
+    """A duration for people."""
+    seconds = duration.seconds + duration.nanos / 1e9
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.3g} s"
+    return str(timedelta(seconds=int(seconds)))

@@ -1,0 +1,151 @@
+"""`atollctl status`, `backup`, `restore` and `doctor`: the server and its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+import atoll.store
+from atoll.errors import StoreError
+from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc
+from atoll_control.cli.calling import (
+    COULD_NOT,
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT,
+    ServerOption,
+    TimeoutOption,
+    calling,
+    fail,
+)
+from atoll_control.cli.output import Output, OutputOption, print_fields, print_json, seconds_of
+
+DataDirectory = Annotated[
+    Path, typer.Option("--data-dir", envvar="ATOLL_DATA_DIR", metavar="DIRECTORY", help="The server's data directory.")
+]
+
+
+def status(
+    output: OutputOption = Output.TABLE,
+    server: ServerOption = DEFAULT_SERVER,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+) -> None:
+    """Shows what the server is: its role, its store, and how much it holds."""
+    with calling(server) as channel:
+        told = admin_pb2_grpc.AdminServiceStub(channel).GetServer(admin_pb2.GetServerRequest(), timeout=timeout)
+    fields = [
+        ("server", f"{told.server_id}, Atoll {told.version}, up {seconds_of(told.uptime)}"),
+        ("role", admin_pb2.ServerRole.Name(told.role).removeprefix("SERVER_ROLE_").lower()),
+        ("leader", told.leader_address or "-"),
+        ("store", f"{told.engine}, generation {told.generation}, epoch {told.epoch}"),
+        ("revision", f"{told.revision}, watches resume after {told.oldest_revision}"),
+    ]
+    fields += [(f"table {table.name}", f"{table.rows:,} rows, {table.bytes:,} bytes") for table in told.tables]
+    print_fields(output, told, fields)
+
+
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; must not be there yet.")],
+    server: ServerOption = DEFAULT_SERVER,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=1)] = 3600.0,
+) -> None:
+    """Takes a backup through the server, which goes on serving."""
+    if path.exists():
+        fail(f"{path} is there already: name another file, or move it away")
+    draft = path.with_name(path.name + ".partial")
+    try:
+        with calling(server) as channel, draft.open("wb") as file:
+            chunks = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest(), timeout=timeout)
+            first = next(chunks)
+            with _progress() as progress:
+                task = progress.add_task("backup", total=first.total_bytes)
+                for chunk in chunks:
+                    file.write(chunk.data)
+                    progress.advance(task, len(chunk.data))
+        size = draft.stat().st_size
+        if size != first.total_bytes:
+            fail(f"the backup has {size:,} of {first.total_bytes:,} bytes: try again")
+        if problems := atoll.store.check(draft).problems:
+            fail(f"the backup arrived damaged: {problems[0]}; try again")
+        draft.rename(path)
+    except (OSError, StoreError) as problem:
+        fail(f"the backup could not be written: {problem}")
+    finally:
+        draft.unlink(missing_ok=True)
+    typer.echo(f"{path}: {size:,} bytes, generation {first.generation}, revision {first.revision}; checked")
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", exists=True, dir_okay=False, help="The backup.")],
+    data_dir: DataDirectory,
+    force: Annotated[  # noqa: FBT002
+        bool, typer.Option("--force", help="Also where there is a store: its file is kept beside the new one.")
+    ] = False,
+) -> None:
+    """Makes a store of a backup. Stop the server first; watches of clients begin anew afterwards."""
+    try:
+        restored = atoll.store.restore(source, data_dir, force=force)
+    except StoreError as problem:
+        fail(str(problem))
+    typer.echo(
+        f"{data_dir}: {restored.rows:,} rows at revision {restored.revision}; the new generation is {restored.generation}"
+    )
+    if restored.replaced is not None:
+        typer.echo(f"what was there is now {restored.replaced}; delete it when you no longer need it")
+
+
+def doctor(
+    data_dir: Annotated[Path, typer.Argument(metavar="DIRECTORY_OR_BACKUP", help="What to look through.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Looks through a data directory or a backup for damage, and says what to do. Exit code 1 when there is some."""
+    try:
+        report = atoll.store.check(data_dir)
+    except StoreError as problem:
+        fail(str(problem))
+    tables = dict(report.tables)
+    if output is Output.JSON:
+        print_json(
+            {
+                "path": str(report.path),
+                "schema_version": report.schema_version,
+                "generation": report.generation,
+                "epoch": report.epoch,
+                "revision": report.revision,
+                "tables": tables,
+                "bytes": report.bytes,
+                "locked_by": report.locked_by,
+                "is_clean": report.is_clean,
+                "problems": report.problems,
+            }
+        )
+    else:
+        typer.echo(f"{report.path}: {report.bytes:,} bytes, schema {report.schema_version}")
+        typer.echo(f"generation {report.generation}, epoch {report.epoch}, revision {report.revision}")
+        for name, rows in tables.items():
+            typer.echo(f"table {name}: {rows:,} rows")
+        if report.locked_by:
+            typer.echo(f"in use by {report.locked_by}")
+        elif not report.is_clean:
+            typer.echo("it was not closed cleanly; the next start brings it in order")
+        for problem in report.problems:
+            typer.echo(f"PROBLEM: {problem}")
+        typer.echo("it is damaged: restore a backup with `atollctl restore`" if report.problems else "it is sound")
+    if report.problems:
+        raise typer.Exit(COULD_NOT)

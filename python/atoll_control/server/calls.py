@@ -1,0 +1,61 @@
+"""What handlers have in common: what they know of a call, and how it ends when it can't be done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from atoll.errors import AtollError, StoreError
+from atoll_control.server import rules
+from atoll_control.server.store_status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from google.protobuf.message import Message
+
+    from atoll import rpc
+
+T = TypeVar("T")
+
+
+class RefusedError(AtollError):
+    """A call can't be done: it ends with this status, and the message is for its caller."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        """Takes what the call ends with."""
+        super().__init__(message)
+        self.code = code
+
+
+async def check(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Ends the call with INVALID_ARGUMENT when its request breaks a rule of its proto."""
+    if (problem := rules.problem(request)) is not None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+
+
+async def answer(work: Awaitable[T], context: grpc.aio.ServicerContext[Any, Any]) -> T:
+    """What the work comes to; ends the call when it is refused, or when the store could not do it."""
+    try:
+        return await work
+    except RefusedError as refused:
+        await context.abort(refused.code, str(refused))
+    except StoreError as error:
+        await context.abort(status_of(error), str(error))
+
+
+def arrival_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """When the transport had the call, by the clock of its loop."""
+    return cast("rpc.ServicerContext", context).arrival_time
+
+
+def connection_of(context: grpc.aio.ServicerContext[Any, Any]) -> rpc.Connection:
+    """The connection that the call came on."""
+    return cast("rpc.ServicerContext", context).connection
+
+
+def actor_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Who calls, for the audit: the address that it comes from."""
+    return context.peer()
