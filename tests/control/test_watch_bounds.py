@@ -188,7 +188,7 @@ async def test_requests_are_not_read_while_too_many_watches_of_their_stream_wait
         opening = asyncio.ensure_future(open_many(stream, 15))
         await served.until(lambda it: it.watches >= 6)
         assert (await served.statistics()).watches <= 8
-        opened = set()
+        opened: set[int] = set()
         while len(opened) < 30:
             response = await stream.next()
             if response.HasField("opened"):

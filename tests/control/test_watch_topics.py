@@ -282,6 +282,6 @@ def test_one_topic_too_many_is_refused() -> None:
 @pytest.mark.parametrize("name", ["max_topics", "max_topic_bytes", "idle_after"])
 def test_a_limit_is_positive(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be positive"):
-        TopicSettings(**{name: 0})  # type: ignore[arg-type]
+        TopicSettings(**{name: 0})
     with pytest.raises(ValueError, match="bookmark_interval: must be positive"):
         WatchSettings(bookmark_interval=float("inf"))

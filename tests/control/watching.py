@@ -14,7 +14,6 @@ from atoll import IoContext, testing
 from atoll.store import Store
 from atoll_control.api.v1 import kv_pb2, node_pb2, watch_pb2, watch_pb2_grpc
 from atoll_control.server.kv_manager import row_key
-from atoll_control.server.owners import lease_of
 from atoll_control.server.watch_manager import WatchManager, WatchStatistics
 from atoll_control.server.watch_settings import TopicSettings, WatchSettings
 
@@ -105,6 +104,7 @@ class Served:
     async def overtake_the_change_log(self) -> int:
         """Changes so much that the changes so far are not kept any more; the newest revision."""
         value = b"x" * (1 << 20)
+        revision = 0
         for number in range(70):
             revision = await self.put(b"large", value, namespace="elsewhere")
             if number % 10 == 0:
@@ -121,15 +121,12 @@ async def serving(
     *,
     clock: ManualClock | None = None,
     channel_options: Any = (),
-    shown_lease: Callable[[bytes], int] = lease_of,
     store: Store | None = None,
 ) -> AsyncIterator[Served]:
     """Serves watches of a store in memory."""
     store = store or Store.in_memory(["kv", "nodes", "leases"], generation="0123456789abcdef")
     seen: list[tuple[WatchManager, IoContext]] = []
-    manager = functools.partial(
-        SeenManager, seen, store, settings, topics, wall_clock=lambda: WALL, shown_lease=shown_lease
-    )
+    manager = functools.partial(SeenManager, seen, store, settings, topics, wall_clock=lambda: WALL)
     try:
         async with testing.serve(
             manager, clock=clock, channel_options=channel_options, options=[("grpc.max_concurrent_streams", 2000)]

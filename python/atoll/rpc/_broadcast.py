@@ -53,8 +53,8 @@ class SlowSubscribers(SlowSubscribersCore):
         changes.subscribe(context, tag=watch.number, position=through)
         changes.send(message, since=before, position=revision)
 
-    One may serve many broadcasts. Whoever left has got everything through a position and nothing after it, so that the rest can
-    be sent from elsewhere when there is room (`ServicerContext.wait_for_room`), before it subscribes again.
+    One may serve many broadcasts. Whoever left has got everything through a position and nothing after it, so that the
+    rest can be sent from elsewhere when there is room (`ServicerContext.wait_for_room`), before it subscribes again.
 
     Args:
         io_context: Where to be told.
@@ -171,11 +171,11 @@ class Subscription:
         self._number = core.subscribe(context, tag, position)
 
     def close(self) -> int | None:
-        """Ends the subscription; the call goes on, and gets no message that is still on its way to it. A second call does nothing.
+        """Ends the subscription, once; the call goes on, and gets no message that is still on its way to it.
 
         Returns:
-            The position of the last message that it got; None when it was over already: closed, left for its slowness (which
-            `SlowSubscribers` tell), or its call has ended.
+            The position of the last message that it got; None when it was over already: closed, left for its slowness
+            (which `SlowSubscribers` tell), or its call has ended.
         """
         return self._core.unsubscribe(self._number, self._context)
 

@@ -1,8 +1,8 @@
 """How a watch comes from where it is to where its group is: a snapshot, the changes or events since, then it joins.
 
 Only the loop of `WatchManager` enters. Each step ends with a message sent or little done, so that others have their
-turn. A watch joins its group in the same step in which it sees that it has got everything its group has: nothing is lost
-between and nothing comes twice.
+turn. A watch joins its group in the same step in which it sees that it has got everything its group has: nothing is
+lost between and nothing comes twice.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Only the loop of `WatchManager` enters.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from atoll_control.server.watch_stream import Watch
 
 
+# Lists are short here, and there may be many groups: an empty one is small.
 # Of how many messages a group remembers between which marks they were.
 _REMEMBERED_MESSAGES: Final = 16
 
@@ -81,9 +81,9 @@ class Group:
         # Nothing was sent since the last look.
         self.quiet = False
         # Messages that the broadcast has not taken yet, each with the marks between which it tells all.
-        self.unsent: deque[tuple[bytes, int, int]] = deque()
+        self.unsent: list[tuple[bytes, int, int]] = []
         # Those marks of the last messages sent.
-        self._sent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_MESSAGES)
+        self._sent: list[tuple[int, int]] = []
 
     def send(self, message: bytes, since: int, mark: int) -> bool:
         """Sends a message to all members; whether the broadcast has taken it. If not, call `send_rest` later.
@@ -105,8 +105,9 @@ class Group:
                 self.broadcast.send(message, since=since, position=mark)
             except MailboxFull:
                 return False
-            self.unsent.popleft()
+            del self.unsent[0]
             self._sent.append((since, mark))
+            del self._sent[:-_REMEMBERED_MESSAGES]
         return True
 
     def mark_of_leaver(self, position: int, published: int) -> int:

@@ -91,7 +91,6 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         topics: TopicSettings | None = None,
         *,
         wall_clock: Callable[[], float],
-        shown_lease: Callable[[bytes], int],
         io_context: IoContext | None = None,
     ) -> None:
         """Watches nothing yet.
@@ -101,12 +100,11 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             settings: what watches may take.
             topics: how much of topics is kept.
             wall_clock: seconds since 1970, for people to read.
-            shown_lease: the lease that clients see of an owner of rows; 0 for none.
             io_context: the loop; the one that this is called on when None.
         """
         self.store = store
         self.settings = settings or WatchSettings()
-        self.describer = Describer(shown_lease, store.generation)
+        self.describer = Describer(store.generation)
         self.topics = Topics(store.epoch, topics or TopicSettings())
         self.groups = Groups(self._new_broadcast)
         self.watches: dict[int, Watch] = {}

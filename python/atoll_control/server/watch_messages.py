@@ -1,7 +1,7 @@
 """What the responses of watches are made of: rows and changes as clients see them, in messages of bounded size.
 
-A place in the changes is a number, the *mark*: `revision << 20 | skip`. Everything through the revision has been sent, and
-so many changes of the next one that concerns the watch: a revision too large for one message comes in several.
+A place in the changes is a number, the *mark*: `revision << 20 | skip`. Everything through the revision has been sent,
+and so many changes of the next one that concerns the watch: a revision too large for one message comes in several.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from atoll_control.api.v1 import kv_pb2, node_pb2, watch_pb2
 from atoll_control.server.kv_manager import address_of, after_prefix, entry_of, row_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from atoll.store import StoreChange, StoreRow
 
@@ -136,24 +136,19 @@ def range_of(request: watch_pb2.OpenWatch) -> Range:
 class Describer:
     """Makes rows and changes into what clients see."""
 
-    def __init__(self, shown_lease: Callable[[bytes], int], generation: str) -> None:
-        """Is stateless.
-
-        Args:
-            shown_lease: the lease that clients see of a row's owner; 0 for none.
-            generation: the store's.
-        """
-        self._shown_lease = shown_lease
+    def __init__(self, generation: str) -> None:
+        """Of the store of this generation."""
         self._generation = generation
 
     def position(self, mark: int) -> watch_pb2.Position:
         """Where to resume."""
         return watch_pb2.Position(generation=self._generation, revision=revision_of(mark))
 
-    def _entry(self, row: StoreRow, key: bytes) -> kv_pb2.KeyValue:
+    @staticmethod
+    def _entry(row: StoreRow, key: bytes) -> kv_pb2.KeyValue:
         # The row of a change before it may have no key of its own.
         namespace, name = address_of(key)
-        return entry_of(namespace, name, row, self._shown_lease(row.owner) if row.owner else 0)
+        return entry_of(namespace, name, row)
 
     def _gone(self, row: StoreRow | None, key: bytes) -> kv_pb2.KeyValue:
         if row is None:

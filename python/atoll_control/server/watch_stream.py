@@ -1,9 +1,9 @@
 """`WatchStream`: one stream of a client, with its watches.
 
 Only the loop of `WatchManager` enters. A watch that has caught up is a member of its group, whose broadcast sends to
-the stream without coming by here. Every other watch waits in the stream's queue for its turn, in which it takes one step:
-a page of its snapshot, a part of the backlog, its end. All steps are taken by one task, which waits while the client has
-no room: a client that reads nothing costs what is on its way to it, and no more.
+the stream without coming by here. Every other watch waits in the stream's queue for its turn, in which it takes one
+step: a page of its snapshot, a part of the backlog, its end. All steps are taken by one task, which waits while the
+client has no room: a client that reads nothing costs what is on its way to it, and no more.
 
 A stream reads one snapshot at a time, and lets another watch take a step after each page.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from atoll_control.server.watch_manager import WatchManager
 
 # After this many steps in a row that did not wait, others have their turn.
-_STEPS_IN_A_ROW: Final = 16
+_STEPS_IN_A_ROW: Final = 4
 
 
 class Watch:
@@ -133,9 +133,10 @@ class WatchStream:
         reader = loop.create_task(self._read(requests))
         worker = loop.create_task(self._take_steps())
         try:
-            running = {reader, worker}
+            running: set[asyncio.Task[None]] = {reader, worker}
             while worker in running and not self._failure.done():
-                await asyncio.wait({*running, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+                waited: set[asyncio.Future[Any]] = {*running, self._failure}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 for task in [it for it in running if it.done()]:
                     running.remove(task)
                     task.result()
@@ -270,6 +271,7 @@ class WatchStream:
                 self._turn_was_taken()
             if self._snapshots:
                 await self._take_step(self._snapshots.popleft())
+                break
             if not self._queue and not self._snapshots:
                 return
         await asyncio.sleep(0)
