@@ -136,10 +136,10 @@ impl CallStream {
         if !is_moved && current::check(self.first.core.bind(py))? {
             return Ok(&self.first);
         }
-        if let Some(second) = second {
-            if current::check(second.core.bind(py))? {
-                return Ok(second);
-            }
+        if let Some(second) = second
+            && current::check(second.core.bind(py))?
+        {
+            return Ok(second);
         }
         let home = second.filter(|_| is_moved).unwrap_or(&self.first);
         Err(error::call_of_another_loop(&home.core.get().shared.name))
