@@ -77,6 +77,8 @@ SOURCES = ("Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE",
 # Settings of the compiler that change what it makes.
 COMPILER_SETTINGS = ("RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_PROFILE_RELEASE_LTO", "CARGO_PROFILE_RELEASE_DEBUG")
 
+# Set for the steps that run while this process holds the lock of the tree.
+LOCK_INHERITED = "ATOLL_TREE_LOCK_INHERITED"
 
 # In a log; on a terminal the one line is rewritten all the time.
 SECONDS_BETWEEN_LINES = 30
@@ -151,7 +153,13 @@ def last_line(log: Path) -> str:
 
 @contextlib.contextmanager
 def exclusively() -> Iterator[None]:
-    """Keeps two runs in this tree from building or installing at the same time."""
+    """Keeps two runs in this tree from building or installing at the same time.
+
+    A run that one of our own steps starts (a crate's build asks for protoc) has the lock by inheritance.
+    """
+    if os.environ.get(LOCK_INHERITED):
+        yield
+        return
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "lock").open("w") as file:
         try:
@@ -159,7 +167,11 @@ def exclusively() -> Iterator[None]:
         except BlockingIOError:
             say("waiting for another make in this tree")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        os.environ[LOCK_INHERITED] = "yes"
+        try:
+            yield
+        finally:
+            del os.environ[LOCK_INHERITED]
 
 
 class Environment:

@@ -43,6 +43,7 @@ __all__ = [
     "ReadinessCore",
     "ServerCall",
     "ServerCore",
+    "SlowSubscribersCore",
     "StoreBatch",
     "StoreChange",
     "StoreChanges",
@@ -634,18 +635,34 @@ class Gate:
 class BroadcastCore:
     """A set of streams that get the same messages; see `atoll.rpc.Broadcast`. Any thread."""
 
-    def __new__(cls, max_waiting: int, ends_slow_subscribers: bool) -> Self: ...
-    def subscribe(self, context: ServerCall) -> int:
+    def __new__(
+        cls, max_waiting: int, ends_slow_subscribers: bool, slow_subscribers: SlowSubscribersCore | None = None
+    ) -> Self: ...
+    def subscribe(self, context: ServerCall, tag: int = 0, position: int = 0) -> int:
         """Sends later messages to a call, too. The number that takes it out again."""
 
-    def unsubscribe(self, number: int, context: ServerCall) -> None:
-        """Sends no later message to a subscriber."""
+    def unsubscribe(self, number: int, context: ServerCall) -> int | None:
+        """Sends no later message to a subscriber.
 
-    def send(self, message: bytes) -> bool:
+        Returns the position of the last message that it got; None when it is no subscriber.
+        """
+
+    def send(self, message: bytes, since: int = 0, position: int = 0) -> bool:
         """Sends a serialised message to all subscribers. Returns at once; false when too much waits."""
 
-    def counts(self) -> tuple[int, int, int, int]:
-        """Subscribers, messages sent, messages missed, subscribers ended."""
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Subscribers, messages sent, messages missed, subscribers ended, subscribers that left."""
+
+@disjoint_base
+class SlowSubscribersCore:
+    """Tells a loop which subscribers left their broadcasts; see `atoll.rpc.SlowSubscribers`. Any thread."""
+
+    def __new__(cls, io_context: LoopCore, callback: Callable[[int], object]) -> Self: ...
+    def take(self) -> list[tuple[int, int]]:
+        """(tag, position) of those who left since the last time."""
+
+    def close(self) -> None:
+        """The loop is told no more."""
 
 @final
 class ServerCore:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from atoll_control.api.v1 import admin_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2
+from atoll_control.api.v1 import kv_pb2, node_pb2, task_pb2, watch_pb2
 from atoll_control.server import rules
 from tests.control.malformed import malformed, methods, valid
 
@@ -58,8 +58,11 @@ def test_a_request_that_breaks_a_rule_is_refused_by_the_name_of_its_field(method
         ),
         (watch_pb2.WatchRequest(), "request: one of open, close, bookmarks is required"),
         (
-            admin_pb2.CreateTokenRequest(role=77),  # type: ignore[arg-type]
-            "role: must be one of ROLE_READ, ROLE_WRITE, ROLE_ADMIN, ROLE_NODE, got 77",
+            task_pb2.AddTaskEventsRequest(
+                events=[task_pb2.TaskEvent(job_id="j", task_id="t", state=77)]  # type: ignore[arg-type]
+            ),
+            "events[0].state: must be one of TASK_STATE_PENDING, TASK_STATE_SCHEDULED, TASK_STATE_RUNNING, "
+            "TASK_STATE_FINISHED, TASK_STATE_FAILED, got 77",
         ),
         (
             task_pb2.AddTaskEventsRequest(

@@ -58,7 +58,7 @@ async def test_every_subscriber_gets_every_message_in_order(client: ClientProces
             assert await asyncio.gather(*map(received, streams)) == [sent] * 50
         await streams[0].take("cancel")
         await until(lambda: broadcast.stats().subscribers == 49)
-        assert broadcast.stats() == (49, 100, 0, 0)
+        assert broadcast.stats() == (49, 100, 0, 0, 0)
         for method, text in (("Once", "x"), ("Collect", "refused")):
             request = probe_pb2.Note(text="x").SerializeToString()
             reply = (await client.call(target, f"/atoll.tests.v1.Streams/{method}", request)).reply

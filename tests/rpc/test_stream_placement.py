@@ -219,6 +219,23 @@ async def test_a_stream_that_never_has_to_wait_leaves_its_loop_to_others(client:
     assert int(replies[-1]) - before >= count // 2
 
 
+async def test_readers_whose_turns_are_shorter_than_a_round_of_their_loop_are_handed_their_messages(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
+    async def echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        async for message in requests:
+            yield message
+
+    async with serving(new_loop("busy", drain_budget=1e-9), Watch=echo, kind=BOTH) as target:
+        streams = [client.open(target, path("Watch")) for _ in range(5)]
+        for number in range(3):
+            for stream in streams:
+                await stream.write(b"%d" % number)
+            for stream in streams:
+                assert await stream.read() == b"%d" % number
+
+
 async def test_readers_that_give_up_take_no_message_with_them(client: ClientProcess) -> None:
     gave_up = asyncio.Event()
 

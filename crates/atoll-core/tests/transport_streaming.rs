@@ -2,12 +2,12 @@
 
 mod transport_support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::clock;
-use atoll_core::transport::broadcast::{Broadcast, SlowSubscriber};
+use atoll_core::transport::broadcast::{Broadcast, Leavers, SlowSubscriber};
 use atoll_core::transport::{
     Call, CancelReason, Code, Framed, Received, Reply, Route, Sent, Status, TransportConfig, frame,
 };
@@ -462,33 +462,49 @@ async fn a_call_without_streaming_knows_no_messages() {
     assert_eq!(pending.answer().await.body, frame(b"z"));
 }
 
+/// Who has left, and with which position.
+#[derive(Default)]
+struct Told(Mutex<Vec<(u64, u64)>>);
+
+impl Leavers for Told {
+    fn left(&self, tag: u64, position: u64) {
+        self.0.lock().unwrap().push((tag, position));
+    }
+}
+
 #[test]
-fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_or_ends() {
+fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_ends_or_leaves() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    for slow in [SlowSubscriber::Misses, SlowSubscriber::Ends] {
+    let leavers = Arc::new(Told::default());
+    for slow in [
+        SlowSubscriber::Misses,
+        SlowSubscriber::Ends,
+        SlowSubscriber::Leaves(Arc::<Told>::clone(&leavers)),
+    ] {
         let mut server = server(TransportConfig::default());
-        let broadcast = Broadcast::new(2000, slow);
+        let broadcast = Broadcast::new(2000, slow.clone());
         let mut quick = FrameClient::connect(server.port, &[(4, 1 << 20)]);
         let mut stuck = FrameClient::connect(server.port, &[(4, 100)]);
         quick.send_request(1, HELD, END_STREAM, &[]);
         let first = runtime.block_on(server.call());
-        let number = broadcast.subscribe(Arc::clone(&first));
+        let number = broadcast.subscribe(Arc::clone(&first), 1, 0);
         stuck.send_request(1, HELD, END_STREAM, &[]);
         let second = runtime.block_on(server.call());
-        broadcast.subscribe(Arc::clone(&second));
+        let stuck_number = broadcast.subscribe(Arc::clone(&second), 2, 0);
         assert_eq!(broadcast.stats().subscribers, 2);
         let mut expected = Vec::new();
         let mut received = Vec::new();
-        assert!(broadcast.send(frame(b"first")).unwrap());
+        assert!(broadcast.send(frame(b"first"), 0, 1).unwrap());
         assert_eq!(quick.recv_frame().unwrap().kind, HEADERS);
         expected.extend_from_slice(&frame(b"first"));
-        for number in 0..10_u8 {
+        for number in 1..11_u8 {
             let message = frame(&[number; 995]);
             expected.extend_from_slice(&message);
-            assert!(broadcast.send(message).unwrap());
+            let since = u64::from(number) * 10;
+            assert!(broadcast.send(message, since, since + 5).unwrap());
             while received.len() < expected.len() {
                 received.extend_from_slice(&quick.recv_frame().unwrap().payload);
             }
@@ -506,9 +522,21 @@ fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_or_ends
                 assert_eq!(broadcast.stats().ended, 1);
                 assert_eq!(broadcast.stats().subscribers, 1);
             }
+            SlowSubscriber::Leaves(_) => {
+                assert_eq!(second.cancelled_by(), None);
+                let told = leavers.0.lock().unwrap().clone();
+                let [(2, position)] = told[..] else {
+                    panic!("one has left: {told:?}");
+                };
+                // What its first missed message does not tell it has.
+                assert!(position >= 20 && position.is_multiple_of(10), "{position}");
+                assert_eq!(broadcast.stats().left, 1);
+                assert_eq!(broadcast.unsubscribe(stuck_number, &second), None);
+            }
         }
-        broadcast.unsubscribe(number, &first);
-        broadcast.unsubscribe(number, &first);
+        let got = broadcast.unsubscribe(number, &first);
+        assert_eq!(got, Some(105));
+        assert_eq!(broadcast.unsubscribe(number, &first), None);
         assert!(broadcast.stats().subscribers <= 1);
     }
 }

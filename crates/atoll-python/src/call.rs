@@ -211,10 +211,10 @@ impl LoopCore {
         if rides {
             self.has_riding.store(true, Ordering::Relaxed);
             let mut riding = lock(&self.riding);
-            if !riding.as_ref().is_some_and(|it| Arc::ptr_eq(it, call)) {
-                if let Some(other) = riding.replace(Arc::clone(call)) {
-                    other.let_go();
-                }
+            if !riding.as_ref().is_some_and(|it| Arc::ptr_eq(it, call))
+                && let Some(other) = riding.replace(Arc::clone(call))
+            {
+                other.let_go();
             }
         }
         sent

@@ -20,12 +20,15 @@ use pyo3::prelude::*;
 use crate::loop_core::{LoopCore, lock};
 use crate::{current, error};
 
+/// The turn of a reader that has paused begins when it asks again: others may have taken longer than a turn meanwhile.
+const NEXT: u64 = 0;
+
 /// A loop on which messages are read and written.
 pub(crate) struct Home {
     core: Py<LoopCore>,
     /// Futures of its tasks that wait for messages or room.
     waiters: Mutex<Vec<Py<PyAny>>>,
-    /// Since when the handler has gone from message to message without waiting; in ticks.
+    /// Since when the handler has gone from message to message without waiting; in ticks, or [`NEXT`].
     turn_began: AtomicU64,
     /// The handler has been told that its turn is over.
     pauses: AtomicBool,
@@ -54,6 +57,10 @@ impl Home {
     pub(crate) fn turn_is_over(&self) -> bool {
         let now = clock::now();
         let began = self.turn_began.load(Ordering::Relaxed);
+        if began == NEXT {
+            self.turn_began.store(now, Ordering::Relaxed);
+            return false;
+        }
         let is_over = now.saturating_sub(began) > self.core.get().budget;
         if is_over {
             self.turn_began.store(now, Ordering::Relaxed);
@@ -63,6 +70,7 @@ impl Home {
 
     /// The handler is to wait for a round, not for progress.
     pub(crate) fn pause(&self) {
+        self.turn_began.store(NEXT, Ordering::Relaxed);
         self.pauses.store(true, Ordering::Relaxed);
     }
 
@@ -128,10 +136,10 @@ impl CallStream {
         if !is_moved && current::check(self.first.core.bind(py))? {
             return Ok(&self.first);
         }
-        if let Some(second) = second {
-            if current::check(second.core.bind(py))? {
-                return Ok(second);
-            }
+        if let Some(second) = second
+            && current::check(second.core.bind(py))?
+        {
+            return Ok(second);
         }
         let home = second.filter(|_| is_moved).unwrap_or(&self.first);
         Err(error::call_of_another_loop(&home.core.get().shared.name))

@@ -79,7 +79,7 @@ mod _core {
     #[pymodule_export]
     use crate::bound_handler::BoundHandler;
     #[pymodule_export]
-    use crate::broadcast::BroadcastCore;
+    use crate::broadcast::{BroadcastCore, SlowSubscribersCore};
     #[pymodule_export]
     use crate::certificates::CertificatesCore;
     #[pymodule_export]

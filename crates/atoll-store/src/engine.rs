@@ -88,6 +88,15 @@ pub trait Engine: Send {
         false
     }
 
+    /// Whether what one batch does fits into what the engine takes at once. Called for each batch before it joins a group.
+    ///
+    /// # Errors
+    /// [`CommitError::TooLarge`]; then this batch alone is refused.
+    fn admit(&self, effects: &Effects) -> Result<(), CommitError> {
+        let _ = effects;
+        Ok(())
+    }
+
     /// Fills the tables. Called once, by the thread that opens the store.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 """The bridge from gRPC to the loops: receive on many native threads, process on one loop per module."""
 
 from atoll.rpc._authentication import Authentication, Unauthenticated
-from atoll.rpc._broadcast import Broadcast, BroadcastStats
+from atoll.rpc._broadcast import Broadcast, BroadcastStats, SlowSubscriber, SlowSubscribers, Subscription
 from atoll.rpc._connection import Connection
 from atoll.rpc._context import EOF, Metadatum, ServicerContext, SyncServicerContext
 from atoll.rpc._credentials import (
@@ -45,7 +45,10 @@ __all__ = [
     "ServerHealth",
     "ServerStats",
     "ServicerContext",
+    "SlowSubscriber",
+    "SlowSubscribers",
     "StatusCode",
+    "Subscription",
     "SyncServicerContext",
     "Unauthenticated",
     "by_connection",

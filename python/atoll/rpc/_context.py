@@ -162,6 +162,16 @@ class ServicerContext(_CallContext):
         if not self._send(message):
             await self._wait_for_room()
 
+    async def wait_for_room(self) -> None:
+        """Waits while the client has no room for more, for a handler that decides only then what to write.
+
+        Raises:
+            asyncio.CancelledError: When the call has been cancelled.
+            NotOnLoopError: On another loop than the call's.
+            RuntimeError: When the call has been answered, or answers with one message.
+        """
+        await self._wait_for_room()
+
     async def abort(self, code: Code, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """Ends the call at once with an error, and the handler by raising.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atoll.errors import BindError, StoreError
-from atoll_control.cli import health, kv, nodes, store
+from atoll_control.cli import health, kv, nodes, store, tasks
 from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
 from atoll_control.server.app import ServerSettings
 from atoll_control.server.app import serve as run_server
@@ -27,12 +28,22 @@ app = typer.Typer(
 )
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(kv.app, name="kv")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(health.app, name="health")
 for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
 _MAX_PORT = 65535
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 @app.callback()
@@ -83,6 +94,14 @@ def serve(
         bool,
         typer.Option("--observe-only", help="Log who would be marked dead, and mark nobody: for trying thresholds."),
     ] = False,
+    insecure: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--insecure-beyond-loopback",
+            help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
+            "everything: there is neither TLS nor a token.",
+        ),
+    ] = False,
     network_threads: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +138,12 @@ def serve(
     match = _LISTEN.fullmatch(listen)
     if match is None or int(match.group(2)) > _MAX_PORT:
         fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', USAGE)
+    if not insecure and not _is_loopback(match.group(1)):
+        fail(
+            f"--listen: {match.group(1)} may be reached from other machines, and whoever reaches it may change everything: "
+            "listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
+            USAGE,
+        )
     try:
         detector = DetectorSettings.scaled(
             heartbeat_interval=heartbeat_interval, dead_after=dead_after, observe_only=observe_only

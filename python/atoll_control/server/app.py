@@ -17,7 +17,7 @@ import structlog
 from atoll import IoContextProvider, rpc
 from atoll.store import Store
 from atoll_control.api.demo.v1 import fault_pb2_grpc
-from atoll_control.api.v1 import admin_pb2_grpc, health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc
+from atoll_control.api.v1 import admin_pb2_grpc, health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc, task_pb2_grpc
 from atoll_control.server.admin_manager import AdminManager
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
@@ -26,6 +26,8 @@ from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
+from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.task_table import TaskSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +52,7 @@ class ServerSettings:
         nodes: what is kept of nodes.
         detector: how nodes are watched.
         kv: how much is stored.
+        tasks: how much of tasks is kept.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
         server_id: names this run to the nodes; made up when None.
@@ -64,6 +67,7 @@ class ServerSettings:
     nodes: NodeSettings = field(default_factory=NodeSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     kv: KvSettings = field(default_factory=KvSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
     network_threads: int | None = None
     grace: float = 5.0
     server_id: str | None = None
@@ -124,6 +128,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         )
         leases = await provider.create(LeaseManager, store)
         kv = await provider.create(KvManager, store, leases, settings.kv)
+        tasks = await provider.create(TaskManager, settings.tasks, wall_clock=time.time)
         address = f"{settings.listen.rpartition(':')[0]}:{port}"
         admin = await provider.create(
             AdminManager, store, server_id=server_id, version=version("atoll"), address=address
@@ -147,6 +152,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
         kv_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+        task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         if settings.exit_with_stdin:
             watch = _ParentWatch(server, settings.grace)
@@ -162,6 +168,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
                 "HealthService": provider.io_context(HealthMonitor).name,
                 "KvService": provider.io_context(KvManager).name,
                 "LeaseService": provider.io_context(LeaseManager).name,
+                "TaskService": provider.io_context(TaskManager).name,
                 "AdminService": provider.io_context(AdminManager).name,
             },
             heartbeat_interval=settings.detector.heartbeat_interval,

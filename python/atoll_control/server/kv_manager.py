@@ -20,7 +20,7 @@ from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
 from atoll_control.server import rules
 from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key
-from atoll_control.server.owners import lease_of, lease_owner, node_of, node_owner
+from atoll_control.server.owners import is_private, lease_of, lease_owner, node_of, node_owner, shown_lease
 from atoll_control.server.store_status import status_of
 from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
@@ -120,7 +120,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             value=row.value, revision=row.revision, create_revision=row.created, version=row.version
         )
         if owner := row.owner:
-            response.lease_id = self._shown_lease(owner)
+            response.lease_id = shown_lease(owner)
             response.node_id, response.incarnation = node_of(owner)
         return response
 
@@ -389,7 +389,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         plan.operations += 1
 
     def _add_lease_check(self, plan: _Plan, lease_id: int) -> None:
-        if self._leases.is_private(lease_id):
+        if is_private(lease_id):
             raise Problem(grpc.StatusCode.NOT_FOUND, f"lease_id: there is no lease {lease_id}")
         plan.batch.check_exists(LEASES, lease_key(lease_id))
         plan.missing[plan.checks] = f"lease_id: there is no lease {lease_id}, or it has ended"
@@ -432,11 +432,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         return page.rows, page.more, page.revision
 
     def _entry(self, namespace: str, row: StoreRow, key: bytes | None = None) -> kv_pb2.KeyValue:
-        return entry_of(namespace, address_of(row.key)[1] if key is None else key, row, self._shown_lease(row.owner))
-
-    def _shown_lease(self, owner: bytes) -> int:
-        lease_id = lease_of(owner) if owner else 0
-        return 0 if lease_id and self._leases.is_private(lease_id) else lease_id
+        return entry_of(namespace, address_of(row.key)[1] if key is None else key, row)
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
@@ -517,7 +513,7 @@ def _after_namespace(namespace: str) -> bytes:
     return namespace.encode() + b"\1"
 
 
-def entry_of(namespace: str, key: bytes, row: StoreRow, lease_id: int) -> kv_pb2.KeyValue:
+def entry_of(namespace: str, key: bytes, row: StoreRow) -> kv_pb2.KeyValue:
     """A row as clients see it."""
     node_id, incarnation = node_of(row.owner)
     return kv_pb2.KeyValue(
@@ -527,7 +523,7 @@ def entry_of(namespace: str, key: bytes, row: StoreRow, lease_id: int) -> kv_pb2
         revision=row.revision,
         create_revision=row.created,
         version=row.version,
-        lease_id=lease_id,
+        lease_id=shown_lease(row.owner),
         node_id=node_id,
         incarnation=incarnation,
     )

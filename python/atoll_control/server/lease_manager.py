@@ -24,7 +24,7 @@ from atoll import IoContext
 from atoll.errors import StoreError
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server import rules
-from atoll_control.server.owners import lease_owner
+from atoll_control.server.owners import is_private, lease_owner
 from atoll_control.server.store_status import status_of
 
 if TYPE_CHECKING:
@@ -103,20 +103,14 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 
     def add_private(self, batch: StoreBatch, ttl: float) -> int:
         """Adds a lease for one key to a batch; its number. When it is committed, `keep()` starts its time."""
-        lease_id = self._new_id()
+        lease_id = self._new_id(private=True)
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=_duration(ttl), description=_PRIVATE))
         return lease_id
 
     def drop_private(self, batch: StoreBatch, lease_id: int) -> None:
         """Adds to a batch that the key of a private lease goes without it, or gets another owner. Of others, nothing."""
-        row = self._store.get(TABLE, lease_key(lease_id))
-        if row is not None and kv_pb2.Lease.FromString(row.value).description == _PRIVATE:
-            batch.delete(TABLE, row.key)
-
-    def is_private(self, lease_id: int) -> bool:
-        """Whether it is the lease of one key."""
-        row = self._store.get(TABLE, lease_key(lease_id))
-        return row is not None and kv_pb2.Lease.FromString(row.value).description == _PRIVATE
+        if is_private(lease_id):
+            batch.delete(TABLE, lease_key(lease_id))
 
     def keep(self, lease_id: int, ttl: float) -> None:
         """Gives a lease its whole time, from now on."""
@@ -181,7 +175,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         """Makes a lease."""
         if (problem := rules.problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        lease_id = self._new_id()
+        lease_id = self._new_id(private=False)
         batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
         try:
@@ -252,9 +246,9 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _new_id(self) -> int:
-        # Up to 2**63, so that languages without unsigned numbers can show it.
-        return self._io_context.random.getrandbits(63) | 1
+    def _new_id(self, *, private: bool) -> int:
+        # Up to 2**63, so that languages without unsigned numbers can show it; never 0. The last bit tells whose it is.
+        return (self._io_context.random.getrandbits(62) + 1) * 2 - (0 if private else 1)
 
     def _add(self, batch: StoreBatch, lease: kv_pb2.Lease) -> None:
         owner = lease_owner(lease.lease_id)

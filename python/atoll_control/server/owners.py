@@ -23,6 +23,17 @@ def lease_of(owner: bytes) -> int:
     return int(owner[len(_LEASE) :]) if owner.startswith(_LEASE) else 0
 
 
+def is_private(lease_id: int) -> bool:
+    """Whether a lease is that of one key with a time to live: its number is even. Also of leases that have ended."""
+    return lease_id % 2 == 0
+
+
+def shown_lease(owner: bytes) -> int:
+    """The lease that clients see of an owner; 0 for a private one, and for another owner."""
+    lease_id = lease_of(owner)
+    return 0 if is_private(lease_id) else lease_id
+
+
 def node_of(owner: bytes) -> tuple[str, int]:
     """The node id and incarnation that an owner stands for; ("", 0) for another owner."""
     if not owner.startswith(_NODE):

@@ -8,20 +8,22 @@ from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager
+from atoll_control.server.task_manager import TaskManager
 
 
-class ServerPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | AdminManager]):
+class ServerPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | TaskManager | AdminManager]):
     """Every module on a loop of its own: none can delay another."""
 
     node_manager_io_context = dedicated(NodeManager, name="node_manager")
     health_io_context = dedicated(HealthMonitor, name="health")
     kv_manager_io_context = dedicated(KvManager, LeaseManager, name="kv_manager")
+    task_manager_io_context = dedicated(TaskManager, name="task_manager")
     admin_io_context = dedicated(AdminManager, name="admin")
 
 
-class OneLoopPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | AdminManager]):
+class OneLoopPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | TaskManager | AdminManager]):
     """All modules on one loop, as on a stock asyncio server: `atoll demo --one-loop` shows the difference."""
 
     shared_io_context = dedicated(
-        NodeManager, HealthMonitor, KvManager, LeaseManager, AdminManager, name="shared"
+        NodeManager, HealthMonitor, KvManager, LeaseManager, TaskManager, AdminManager, name="shared"
     )

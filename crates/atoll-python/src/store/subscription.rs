@@ -23,7 +23,7 @@ use crate::shared::Shared;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// What the writer's thread holds of a subscription.
+/// What the writer's thread, or another native one, holds of a loop that it tells something.
 pub(crate) struct Notice {
     shared: Weak<Shared>,
     pub(crate) number: u64,
@@ -34,23 +34,59 @@ pub(crate) struct Notice {
     queued: AtomicBool,
 }
 
-/// Puts the item into the mailbox. The store's.
-struct Notifier(Arc<Notice>);
+impl Notice {
+    /// Has the loop of `io_context` call `callback` whenever it is told. The callback is the loop's, until [`Notice::end`].
+    pub(crate) fn new(
+        io_context: &Bound<'_, LoopCore>,
+        callback: Bound<'_, PyAny>,
+    ) -> PyResult<Arc<Self>> {
+        let (py, core) = (io_context.py(), io_context.get());
+        core.check_fork()?;
+        let slot = core.slot(&callback, None)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let callback = Callback {
+            callable: callback.unbind(),
+            context: copy_current(py)?,
+        };
+        let before = lock(&core.callbacks.0).insert(number, callback);
+        drop(before);
+        Ok(Arc::new(Self {
+            shared: Arc::downgrade(&core.shared),
+            number,
+            slot,
+            revision: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
+        }))
+    }
 
-impl Subscriber for Notifier {
-    fn committed(&self, revision: u64) {
-        let notice = &self.0;
-        notice.revision.store(revision, Ordering::Release);
-        let Some(shared) = notice.shared.upgrade() else {
+    /// Puts an item into the mailbox, unless one is there. Any thread.
+    pub(crate) fn tell(self: &Arc<Self>, revision: u64) {
+        self.revision.store(revision, Ordering::Release);
+        let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if !notice.queued.swap(true, Ordering::AcqRel) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
             let item = Item::Committed {
-                notice: Arc::clone(notice),
+                notice: Arc::clone(self),
                 queued_at: clock::now(),
             };
             drop(shared.mailbox.push_admitted(Lane::Normal, item));
         }
+    }
+
+    /// The callback is called no more. `core` is that of the loop.
+    pub(crate) fn end(&self, core: &LoopCore) {
+        let callback = lock(&core.callbacks.0).remove(&self.number);
+        drop(callback);
+    }
+}
+
+/// The store's.
+struct Notifier(Arc<Notice>);
+
+impl Subscriber for Notifier {
+    fn committed(&self, revision: u64) {
+        self.0.tell(revision);
     }
 }
 
@@ -122,7 +158,7 @@ impl LoopCore {
 pub(crate) struct Subscription {
     store: Store,
     id: SubscriptionId,
-    number: u64,
+    notice: Arc<Notice>,
     io_context: Py<LoopCore>,
 }
 
@@ -132,35 +168,18 @@ impl Subscription {
         io_context: &Bound<'_, LoopCore>,
         callback: Bound<'_, PyAny>,
     ) -> PyResult<Self> {
-        let (py, core) = (io_context.py(), io_context.get());
-        core.check_fork()?;
-        let slot = core.slot(&callback, None)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let callback = Callback {
-            callable: callback.unbind(),
-            context: copy_current(py)?,
-        };
-        let before = lock(&core.callbacks.0).insert(number, callback);
-        drop(before);
-        let notice = Arc::new(Notice {
-            shared: Arc::downgrade(&core.shared),
-            number,
-            slot,
-            revision: AtomicU64::new(0),
-            queued: AtomicBool::new(false),
-        });
+        let notice = Notice::new(io_context, callback)?;
         Ok(Self {
             store: store.clone(),
-            id: store.subscribe(Arc::new(Notifier(notice))),
-            number,
+            id: store.subscribe(Arc::new(Notifier(Arc::clone(&notice)))),
+            notice,
             io_context: io_context.clone().unbind(),
         })
     }
 
     fn end(&self) {
         self.store.unsubscribe(self.id);
-        let callback = lock(&self.io_context.get().callbacks.0).remove(&self.number);
-        drop(callback);
+        self.notice.end(self.io_context.get());
     }
 }
 

@@ -68,8 +68,14 @@ impl Evaluator {
         self.outcomes.clear();
     }
 
-    /// Adds a batch to the group.
-    pub(crate) fn add(&mut self, state: &State, batch: Batch, max_changes: usize) {
+    /// Adds a batch to the group, unless `admit` refuses what it comes to.
+    pub(crate) fn add(
+        &mut self,
+        state: &State,
+        batch: Batch,
+        max_changes: usize,
+        admit: impl FnOnce(&Effects) -> Result<(), CommitError>,
+    ) {
         let before = self.effects.last().map_or(state.revision, |it| it.revision);
         let mut step = Step {
             state,
@@ -105,15 +111,26 @@ impl Evaluator {
                 }
             }
         }
-        let (revision, mut changes) = (step.revision, step.changes);
-        changes.retain(|it| it.row.is_some() || it.previous.is_some());
-        if changes.is_empty() {
+        let mut effects = Effects {
+            revision: step.revision,
+            changes: std::mem::take(&mut step.changes),
+        };
+        if let Err(error) = admit(&effects) {
+            step.changes = effects.changes;
+            step.undo();
+            self.outcomes.push(Err(error));
+            return;
+        }
+        effects
+            .changes
+            .retain(|it| it.row.is_some() || it.previous.is_some());
+        if effects.changes.is_empty() {
             self.outcomes.push(Ok(committed));
             return;
         }
-        committed.revision = revision;
+        committed.revision = effects.revision;
         self.outcomes.push(Ok(committed));
-        self.effects.push(Effects { revision, changes });
+        self.effects.push(effects);
     }
 
     /// The engine has given other revisions than proposed: changes and outcomes get them. `before` is the store's revision so far.

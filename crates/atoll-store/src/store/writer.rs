@@ -139,7 +139,9 @@ impl Writer {
         let before = state.revision;
         for batch in batches {
             self.evaluator
-                .add(&state, batch, settings.max_batch_changes);
+                .add(&state, batch, settings.max_batch_changes, |it| {
+                    self.engine.admit(it)
+                });
         }
         let changes = self.evaluator.effects.iter().flat_map(|it| &it.changes);
         let added = changes.fold((0, 0), |sum, it| (sum.0 + 1, sum.1 + it.bytes()));

@@ -128,7 +128,7 @@ class TaskEvent(_message.Message):
     state: Global___TaskState.ValueType
     """Zero: only facts."""
     name: _builtins.str
-    """Facts; those that are empty leave what is known."""
+    """Facts; those that are empty leave what is known. Labels and resources are one fact each."""
     kind: _builtins.str
     node_id: _builtins.str
     worker_id: _builtins.str
@@ -138,7 +138,7 @@ class TaskEvent(_message.Message):
     error_message: _builtins.str
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it came into that state, by its node's clock. Required with a state."""
+        """When it came into that state, by its node's clock. Required with a state; without one, how new the facts are."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -324,6 +324,7 @@ class TaskAttempt(_message.Message):
     task_id: _builtins.str
     attempt: _builtins.int
     state: Global___TaskState.ValueType
+    """The furthest that is known, whatever the clocks of the nodes say; of FINISHED and FAILED the later."""
     name: _builtins.str
     kind: _builtins.str
     node_id: _builtins.str
@@ -367,7 +368,9 @@ Global___TaskAttempt: _TypeAlias = TaskAttempt  # noqa: Y015
 
 @_typing.final
 class TaskFilter(_message.Message):
-    """Of one field of an attempt: job_id, task_id, name, kind, node_id, worker_id, parent_task_id, state, error_type, or label.KEY."""
+    """Of one field of an attempt: job_id, task_id, name, kind, node_id, worker_id, parent_task_id, state, error_type, or label.KEY.
+    A state is named "FAILED" or "TASK_STATE_FAILED". What an attempt does not have equals the empty value.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -402,7 +405,7 @@ class ListTasksRequest(_message.Message):
     limit: _builtins.int
     """At most this many; zero: 100."""
     page_token: _builtins.str
-    """Of the page before, to read on."""
+    """Of the page before, to read on with the same filters."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskFilter]:
         """All must hold."""
@@ -431,9 +434,9 @@ class ListTasksResponse(_message.Message):
     MATCHED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty: there is no more."""
+    """Empty: there is no more. One call looks at a bounded number of attempts, so a page may be short, or empty, and have a token."""
     matched: _builtins.int
-    """Attempts that are kept and match, as far as they were looked at."""
+    """Attempts that match, as far as they were looked at. For the first page the server looks on beyond its end."""
     dropped: _builtins.int
     """Attempts dropped, here and at the senders, of the jobs that were asked for: what is listed may be incomplete."""
     @_builtins.property
@@ -478,16 +481,20 @@ class GetTaskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more than a response may hold: ListTasks with a filter of task_id has all."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskAttempt]: ...
     def __init__(
         self,
         *,
         attempts: _abc.Iterable[Global___TaskAttempt] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,9 +575,10 @@ class SummarizeTasksResponse(_message.Message):
     SUMMARIES_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     dropped: _builtins.int
+    """As in ListTasksResponse."""
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskSummary]:
-        """The most frequent first; at most 1,000."""
+        """The most frequent first; at most 1,000. Events that come meanwhile may be counted or not."""
 
     def __init__(
         self,
@@ -619,6 +627,7 @@ class Job(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempts: _builtins.int
+    """Attempts that are kept."""
     dropped_here: _builtins.int
     """Attempts that were dropped here to make room, and events that senders had to drop."""
     dropped_by_senders: _builtins.int
@@ -646,18 +655,32 @@ class ListJobsResponse(_message.Message):
 
     JOBS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_JOBS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_DROPPED_HERE_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_DROPPED_BY_SENDERS_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
+    forgotten_jobs: _builtins.int
+    """Jobs that had to go to make room, and what was dropped of them: what the two counters of each had come to, its last
+    attempts included. A job that comes back is a new one.
+    """
+    forgotten_dropped_here: _builtins.int
+    forgotten_dropped_by_senders: _builtins.int
     @_builtins.property
-    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """In the order of their ids."""
+
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___Job] | None = ...,
         more: _builtins.bool = ...,
+        forgotten_jobs: _builtins.int = ...,
+        forgotten_dropped_here: _builtins.int = ...,
+        forgotten_dropped_by_senders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten_dropped_by_senders", b"forgotten_dropped_by_senders", "forgotten_dropped_here", b"forgotten_dropped_here", "forgotten_jobs", b"forgotten_jobs", "jobs", b"jobs", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,7 +711,7 @@ class EndJobResponse(_message.Message):
 
     FAILED_FIELD_NUMBER: _builtins.int
     failed: _builtins.int
-    """Attempts that were marked failed."""
+    """Attempts that this call marked failed."""
     def __init__(
         self,
         *,

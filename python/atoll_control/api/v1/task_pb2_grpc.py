@@ -70,14 +70,16 @@ class TaskServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def AddTaskEvents(self, request, context):
-        """Adds events. Of one attempt events may come in any order and more than once: they are merged, the latest of each state wins.
+        """Adds events; all are checked before the first is taken. Of one attempt events may come in any order and more than once:
+        they are merged. Of each state the latest time wins, of each fact what the event with the latest time says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists attempts, the newest first.
+        """Lists attempts, the newest first: in the order in which the server first heard of them. While pages are read, attempts may
+        come and go; those that stay are listed once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +110,9 @@ class TaskServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EndJob(self, request, context):
-        """Says that a job has ended: attempts that have not ended are marked failed. Its tasks stay until others need the room.
+        """Says that a job has ended: attempts that have not ended are shown as failed, with the error type JOB_ENDED, those included
+        of which events come later. An attempt of which a later event tells the end is shown with that. The job's tasks stay until
+        others need the room. May be called again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,13 @@ class TaskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     AddTaskEvents: _grpc.UnaryUnaryMultiCallable[_task_pb2.AddTaskEventsRequest, _task_pb2.AddTaskEventsResponse]
-    """Adds events. Of one attempt events may come in any order and more than once: they are merged, the latest of each state wins."""
+    """Adds events; all are checked before the first is taken. Of one attempt events may come in any order and more than once:
+    they are merged. Of each state the latest time wins, of each fact what the event with the latest time says.
+    """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_pb2.ListTasksRequest, _task_pb2.ListTasksResponse]
-    """Lists attempts, the newest first."""
+    """Lists attempts, the newest first: in the order in which the server first heard of them. While pages are read, attempts may
+    come and go; those that stay are listed once.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]
     """All attempts of one task, the first first.
 
@@ -50,15 +54,22 @@ class TaskServiceStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_task_pb2.ListJobsRequest, _task_pb2.ListJobsResponse]
     """Jobs that have tasks here, with what was dropped."""
     EndJob: _grpc.UnaryUnaryMultiCallable[_task_pb2.EndJobRequest, _task_pb2.EndJobResponse]
-    """Says that a job has ended: attempts that have not ended are marked failed. Its tasks stay until others need the room."""
+    """Says that a job has ended: attempts that have not ended are shown as failed, with the error type JOB_ENDED, those included
+    of which events come later. An attempt of which a later event tells the end is shown with that. The job's tasks stay until
+    others need the room. May be called again.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddTaskEvents: _aio.UnaryUnaryMultiCallable[_task_pb2.AddTaskEventsRequest, _task_pb2.AddTaskEventsResponse]  # type: ignore[assignment]
-    """Adds events. Of one attempt events may come in any order and more than once: they are merged, the latest of each state wins."""
+    """Adds events; all are checked before the first is taken. Of one attempt events may come in any order and more than once:
+    they are merged. Of each state the latest time wins, of each fact what the event with the latest time says.
+    """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_pb2.ListTasksRequest, _task_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists attempts, the newest first."""
+    """Lists attempts, the newest first: in the order in which the server first heard of them. While pages are read, attempts may
+    come and go; those that stay are listed once.
+    """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]  # type: ignore[assignment]
     """All attempts of one task, the first first.
 
@@ -70,7 +81,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_task_pb2.ListJobsRequest, _task_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Jobs that have tasks here, with what was dropped."""
     EndJob: _aio.UnaryUnaryMultiCallable[_task_pb2.EndJobRequest, _task_pb2.EndJobResponse]  # type: ignore[assignment]
-    """Says that a job has ended: attempts that have not ended are marked failed. Its tasks stay until others need the room."""
+    """Says that a job has ended: attempts that have not ended are shown as failed, with the error type JOB_ENDED, those included
+    of which events come later. An attempt of which a later event tells the end is shown with that. The job's tasks stay until
+    others need the room. May be called again.
+    """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -79,7 +93,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_pb2.AddTaskEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.AddTaskEventsResponse, _abc.Awaitable[_task_pb2.AddTaskEventsResponse]]:
-        """Adds events. Of one attempt events may come in any order and more than once: they are merged, the latest of each state wins."""
+        """Adds events; all are checked before the first is taken. Of one attempt events may come in any order and more than once:
+        they are merged. Of each state the latest time wins, of each fact what the event with the latest time says.
+        """
 
     @_abc_1.abstractmethod
     def ListTasks(
@@ -87,7 +103,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.ListTasksResponse, _abc.Awaitable[_task_pb2.ListTasksResponse]]:
-        """Lists attempts, the newest first."""
+        """Lists attempts, the newest first: in the order in which the server first heard of them. While pages are read, attempts may
+        come and go; those that stay are listed once.
+        """
 
     @_abc_1.abstractmethod
     def GetTask(
@@ -123,6 +141,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_pb2.EndJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.EndJobResponse, _abc.Awaitable[_task_pb2.EndJobResponse]]:
-        """Says that a job has ended: attempts that have not ended are marked failed. Its tasks stay until others need the room."""
+        """Says that a job has ended: attempts that have not ended are shown as failed, with the error type JOB_ENDED, those included
+        of which events come later. An attempt of which a later event tells the end is shown with that. The job's tasks stay until
+        others need the room. May be called again.
+        """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

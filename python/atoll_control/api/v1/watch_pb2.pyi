@@ -48,7 +48,7 @@ class _WatchEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchE
     WATCH_END_REASON_FUTURE_POSITION: _WatchEndReason.ValueType  # 4
     """The given position is ahead of the store."""
     WATCH_END_REASON_OVERFLOW: _WatchEndReason.ValueType  # 5
-    """Events: the subscriber fell out of the window. Resume after `oldest`, or from now."""
+    """Not given today: the watch of a topic goes on after a `Discontinuity`."""
     WATCH_END_REASON_PERMISSION_DENIED: _WatchEndReason.ValueType  # 6
     """The token may not read this."""
 
@@ -64,7 +64,7 @@ WATCH_END_REASON_OTHER_GENERATION: WatchEndReason.ValueType  # 3
 WATCH_END_REASON_FUTURE_POSITION: WatchEndReason.ValueType  # 4
 """The given position is ahead of the store."""
 WATCH_END_REASON_OVERFLOW: WatchEndReason.ValueType  # 5
-"""Events: the subscriber fell out of the window. Resume after `oldest`, or from now."""
+"""Not given today: the watch of a topic goes on after a `Discontinuity`."""
 WATCH_END_REASON_PERMISSION_DENIED: WatchEndReason.ValueType  # 6
 """The token may not read this."""
 Global___WatchEndReason: _TypeAlias = WatchEndReason  # noqa: Y015
@@ -273,6 +273,8 @@ Global___Position: _TypeAlias = Position  # noqa: Y015
 
 @_typing.final
 class CloseWatch(_message.Message):
+    """Closing a watch that is not open, or has just ended, does nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WATCH_ID_FIELD_NUMBER: _builtins.int
@@ -318,7 +320,9 @@ class WatchResponse(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     DISCONTINUITY_FIELD_NUMBER: _builtins.int
     watch_id: _builtins.int
-    """Which watch of the stream this is about; given by the server, and told by `WatchOpened`."""
+    """Which watch of the stream this is about; given by the server, and told by `WatchOpened`. Zero where a watch ends that was
+    never opened.
+    """
     @_builtins.property
     def opened(self) -> Global___WatchOpened: ...
     @_builtins.property
@@ -425,8 +429,13 @@ class Changes(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     COALESCED_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     coalesced: _builtins.bool
-    """The subscriber was too slow for every change: of those to one key only the last is here."""
+    """The subscriber was too slow for every change: of those to one key only the last is here, and what was there before the first."""
+    partial: _builtins.bool
+    """The last revision in here is too large for one message and goes on in the next one. `position` is that of the revision
+    before it: whoever resumes there gets the revision from its beginning.
+    """
     @_builtins.property
     def position(self) -> Global___Position:
         """Of the last change in here: resume after it."""
@@ -439,10 +448,11 @@ class Changes(_message.Message):
         position: Global___Position | None = ...,
         changes: _abc.Iterable[Global___Change] | None = ...,
         coalesced: _builtins.bool = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coalesced", b"coalesced", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coalesced", b"coalesced", "partial", b"partial", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,7 +594,7 @@ class Discontinuity(_message.Message):
     LOST_FIELD_NUMBER: _builtins.int
     kind: Global___DiscontinuityKind.ValueType
     lost: _builtins.int
-    """How many are known to be lost."""
+    """How many of the topic are known to be lost, whatever their keys."""
     @_builtins.property
     def position(self) -> Global___Position:
         """Where the events go on."""

@@ -128,6 +128,9 @@ class TopicServiceServicer(object):
 
     def Publish(self, request, context):
         """Appends an event to a topic; topics are made by their first event. Not durable.
+
+        Errors:
+        RESOURCE_EXHAUSTED  there are as many topics as there may be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,14 +82,22 @@ class TopicServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TopicServiceAsyncStub: ...
     Publish: _grpc.UnaryUnaryMultiCallable[_watch_pb2.PublishRequest, _watch_pb2.PublishResponse]
-    """Appends an event to a topic; topics are made by their first event. Not durable."""
+    """Appends an event to a topic; topics are made by their first event. Not durable.
+
+    Errors:
+      RESOURCE_EXHAUSTED  there are as many topics as there may be.
+    """
     ListTopics: _grpc.UnaryUnaryMultiCallable[_watch_pb2.ListTopicsRequest, _watch_pb2.ListTopicsResponse]
 
 @_typing.type_check_only
 class TopicServiceAsyncStub(TopicServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Publish: _aio.UnaryUnaryMultiCallable[_watch_pb2.PublishRequest, _watch_pb2.PublishResponse]  # type: ignore[assignment]
-    """Appends an event to a topic; topics are made by their first event. Not durable."""
+    """Appends an event to a topic; topics are made by their first event. Not durable.
+
+    Errors:
+      RESOURCE_EXHAUSTED  there are as many topics as there may be.
+    """
     ListTopics: _aio.UnaryUnaryMultiCallable[_watch_pb2.ListTopicsRequest, _watch_pb2.ListTopicsResponse]  # type: ignore[assignment]
 
 class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,7 +107,11 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _watch_pb2.PublishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_watch_pb2.PublishResponse, _abc.Awaitable[_watch_pb2.PublishResponse]]:
-        """Appends an event to a topic; topics are made by their first event. Not durable."""
+        """Appends an event to a topic; topics are made by their first event. Not durable.
+
+        Errors:
+          RESOURCE_EXHAUSTED  there are as many topics as there may be.
+        """
 
     @_abc_1.abstractmethod
     def ListTopics(

@@ -1,0 +1,47 @@
+"""Over the wire: every method refuses each malformed request by the name of its field, and the server lives on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf import message_factory
+from tests.control.malformed import malformed, methods
+
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.server_process
+
+
+def test_every_method_refuses_each_malformed_request_and_names_the_field(serve: Callable[..., Any]) -> None:
+    server = serve()
+    wrong: list[str] = []
+    with grpc.insecure_channel(server.address) as channel:
+        for method in methods():
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            if method.server_streaming or method.client_streaming:
+                continue
+            call = channel.unary_unary(
+                path,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+            )
+            for field, message in malformed(method.input_type):
+                try:
+                    call(message, timeout=20)
+                except grpc.RpcError as error:
+                    code, details = error.code(), error.details() or ""
+                    if code is grpc.StatusCode.UNIMPLEMENTED or (
+                        code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(field)
+                    ):
+                        continue
+                    wrong.append(f"{path}: {field}: {code.name} {details}")
+                else:
+                    wrong.append(f"{path}: {field} was let pass")
+        kv = kv_pb2_grpc.KvServiceStub(channel)
+        assert kv.Put(kv_pb2.PutRequest(key=b"k"), timeout=20).applied
+    assert wrong == []
