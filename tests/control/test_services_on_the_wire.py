@@ -140,11 +140,10 @@ def test_a_server_that_was_stopped_for_many_deadlines_kills_no_healthy_node(serv
         time.sleep(6.0)
         server.process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            detector = health.GetDetector(health_pb2.GetDetectorRequest(), timeout=TIMEOUT).detector
-            if detector.worst_lag.seconds >= 4 and not detector.held:
-                break
+        detector = health.GetDetector(health_pb2.GetDetectorRequest(), timeout=TIMEOUT).detector
+        while (detector.worst_lag.seconds < 4 or detector.held) and time.monotonic() < deadline:
             time.sleep(0.05)
+            detector = health.GetDetector(health_pb2.GetDetectorRequest(), timeout=TIMEOUT).detector
         assert detector.worst_lag.seconds >= 4
         time.sleep(2.5)  # beyond another deadline
         states = {node.node_id: node.state for node in nodes.ListNodes(node_pb2.ListNodesRequest()).nodes}
