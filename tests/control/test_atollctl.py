@@ -46,11 +46,8 @@ def test_the_server_stops_while_a_module_is_stuck(serve: Callable[..., Any]) -> 
 @pytest.mark.server_process
 def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_loop(serve: Callable[..., Any]) -> None:
     server = serve()
-    assert server.started["services"] == {
-        "NodeService": "node_manager",
-        "HealthService": "health",
-        "KvService": "kv_manager",
-    }
+    services = {"NodeService": "node_manager", "HealthService": "health", "KvService": "kv_manager"}
+    assert services.items() <= server.started["services"].items()
     with grpc.insecure_channel(server.address) as channel:
         nodes = node_pb2_grpc.NodeServiceStub(channel)
         host = node_pb2.Host(name="box", cpus=3)
@@ -91,8 +88,9 @@ def test_the_server_stops_when_its_standard_input_closes_if_told_so(serve: Calla
 
 
 def test_all_modules_can_be_put_on_one_loop(serve: Callable[..., Any]) -> None:
-    services = {"NodeService": "shared", "HealthService": "shared", "KvService": "shared"}
-    assert serve("--one-loop").started["services"] == services
+    services = serve("--one-loop").started["services"]
+    assert {"NodeService", "HealthService", "KvService"} <= services.keys()
+    assert set(services.values()) == {"shared"}
 
 
 def test_a_port_in_use_gets_one_line_and_exit_code_1() -> None:

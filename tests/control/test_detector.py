@@ -445,3 +445,26 @@ def test_a_node_that_registers_again_and_again_does_not_fill_the_memory() -> Non
         detector.register("a", incarnation, 0.0)
     assert len(detector._table._heap) <= 1_010
     assert detector.stats().living == 1
+
+
+def test_a_death_that_was_recorded_elsewhere_is_as_final_as_a_verdict(cluster: Cluster) -> None:
+    detector = cluster.detector
+    assert not detector.died_elsewhere("node-1", 99, "another incarnation", cluster.now)
+    assert detector.died_elsewhere("node-1", 1, "an operator said so", cluster.now)
+    assert not detector.died_elsewhere("node-1", 1, "once more", cluster.now)
+    assert detector.heartbeat("node-1", 1, cluster.now) is Heard.ENDED
+    explanation = detector.explain("node-1", cluster.now)
+    assert explanation is not None
+    assert explanation.verdict == "dead: an operator said so"
+    assert detector.stats().living == 9
+
+
+def test_the_incarnation_that_is_watched_can_be_asked_for(cluster: Cluster) -> None:
+    assert cluster.detector.incarnation_of("node-1") == 1
+    assert cluster.detector.incarnation_of("nobody") is None
+
+
+def test_until_when_verdicts_are_held_and_why_can_be_asked_for() -> None:
+    detector = FailureDetector(DEFAULTS, 100.0)
+    assert detector.held(104.0) == (112.0, "the server has just started")
+    assert detector.held(112.0) is None

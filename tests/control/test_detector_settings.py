@@ -158,3 +158,32 @@ def test_a_cluster_that_grows_and_shrinks_suspects_nobody() -> None:
     cluster.advance(600.0)
     assert cluster.actions == []
     assert cluster.detector.thresholds.dead_after == pytest.approx(12.0 * 10 / 5 / 0.95 / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("interval", "dead_after"), [(2.0, 12.0), (1.0, 6.0), (0.1, 0.6), (20.0, 120.0), (30.0, 600.0)]
+)
+def test_settings_for_two_times_have_the_others_in_proportion(interval: float, dead_after: float) -> None:
+    settings = DetectorSettings.scaled(heartbeat_interval=interval, dead_after=dead_after)
+    assert (settings.heartbeat_interval, settings.dead_after) == (interval, dead_after)
+    assert (settings.suspect_after, settings.closed_suspect_after) == (dead_after / 2, dead_after / 4)
+    assert settings.mute_after == pytest.approx(3 * dead_after)
+
+
+def test_settings_for_the_default_times_are_the_defaults() -> None:
+    assert DetectorSettings.scaled(heartbeat_interval=2.0, dead_after=12.0) == DetectorSettings()
+    assert DetectorSettings.scaled(heartbeat_interval=2.0, dead_after=12.0, observe_only=True).observe_only
+
+
+@pytest.mark.parametrize(
+    ("interval", "dead_after", "message"),
+    [
+        (4.0, 12.0, "dead_after: must be at least 16 s with a heartbeat every 4 s"),
+        (0.1, 0.3, "dead_after: must be at least 0.4 s with a heartbeat every 0.1 s"),
+        (0.0, 12.0, "heartbeat_interval: must be a positive number of seconds, got 0"),
+        (2.0, float("inf"), "dead_after: must be a positive number of seconds, got inf"),
+    ],
+)
+def test_two_times_that_do_not_go_together_are_refused(interval: float, dead_after: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DetectorSettings.scaled(heartbeat_interval=interval, dead_after=dead_after)

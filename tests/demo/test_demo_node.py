@@ -19,6 +19,7 @@ from atoll_control.demo.node import DemoNode, Report
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
+from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 
 # Server and client live in one process, on one loop.
@@ -66,15 +67,17 @@ def live(
     settings = DetectorSettings.scaled(heartbeat_interval=0.05, dead_after=60)
 
     async def run() -> dict[str, int]:
-        store = Store.in_memory(("nodes", "endings"))
+        store = Store.in_memory(("nodes", "endings", "kv", "leases"))
         manager = NodeManager(NodeSettings(), store, server_id="s", wall_clock=time.time)
         await manager.start()
         monitor = health(settings, store, ModuleRef(IoContext.current(), manager), server_id="s")
         await monitor.start()
+        leases = LeaseManager(store)
+        await leases.start()
         server = rpc.server()
         node_pb2_grpc.add_NodeServiceServicer_to_server(manager, server)
         health_pb2_grpc.add_HealthServiceServicer_to_server(monitor, server)
-        kv_pb2_grpc.add_KvServiceServicer_to_server(kv(), server)
+        kv_pb2_grpc.add_KvServiceServicer_to_server(kv(store, leases), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         leave = asyncio.Event()
@@ -86,6 +89,7 @@ def live(
         leave.set()
         await life
         await server.stop(None)
+        await leases.stop()
         await monitor.stop()
         await manager.stop()
         await store.close()

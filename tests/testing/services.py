@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 import atoll
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, kv_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -43,9 +43,9 @@ class Store(kv_pb2_grpc.KvServiceServicer):
         return kv_pb2.GetResponse(value=self.values[request.key])
 
 
-class Nodes(node_pb2_grpc.NodeServiceServicer):
-    async def Heartbeat(self, request: node_pb2.HeartbeatRequest, context: Context) -> node_pb2.HeartbeatResponse:
-        return node_pb2.HeartbeatResponse(server_id=thread_name().decode())
+class Nodes(health_pb2_grpc.HealthServiceServicer):
+    async def Heartbeat(self, request: health_pb2.HeartbeatRequest, context: Context) -> health_pb2.HeartbeatResponse:
+        return health_pb2.HeartbeatResponse(server_id=thread_name().decode())
 
 
 class Both(Store, Nodes):
@@ -67,5 +67,5 @@ async def put(channel: grpc.aio.Channel, key: bytes, value: bytes) -> None:
 
 
 async def heartbeat(channel: grpc.aio.Channel) -> str:
-    stub = node_pb2_grpc.NodeServiceStub(channel)
-    return (await stub.Heartbeat(node_pb2.HeartbeatRequest(), timeout=20)).server_id
+    stub = health_pb2_grpc.HealthServiceStub(channel)
+    return (await stub.Heartbeat(health_pb2.HeartbeatRequest(), timeout=20)).server_id

@@ -21,7 +21,7 @@ from tests.testing.services import Both, Context, Nodes, Placement, Store, get, 
 import atoll
 from atoll.errors import PlacementError, RegistrationError
 from atoll.testing import ManualClock, serve
-from atoll_control.api.v1 import kv_pb2, node_pb2
+from atoll_control.api.v1 import health_pb2, kv_pb2
 
 
 @pytest.fixture(autouse=True)
@@ -233,8 +233,8 @@ async def test_a_temporary_folder_too_deep_for_a_socket_is_not_used(
 class ByHand:
     """Derives from no generated class."""
 
-    async def Heartbeat(self, request: node_pb2.HeartbeatRequest, context: Context) -> node_pb2.HeartbeatResponse:
-        return node_pb2.HeartbeatResponse(server_id=thread_name().decode())
+    async def Heartbeat(self, request: health_pb2.HeartbeatRequest, context: Context) -> health_pb2.HeartbeatResponse:
+        return health_pb2.HeartbeatResponse(server_id=thread_name().decode())
 
 
 async def test_a_servicer_without_a_generated_base_is_refused_with_the_remedy() -> None:
@@ -250,10 +250,10 @@ async def test_a_servicer_without_a_generated_base_is_refused_with_the_remedy() 
 def add_by_hand(servicer: Any, server: Any) -> None:
     handler = grpc.unary_unary_rpc_method_handler(
         servicer.Heartbeat,
-        request_deserializer=node_pb2.HeartbeatRequest.FromString,
-        response_serializer=node_pb2.HeartbeatResponse.SerializeToString,
+        request_deserializer=health_pb2.HeartbeatRequest.FromString,
+        response_serializer=health_pb2.HeartbeatResponse.SerializeToString,
     )
-    server.add_registered_method_handlers("atoll.v1.NodeService", {"Heartbeat": handler})
+    server.add_registered_method_handlers("atoll.v1.HealthService", {"Heartbeat": handler})
 
 
 async def test_the_registration_function_can_be_named() -> None:

@@ -443,7 +443,11 @@ class Link:
 
     async def is_live(self, node_id: str, incarnation: int) -> bool:
         """Asks whether an incarnation lives."""
-        return await self._health.call(HealthMonitor.is_live, node_id, incarnation)
+        try:
+            return await self._health.call(HealthMonitor.is_live, node_id, incarnation)
+        except AtollError as error:
+            message = f"it is not known whether node {node_id!r} lives: {error}; try again"
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, message) from error
 
     def changed(self, node_id: str) -> None:
         """Has a record looked at. What does not get through is seen when all records are looked at."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from atoll_control.server.task_table import JobTasks
 
 # The facts that are texts, by their place in `Attempt.facts`.
-TEXTS: Final = ("name", "kind", "node_id", "worker_id", "parent_task_id", "error_type", "error_message")
 NAME, KIND, NODE_ID, WORKER_ID, PARENT_TASK_ID, ERROR_TYPE, ERROR_MESSAGE = range(7)
 # The places of the other facts among the stamps.
 _LABELS, _RESOURCES = 7, 8
@@ -30,6 +29,7 @@ UNSPECIFIED: Final = task_pb2.TASK_STATE_UNSPECIFIED
 FINISHED: Final = task_pb2.TASK_STATE_FINISHED
 FAILED: Final = task_pb2.TASK_STATE_FAILED
 STATES: Final = tuple(task_pb2.TaskState.values())
+_FROM_THE_END: Final = STATES[:0:-1]
 # "RUNNING" for TASK_STATE_RUNNING, by number.
 STATE_NAMES: Final = tuple(name.removeprefix("TASK_STATE_") for name in task_pb2.TaskState.keys())  # noqa: SIM118
 
@@ -49,8 +49,8 @@ _SECOND: Final = 1_000_000_000
 # Before the year 1, where times begin.
 _NEVER: Final = -(10**20)
 _NO_TIMES: Final = (None,) * len(STATES)
-_NO_FACTS: Final = ("",) * len(TEXTS)
-_NO_STAMPS: Final = (_NEVER,) * (len(TEXTS) + 2)
+_NO_FACTS: Final = ("",) * 7
+_NO_STAMPS: Final = (_NEVER,) * 9
 # What a pair of texts costs beside the texts, or of a text and a number: the tuple, its slot in another, the number.
 _PAIR_OVERHEAD_BYTES: Final = 88
 
@@ -117,7 +117,7 @@ class Attempt:
         self.kind = UNFINISHED_KIND
         self.size = ATTEMPT_OVERHEAD_BYTES + task_id.__sizeof__()
         # The time of the event that said each fact.
-        self._stamps = _NO_STAMPS
+        self._stamps: tuple[int, ...] = _NO_STAMPS
 
     @property
     def state(self) -> State:
@@ -139,19 +139,25 @@ class Attempt:
         """Takes in what an event says."""
         time = _NEVER
         if event.HasField("time"):
-            time = event.time.seconds * _SECOND + event.time.nanos
+            said_at = event.time
+            time = said_at.seconds * _SECOND + said_at.nanos
         if state := event.state:
             known = self.times[state]
             if known is None or known < time:
                 self.times = (*self.times[:state], time, *self.times[state + 1 :])
                 self.own_state = _furthest(self.times)
-        for place, name in enumerate(TEXTS):
-            if text := getattr(event, name):
-                known_text = self.facts[place]
-                if (learnt := self._learn(place, known_text, text, time)) != known_text:
-                    learnt = texts.share(learnt) if place in _SHARED else learnt
-                    self.facts = (*self.facts[:place], learnt, *self.facts[place + 1 :])
-                    self.size += (learnt.__sizeof__() if learnt else 0) - (known_text.__sizeof__() if known_text else 0)
+        # Named one by one: this is where the time goes.
+        said = (
+            event.name,
+            event.kind,
+            event.node_id,
+            event.worker_id,
+            event.parent_task_id,
+            event.error_type,
+            event.error_message,
+        )
+        if said != _NO_FACTS:
+            self._learn_texts(said, time, texts)
         if labels := event.labels:
             before = _size_of(self.labels)
             self.labels = self._learn(_LABELS, self.labels, tuple(sorted(labels.items())), time)
@@ -162,6 +168,17 @@ class Attempt:
             amounts = tuple(sorted((name, amount + 0.0) for name, amount in resources.items()))
             self.resources = self._learn(_RESOURCES, self.resources, amounts, time)
             self.size += _size_of(self.resources) - before
+
+    def _learn_texts(self, said: tuple[str, ...], time: int, texts: SharedTexts) -> None:
+        facts = list(self.facts)
+        for place, text in enumerate(said):
+            if text:
+                known = facts[place]
+                learnt = self._learn(place, known, text, time)
+                if learnt != known:
+                    facts[place] = texts.share(learnt) if place in _SHARED else learnt
+                    self.size += learnt.__sizeof__() - (known.__sizeof__() if known else 0)
+        self.facts = tuple(facts)
 
     def _learn(self, place: int, known: Fact, said: Fact, time: int) -> Fact:
         """What holds after an event of this time has said something."""
@@ -214,7 +231,10 @@ def _furthest(times: tuple[int | None, ...]) -> State:
     failed, finished = times[FAILED], times[FINISHED]
     if failed is not None and finished is not None:
         return FAILED if failed >= finished else FINISHED
-    return max(state for state in STATES if times[state] is not None)
+    for state in _FROM_THE_END:
+        if times[state] is not None:
+            return state
+    return UNSPECIFIED
 
 
 def _size_of(pairs: Labels | Resources) -> int:

@@ -17,10 +17,10 @@ import grpc
 import grpc.aio
 
 from atoll_control.api.v1 import task_pb2, task_pb2_grpc
-from atoll_control.server import rules
+from atoll_control.server.calls import check
 from atoll_control.server.task_attempts import KIND, NAME, STATE_NAMES
 from atoll_control.server.task_filters import FilterError, filters_of
-from atoll_control.server.task_pages import TokenError, page_of
+from atoll_control.server.task_pages import FIELD_BYTES, MESSAGES_AT_A_TIME, TokenError, page_of
 from atoll_control.server.task_table import NewestFirst, TaskSettings, TaskTable
 from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
@@ -56,7 +56,8 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.AddTaskEventsRequest, task_pb2.AddTaskEventsResponse],
     ) -> task_pb2.AddTaskEventsResponse:
         """Merges events."""
-        if (problem := rules.problem(request) or _time_problem(request)) is not None:
+        await check(request, context)
+        if (problem := _time_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         table = self._table
         evicted = sum(table.add_dropped(job_id, count) for job_id, count in request.dropped.items())
@@ -72,8 +73,7 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.ListTasksRequest, task_pb2.ListTasksResponse],
     ) -> task_pb2.ListTasksResponse:
         """Lists attempts."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             filters = filters_of(request.filters)
             response = await page_of(self._table, request, filters, self._run, self._settings.max_looked_at)
@@ -88,21 +88,22 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.GetTaskRequest, task_pb2.GetTaskResponse],
     ) -> task_pb2.GetTaskResponse:
         """Shows the attempts of a task."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         attempts = self._table.attempts_of(request.task_id)
         if not attempts:
             missing = f"no event of the task {request.task_id!r} is kept: it is unknown, or had to make room for others"
             await context.abort(grpc.StatusCode.NOT_FOUND, missing)
         response = task_pb2.GetTaskResponse()
         size = 0
-        for attempt in attempts:
+        for number, attempt in enumerate(attempts, 1):
             message = attempt.message()
-            size += message.ByteSize()
+            size += message.ByteSize() + FIELD_BYTES
             if response.attempts and size > MAX_PAGE_BYTES:
                 response.more = True
                 break
             response.attempts.append(message)
+            if number % MESSAGES_AT_A_TIME == 0:
+                await asyncio.sleep(0)
         return response
 
     async def SummarizeTasks(
@@ -111,8 +112,7 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.SummarizeTasksRequest, task_pb2.SummarizeTasksResponse],
     ) -> task_pb2.SummarizeTasksResponse:
         """Counts attempts by name, kind and state."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         table = self._table
         attempts = table.newest_first
         if request.job_id:
@@ -141,8 +141,7 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.ListJobsRequest, task_pb2.ListJobsResponse],
     ) -> task_pb2.ListJobsResponse:
         """Lists jobs."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         limit = request.limit or DEFAULT_PAGE
         jobs = self._table.jobs_after(request.start_after)
         forgotten = self._table.forgotten
@@ -168,8 +167,7 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         context: grpc.aio.ServicerContext[task_pb2.EndJobRequest, task_pb2.EndJobResponse],
     ) -> task_pb2.EndJobResponse:
         """Marks what has not ended as failed."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         job = self._table.end_job(request.job_id, int(self._wall_clock() * _SECOND))
         # They are shown as failed from here on; what is left is to let them go as late as failures do.
         failed = 0

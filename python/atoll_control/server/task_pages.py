@@ -29,9 +29,9 @@ DEFAULT_TASKS: Final = 100
 # The run of the server, the filters, the number.
 _TOKEN: Final = struct.Struct(">QIQ")
 # So many attempts are made into messages before other handlers get their turn.
-_MESSAGES_AT_A_TIME: Final = 200
+MESSAGES_AT_A_TIME: Final = 200
 # What a message in a list takes beside its own bytes, at most.
-_FIELD_BYTES: Final = 4
+FIELD_BYTES: Final = 4
 
 
 class TokenError(ValueError):
@@ -96,14 +96,14 @@ async def page_of(
                 response.matched += 1
                 if next_page is None:
                     message = attempt.message()
-                    size += message.ByteSize() + _FIELD_BYTES
+                    size += message.ByteSize() + FIELD_BYTES
                     if response.attempts and size > MAX_PAGE_BYTES:
                         next_page = attempt.number + 1
                     else:
                         response.attempts.append(message)
                         if len(response.attempts) == limit:
                             next_page = attempt.number
-                        elif len(response.attempts) % _MESSAGES_AT_A_TIME == 0:
+                        elif len(response.attempts) % MESSAGES_AT_A_TIME == 0:
                             await asyncio.sleep(0)
             before = attempt.number
         await asyncio.sleep(0)

@@ -240,18 +240,20 @@ class TaskTable:
         """Merges an event into its attempt; how many attempts had to go."""
         before = self._dropped_here
         job = self._obtain_job(event.job_id)
+        settings = self._settings
         attempt = self._find(job, event.task_id, event.attempt)
         if attempt is None:
-            attempt = self._new_attempt(job, event)
+            self._add_attempt(job, event)
+            if len(job.queues) > settings.max_attempts_per_job:
+                self._drop(job.queues.first(settings.reserved_share))
+            if len(self._queues) > settings.max_attempts:
+                self._drop(self._queues.first(settings.reserved_share))
         else:
             size = attempt.size
             attempt.merge(event, self._texts)
             self.bytes += attempt.size - size
             self._put_in_queue(attempt)
-        settings = self._settings
-        if len(job.queues) > settings.max_attempts_per_job:
-            self._drop(job.queues.first(settings.reserved_share))
-        while len(self._queues) > settings.max_attempts or self.bytes > settings.max_bytes:
+        while self.bytes > settings.max_bytes:
             self._drop(self._queues.first(settings.reserved_share))
         return self._dropped_here - before
 
@@ -300,7 +302,7 @@ class TaskTable:
             return found.get((job.job_id, number))
         return found if found is not None and found.attempt == number and found.job is job else None
 
-    def _new_attempt(self, job: JobTasks, event: task_pb2.TaskEvent) -> Attempt:
+    def _add_attempt(self, job: JobTasks, event: task_pb2.TaskEvent) -> None:
         attempt = Attempt(self.next_number, job, event.task_id, event.attempt)
         self.next_number += 1
         attempt.merge(event, self._texts)
@@ -317,7 +319,6 @@ class TaskTable:
         attempt.kind = kind_of(attempt.state)
         self._queues.add(attempt)
         job.queues.add(attempt)
-        return attempt
 
     def _drop(self, attempt: Attempt) -> None:
         job = attempt.job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -72,10 +73,10 @@ class VerdictReporter:
     def _begin(self, node_id: str) -> None:
         if len(self._tasks) < MAX_AT_ONCE and not self._stopped:
             finding = self._waiting.pop(node_id)
-            task = asyncio.get_running_loop().create_task(self._hand_over(finding))
-            if not task.done():
-                self._tasks[node_id] = task
-                task.add_done_callback(lambda _: self._ended(node_id))
+            # In a context of its own: the deadline of whoever reports is not the finding's.
+            task = asyncio.create_task(self._hand_over(finding), context=contextvars.Context())
+            self._tasks[node_id] = task
+            task.add_done_callback(lambda _: self._ended(node_id))
 
     def _ended(self, node_id: str) -> None:
         del self._tasks[node_id]

@@ -102,11 +102,7 @@ impl Batch {
     }
 
     /// Deletes the row under `key`, if there is one.
-    fn delete<'py>(
-        slf: PyRef<'py, Self>,
-        table: &str,
-        key: &[u8],
-    ) -> PyResult<PyRef<'py, Self>> {
+    fn delete<'py>(slf: PyRef<'py, Self>, table: &str, key: &[u8]) -> PyResult<PyRef<'py, Self>> {
         let (table, key) = (slf.tables.number(table)?, owned(key));
         Ok(Self::operate(slf, Operation::Delete { table, key }))
     }

@@ -134,10 +134,7 @@ impl GroupListener for Flush {
 
 impl LoopCore {
     /// Sets the futures whose batches are complete. On the loop.
-    pub(crate) fn commits_completed(
-        py: Python<'_>,
-        completions: &Completions,
-    ) -> PyResult<()> {
+    pub(crate) fn commits_completed(py: Python<'_>, completions: &Completions) -> PyResult<()> {
         for (number, outcome) in completions.take_ready() {
             let future = lock(&completions.futures).remove(&number);
             let Some(future) = future else { continue };

@@ -19,9 +19,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_store::{
-    Engine, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId,
-};
+use atoll_store::{Engine, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -168,7 +166,9 @@ impl StoreCore {
     #[pyo3(signature = (table, start=&b""[..], end=None))]
     fn count(&self, table: &str, start: &[u8], end: Option<&[u8]>) -> PyResult<u64> {
         let number = self.tables.number(table)?;
-        self.store.count(number, start, end).map_err(error::not_read)
+        self.store
+            .count(number, start, end)
+            .map_err(error::not_read)
     }
 
     /// (table, key) of what belongs to `owner`. Any thread.
@@ -229,11 +229,11 @@ impl StoreCore {
             return Err(error::loop_closed(&io_context.get().shared.name));
         };
         let future = asyncio_loop.call_method0(py, intern!(py, "create_future"))?;
-        let completion = io_context.get().completions().expect(
-            &core.flush,
-            future.clone_ref(py),
-            &core.tables,
-        );
+        let completion =
+            io_context
+                .get()
+                .completions()
+                .expect(&core.flush, future.clone_ref(py), &core.tables);
         core.store.submit(batch.take(), Box::new(completion));
         Ok(future.into_bound(py))
     }

@@ -269,7 +269,9 @@ impl StoreStatistics {
         let tables = it.tables.into_iter();
         Self {
             engine: it.engine,
-            tables: tables.map(|table| (table.name, table.keys, table.bytes)).collect(),
+            tables: tables
+                .map(|table| (table.name, table.keys, table.bytes))
+                .collect(),
             revision: it.revision,
             oldest: it.oldest,
             log_changes: it.log_changes,

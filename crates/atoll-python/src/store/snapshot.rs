@@ -12,7 +12,7 @@ use crate::store::row::{Page, Row};
 /// A store at one revision, until it is closed. Any thread.
 #[pyclass(frozen, module = "atoll._core", name = "StoreSnapshot")]
 pub(crate) struct Snapshot {
-    snapshot: Mutex<Option<Arc<atoll_store::Snapshot>>>,
+    inner: Mutex<Option<Arc<atoll_store::Snapshot>>>,
     revision: u64,
     tables: Arc<Tables>,
 }
@@ -21,15 +21,13 @@ impl Snapshot {
     pub(crate) fn new(snapshot: atoll_store::Snapshot, tables: Arc<Tables>) -> Self {
         Self {
             revision: snapshot.revision(),
-            snapshot: Mutex::new(Some(Arc::new(snapshot))),
+            inner: Mutex::new(Some(Arc::new(snapshot))),
             tables,
         }
     }
 
     fn open(&self) -> PyResult<Arc<atoll_store::Snapshot>> {
-        lock(&self.snapshot)
-            .clone()
-            .ok_or_else(error::snapshot_closed)
+        lock(&self.inner).clone().ok_or_else(error::snapshot_closed)
     }
 }
 
@@ -50,13 +48,7 @@ impl Snapshot {
 
     /// Up to `limit` rows from `start` on and before `end`.
     #[pyo3(signature = (table, start=&b""[..], end=None, limit=1000))]
-    fn scan(
-        &self,
-        table: &str,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> PyResult<Page> {
+    fn scan(&self, table: &str, start: &[u8], end: Option<&[u8]>, limit: usize) -> PyResult<Page> {
         let number = self.tables.number(table)?;
         let page = self.open()?.scan(number, start, end, limit);
         page.map(Page::new).map_err(error::not_read)
@@ -64,7 +56,7 @@ impl Snapshot {
 
     /// Lets go of it. A second call does nothing.
     fn close(&self) {
-        let snapshot = lock(&self.snapshot).take();
+        let snapshot = lock(&self.inner).take();
         drop(snapshot);
     }
 

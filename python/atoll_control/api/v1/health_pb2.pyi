@@ -233,7 +233,9 @@ class Detector(_message.Message):
     @_builtins.property
     def dead_after(self) -> _duration_pb2.Duration: ...
     @_builtins.property
-    def held_for(self) -> _duration_pb2.Duration: ...
+    def held_for(self) -> _duration_pb2.Duration:
+        """For how much longer, unless something ends it before. Absent when only an operator ends it."""
+
     def __init__(
         self,
         *,
