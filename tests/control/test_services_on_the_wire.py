@@ -14,7 +14,16 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
-from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import (
+    health_pb2,
+    health_pb2_grpc,
+    kv_pb2,
+    kv_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    watch_pb2,
+    watch_pb2_grpc,
+)
 
 pytestmark = pytest.mark.server_process
 TIMEOUT = 10.0
@@ -225,3 +234,30 @@ def test_slowness_that_makes_no_sense_is_refused(channel: grpc.Channel, fields: 
     code, details = status(faults.SetSlow, fault_pb2.SetSlowRequest(**fields))
     assert code == "INVALID_ARGUMENT"
     assert details.startswith(field)
+
+
+def test_a_watch_tells_of_a_put_with_a_time_to_live_and_of_nodes_and_events(channel: grpc.Channel) -> None:
+    kv, watch = kv_pb2_grpc.KvServiceStub(channel), watch_pb2_grpc.WatchServiceStub(channel)
+    topics = watch_pb2_grpc.TopicServiceStub(channel)
+    keys = watch_pb2.OpenWatch(kv=watch_pb2.KvSource(namespace="watched", prefix=True))
+    nodes = watch_pb2.OpenWatch(nodes=watch_pb2.NodesSource(), skip_snapshot=True)
+    events = watch_pb2.OpenWatch(topic=watch_pb2.TopicSource(topic="t"))
+    requests = [watch_pb2.WatchRequest(open=it) for it in (keys, nodes, events)]
+    responses = watch.Watch(iter(requests), timeout=2 * TIMEOUT)
+    opened = 0
+    while opened < len(requests):
+        opened += next(responses).HasField("opened")
+    kv.Put(kv_pb2.PutRequest(namespace="watched", key=b"k", value=b"v", ttl=Duration(seconds=100)), timeout=TIMEOUT)
+    topics.Publish(watch_pb2.PublishRequest(topic="t", payload=b"e"), timeout=TIMEOUT)
+    request = node_pb2.RegisterRequest(node_id="watched", incarnation=1)
+    node_pb2_grpc.NodeServiceStub(channel).Register(request, timeout=TIMEOUT)
+    told: set[object] = set()
+    while len(told) < 3:
+        response = next(responses)
+        told.update(
+            (it.entry.key, it.entry.value, it.entry.lease_id) for it in response.changes.changes if it.HasField("entry")
+        )
+        told.update(it.node.node_id for it in response.changes.changes if it.node.node_id == "watched")
+        told.update(it.payload for it in response.events.events)
+    assert told == {(b"k", b"v", 0), "watched", b"e"}
+    responses.cancel()

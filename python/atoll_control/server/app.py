@@ -17,7 +17,14 @@ import structlog
 from atoll import IoContextProvider, rpc
 from atoll.store import Store
 from atoll_control.api.demo.v1 import fault_pb2_grpc
-from atoll_control.api.v1 import admin_pb2_grpc, health_pb2_grpc, kv_pb2_grpc, node_pb2_grpc, task_pb2_grpc
+from atoll_control.api.v1 import (
+    admin_pb2_grpc,
+    health_pb2_grpc,
+    kv_pb2_grpc,
+    node_pb2_grpc,
+    task_pb2_grpc,
+    watch_pb2_grpc,
+)
 from atoll_control.server.admin_manager import AdminManager
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
@@ -28,6 +35,8 @@ from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
 from atoll_control.server.task_manager import TaskManager
 from atoll_control.server.task_table import TaskSettings
+from atoll_control.server.watch_manager import WatchManager
+from atoll_control.server.watch_settings import TopicSettings, WatchSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +61,8 @@ class ServerSettings:
         nodes: what is kept of nodes.
         detector: how nodes are watched.
         kv: how much is stored.
+        watch: how much watches may take.
+        topics: how much of topics is kept.
         tasks: how much of tasks is kept.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
@@ -67,6 +78,8 @@ class ServerSettings:
     nodes: NodeSettings = field(default_factory=NodeSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     kv: KvSettings = field(default_factory=KvSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    topics: TopicSettings = field(default_factory=TopicSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     network_threads: int | None = None
     grace: float = 5.0
@@ -97,7 +110,8 @@ def open_store(settings: ServerSettings) -> Store:
     """The store that the modules share. Blocks: before the loops run."""
     if settings.data_dir is None:
         _log.warning(
-            "store_in_memory", remedy="all that is stored is lost when this server ends; keep it with --data-dir DIRECTORY"
+            "store_in_memory",
+            remedy="all that is stored is lost when this server ends; keep it with --data-dir DIRECTORY",
         )
         return Store.in_memory(TABLES)
     store = Store.in_directory(settings.data_dir, TABLES, max_bytes=settings.max_data_bytes)
@@ -128,6 +142,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         )
         leases = await provider.create(LeaseManager, store)
         kv = await provider.create(KvManager, store, leases, settings.kv)
+        watch = await provider.create(WatchManager, store, settings.watch, settings.topics, wall_clock=time.time)
         tasks = await provider.create(TaskManager, settings.tasks, wall_clock=time.time)
         address = f"{settings.listen.rpartition(':')[0]}:{port}"
         admin = await provider.create(
@@ -152,11 +167,13 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
         kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
         kv_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+        watch_pb2_grpc.add_WatchServiceServicer_to_server(watch, server)
+        watch_pb2_grpc.add_TopicServiceServicer_to_server(watch, server)
         task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         if settings.exit_with_stdin:
-            watch = _ParentWatch(server, settings.grace)
-            await asyncio.get_running_loop().connect_read_pipe(lambda: watch, sys.stdin)
+            parent = _ParentWatch(server, settings.grace)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: parent, sys.stdin)
         if faults is not None:
             faults.start()
         _log.info(
@@ -168,6 +185,8 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
                 "HealthService": provider.io_context(HealthMonitor).name,
                 "KvService": provider.io_context(KvManager).name,
                 "LeaseService": provider.io_context(LeaseManager).name,
+                "WatchService": provider.io_context(WatchManager).name,
+                "TopicService": provider.io_context(WatchManager).name,
                 "TaskService": provider.io_context(TaskManager).name,
                 "AdminService": provider.io_context(AdminManager).name,
             },

@@ -9,21 +9,25 @@ from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager
 from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.watch_manager import WatchManager
+
+Module = NodeManager | HealthMonitor | KvManager | LeaseManager | WatchManager | TaskManager | AdminManager
 
 
-class ServerPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | TaskManager | AdminManager]):
+class ServerPolicy(IoContextPolicy[Module]):
     """Every module on a loop of its own: none can delay another."""
 
     node_manager_io_context = dedicated(NodeManager, name="node_manager")
     health_io_context = dedicated(HealthMonitor, name="health")
     kv_manager_io_context = dedicated(KvManager, LeaseManager, name="kv_manager")
+    watch_io_context = dedicated(WatchManager, name="watch")
     task_manager_io_context = dedicated(TaskManager, name="task_manager")
     admin_io_context = dedicated(AdminManager, name="admin")
 
 
-class OneLoopPolicy(IoContextPolicy[NodeManager | HealthMonitor | KvManager | LeaseManager | TaskManager | AdminManager]):
+class OneLoopPolicy(IoContextPolicy[Module]):
     """All modules on one loop, as on a stock asyncio server: `atoll demo --one-loop` shows the difference."""
 
     shared_io_context = dedicated(
-        NodeManager, HealthMonitor, KvManager, LeaseManager, TaskManager, AdminManager, name="shared"
+        NodeManager, HealthMonitor, KvManager, LeaseManager, WatchManager, TaskManager, AdminManager, name="shared"
     )
