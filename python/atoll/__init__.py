@@ -3,7 +3,7 @@
 The layers, each of which imports only from those below it:
 
     cli | testing                        the command `atoll`; what tests need
-    rpc | placement | observe | store    the bridge from gRPC; which module lives where; watching, metrics; what must last
+    rpc | placement | observe | store    the bridge from gRPC; which module lives where; watching; what must last
     loop                                 named single-threaded event loops
     chaos                                delays and faults on purpose, for tests
     _core                                Rust: what must run without the GIL

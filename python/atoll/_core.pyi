@@ -771,7 +771,6 @@ def plain_attributes(class_: type) -> tuple[bool, bool]:
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 @final
-@disjoint_base
 class StoreRow:
     """What is stored under a key. Frozen.
 
@@ -800,7 +799,6 @@ class StoreRow:
     def __hash__(self) -> int: ...
 
 @final
-@disjoint_base
 class StorePage:
     """Rows in the order of their keys, at one revision."""
 
@@ -812,7 +810,6 @@ class StorePage:
     def more(self) -> bool: ...
 
 @final
-@disjoint_base
 class StoreCommitted:
     """What came of a batch.
 
@@ -839,9 +836,13 @@ class StoreCommitted:
     def deleted(self) -> list[int]: ...
 
 @final
-@disjoint_base
 class StoreChange:
-    """What happened to a key: `row` is what is there from then on (None: deleted), `previous` what was there (None: created)."""
+    """What happened to a key.
+
+    Attributes:
+        row: What is there from then on; None when it was deleted.
+        previous: What was there until then; None when it was created.
+    """
 
     @property
     def revision(self) -> int: ...
@@ -855,7 +856,6 @@ class StoreChange:
     def previous(self) -> StoreRow | None: ...
 
 @final
-@disjoint_base
 class StoreChanges:
     """A part of the change log, whole revisions only. Go on after `through`."""
 
@@ -865,7 +865,6 @@ class StoreChanges:
     def through(self) -> int: ...
 
 @final
-@disjoint_base
 class StoreStatistics:
     """What a store holds and has done, at one moment. Times are in seconds, sizes in bytes."""
 
@@ -911,7 +910,6 @@ class StoreStatistics:
     def stopped(self) -> str | None: ...
 
 @final
-@disjoint_base
 class StoreReport:
     """What a check of a store's files has found.
 
@@ -948,13 +946,13 @@ def check_store(path: str | PathLike[str]) -> StoreReport: ...
 def restore_store(
     source: str | PathLike[str], directory: str | PathLike[str], force: bool = False
 ) -> tuple[str, int, int, Path | None]: ...
+
 @final
-@disjoint_base
 class StoreBatch:
     """Checks and operations that are done together or not at all; made by `store.batch()`. One thread at a time.
 
-    Every method returns the batch, so that calls can be chained. Checks look at the state before the batch; each operation sees
-    what those before it have done. Rows that have an owner go when the owner's are deleted.
+    Every method returns the batch, so that calls can be chained. Checks look at the state before the batch; each
+    operation sees what those before it have done. Rows that have an owner go when the owner's are deleted.
 
     Raises:
         ValueError: The store has no such table.
@@ -963,27 +961,25 @@ class StoreBatch:
     def check_revision(self, table: str, key: bytes, revision: int) -> Self: ...
     def check_exists(self, table: str, key: bytes) -> Self: ...
     def check_absent(self, table: str, key: bytes) -> Self: ...
-    def put(self, table: str, key: bytes, value: bytes, owner: bytes = b"") -> Self: ...
+    def put(self, table: str, key: bytes, value: bytes, owner: bytes = ...) -> Self: ...
     def delete(self, table: str, key: bytes) -> Self: ...
     def delete_range(self, table: str, start: bytes, end: bytes | None = None) -> Self: ...
     def delete_owned(self, owner: bytes) -> Self: ...
     def __len__(self) -> int: ...
 
 @final
-@disjoint_base
 class StoreSnapshot:
     """A store at one revision, until it is closed. Any thread."""
 
     @property
     def revision(self) -> int: ...
     def get(self, table: str, key: bytes) -> StoreRow | None: ...
-    def scan(self, table: str, start: bytes = b"", end: bytes | None = None, limit: int = 1000) -> StorePage: ...
+    def scan(self, table: str, start: bytes = ..., end: bytes | None = None, limit: int = 1000) -> StorePage: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_exc_info: object) -> None: ...
 
 @final
-@disjoint_base
 class StoreSubscription:
     """A loop is told when a store has changed, until this is closed or collected."""
 
@@ -1013,9 +1009,9 @@ class StoreCore:
     def get(self, table: str, key: bytes) -> StoreRow | None: ...
     def get_many(self, table: str, keys: list[bytes]) -> list[StoreRow | None]: ...
     def scan(
-        self, table: str, start: bytes = b"", end: bytes | None = None, limit: int = 1000, reverse: bool = False
+        self, table: str, start: bytes = ..., end: bytes | None = None, limit: int = 1000, reverse: bool = False
     ) -> StorePage: ...
-    def count(self, table: str, start: bytes = b"", end: bytes | None = None) -> int: ...
+    def count(self, table: str, start: bytes = ..., end: bytes | None = None) -> int: ...
     def owned(self, owner: bytes) -> list[tuple[str, bytes]]: ...
     @property
     def revision(self) -> int: ...

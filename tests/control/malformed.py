@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 FILES = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2)
+OWN_FILES = {file.DESCRIPTOR for file in FILES}
 # A pattern's text that matches it, and one that does not.
 MATCHING = "localhost:80"
 NOT_MATCHING = "no such text\n"
@@ -32,6 +33,12 @@ def methods() -> Iterator[MethodDescriptor]:
 def rules_of(field: FieldDescriptor) -> rules_pb2.Rules:
     rules: rules_pb2.Rules = field.GetOptions().Extensions[rules_pb2.rules]
     return rules
+
+
+def value_field(field: FieldDescriptor) -> FieldDescriptor:
+    """What a map's values are."""
+    assert field.message_type is not None
+    return field.message_type.fields_by_name["value"]
 
 
 def is_map(field: FieldDescriptor) -> bool:
@@ -72,7 +79,7 @@ def value_of(field: FieldDescriptor, rules: rules_pb2.Rules) -> Any:
 def add_item(message: Message, field: FieldDescriptor, number: int = 0) -> None:
     items = getattr(message, field.name)
     if is_map(field):
-        values = field.message_type.fields_by_name["value"]
+        values = value_field(field)
         items[f"key{number}"] = "" if values.type == FieldDescriptor.TYPE_STRING else 1
     elif field.message_type is not None:
         items.add().CopyFrom(valid(field.message_type))
@@ -95,19 +102,23 @@ def malformed(descriptor: Descriptor, path: str = "") -> Iterator[tuple[str, Mes
                 message.ClearField(field.name)
             yield path + oneof.name, message
     for field in descriptor.fields:
-        if field.message_type is not None and field.message_type.file in {file.DESCRIPTOR for file in FILES}:
-            for inner_path, inner in malformed(field.message_type, f"{path}{field.name}."):
-                message = valid(descriptor)
-                if is_map(field):
-                    continue
-                if field.is_repeated:
-                    message.ClearField(field.name)
-                    getattr(message, field.name).add().CopyFrom(inner)
-                    inner_path = inner_path.replace(f"{path}{field.name}.", f"{path}{field.name}[0].", 1)  # noqa: PLW2901
-                else:
-                    getattr(message, field.name).SetInParent()
-                    getattr(message, field.name).CopyFrom(inner)
-                yield inner_path, message
+        if field.message_type is not None and field.message_type.file in OWN_FILES and not is_map(field):
+            yield from nested(descriptor, field, path)
+
+
+def nested(descriptor: Descriptor, field: FieldDescriptor, path: str) -> Iterator[tuple[str, Message]]:
+    """Messages that are wrong in a message within them."""
+    assert field.message_type is not None
+    place = f"{path}{field.name}[0]." if field.is_repeated else f"{path}{field.name}."
+    for inner_path, inner in malformed(field.message_type, place):
+        message = valid(descriptor)
+        if field.is_repeated:
+            message.ClearField(field.name)
+            getattr(message, field.name).add().CopyFrom(inner)
+        else:
+            getattr(message, field.name).SetInParent()
+            getattr(message, field.name).CopyFrom(inner)
+        yield inner_path, message
 
 
 def changes(field: FieldDescriptor, rules: rules_pb2.Rules) -> Iterator[Any]:
@@ -146,7 +157,7 @@ def changes_of_items(field: FieldDescriptor, rules: rules_pb2.Rules) -> Iterator
     if rules.max_items:
         yield too_many
     if is_map(field):
-        values = field.message_type.fields_by_name["value"]
+        values = value_field(field)
         value: Any = "" if values.type == FieldDescriptor.TYPE_STRING else 1
         yield lambda message: getattr(message, name).update({"k" * (rules.max_bytes + 1): value})
         if rules.max_value_bytes:

@@ -104,7 +104,16 @@ def test_nodes_and_keys_are_there_after_a_restart_and_the_epoch_has_risen(
 
 def test_a_second_server_on_a_data_directory_is_refused_by_name(serve: Callable[..., Any], tmp_path: Path) -> None:
     first = serve("--data-dir", str(tmp_path))
-    command = [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "atoll_control.cli",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        str(tmp_path),
+    ]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
     assert str(first.process.pid) in second.stderr

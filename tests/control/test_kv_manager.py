@@ -276,7 +276,9 @@ def test_of_many_who_add_one_to_a_counter_none_is_lost(store: Store) -> None:
         while True:
             request = kv_pb2.GetRequest(key=b"counter")
             seen = await answer(store.manager.Get, request)
-            put = kv_pb2.PutRequest(key=b"counter", value=b"%d" % (int(seen.value) + 1), expected_revision=seen.revision)
+            put = kv_pb2.PutRequest(
+                key=b"counter", value=b"%d" % (int(seen.value) + 1), expected_revision=seen.revision
+            )
             if (await answer(store.manager.Put, put)).applied:
                 return
 

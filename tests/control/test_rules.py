@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from tests.control.malformed import malformed, methods, valid
 
 from atoll_control.api.v1 import kv_pb2, node_pb2, task_pb2, watch_pb2
 from atoll_control.server import rules
-from tests.control.malformed import malformed, methods, valid
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
@@ -45,7 +45,7 @@ def test_a_request_that_breaks_a_rule_is_refused_by_the_name_of_its_field(method
         (kv_pb2.MultiGetRequest(keys=[b"a", b""]), "keys[1]: must be at least 1 bytes, got none"),
         (
             node_pb2.RegisterRequest(node_id="a b", incarnation=1),
-            "node_id: must be letters, digits, \".\", \"_\", \":\" and \"-\", got 'a b'",
+            'node_id: must be letters, digits, ".", "_", ":" and "-", got \'a b\'',
         ),
         (node_pb2.RegisterRequest(node_id="a", incarnation=1, address="x"), "address: must be \"host:port\", got 'x'"),
         (
@@ -61,8 +61,10 @@ def test_a_request_that_breaks_a_rule_is_refused_by_the_name_of_its_field(method
             task_pb2.AddTaskEventsRequest(
                 events=[task_pb2.TaskEvent(job_id="j", task_id="t", state=77)]  # type: ignore[arg-type]
             ),
-            "events[0].state: must be one of TASK_STATE_PENDING, TASK_STATE_SCHEDULED, TASK_STATE_RUNNING, "
-            "TASK_STATE_FINISHED, TASK_STATE_FAILED, got 77",
+            (
+                "events[0].state: must be one of TASK_STATE_PENDING, TASK_STATE_SCHEDULED, TASK_STATE_RUNNING, "
+                "TASK_STATE_FINISHED, TASK_STATE_FAILED, got 77"
+            ),
         ),
         (
             task_pb2.AddTaskEventsRequest(

@@ -95,7 +95,7 @@ def test_a_snapshot_stays_as_it_was(store: atoll.store.Store) -> None:
 
 
 def test_a_table_that_was_not_named_is_refused_by_its_name(store: atoll.store.Store) -> None:
-    with pytest.raises(ValueError, match="no table \"jobs\".*there are kv, nodes"):
+    with pytest.raises(ValueError, match=r'no table "jobs".*there are kv, nodes'):
         store.get("jobs", b"a")
 
 

@@ -4,8 +4,8 @@
     committed = await store.commit(store.batch().put("kv", b"key", b"value"))
     row = store.get("kv", b"key")
 
-Reads are answered in memory, on any thread, and never wait for a disk. Batches are committed by one native thread, which makes
-what waits durable together; nothing is seen, acknowledged or told to subscribers before that.
+Reads are answered in memory, on any thread, and never wait for a disk. Batches are committed by one native thread,
+which makes what waits durable together; nothing is seen, acknowledged or told to subscribers before that.
 """
 
 from atoll._core import (

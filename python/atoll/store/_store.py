@@ -71,8 +71,8 @@ class Store(StoreCore):
 
         Args:
             path: Must not be there yet.
-            progress: Called on a thread of its own with the rows written and how many there are. What it raises ends the
-                backup, and leaves nothing behind.
+            progress: Called on a thread of its own with the rows written and how many there are. What it raises ends
+                the backup, and leaves nothing behind.
         """
         return StoreBackup(*await asyncio.to_thread(self.backup_blocking, path, progress))
 
@@ -82,11 +82,12 @@ class Store(StoreCore):
 
 
 def restore(source: str | PathLike[str], directory: str | PathLike[str], *, force: bool = False) -> StoreBackup:
-    """Makes a store of a backup, which is checked first. It is of a new generation, so that no watch resumes in it. Blocks.
+    """Makes a store of a backup, which is checked first; of a new generation, so that no watch resumes in it. Blocks.
 
     Args:
         source: The backup.
-        directory: Where the store is to be; empty, or with `force` one that has a store, whose file is kept beside the new one.
+        directory: Where the store is to be; empty, or with `force` one that has a store, whose file is kept beside the
+            new one.
         force: See `directory`.
 
     Raises:

@@ -27,8 +27,8 @@ CODES: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
 }
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has changed, "
-    "5 the server can't be reached."
+    "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has "
+    "changed, 5 the server can't be reached."
 )
 MAX_MESSAGE_BYTES: Final = 8 << 20
 

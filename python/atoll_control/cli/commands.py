@@ -1,11 +1,11 @@
-"""The commands of `atollctl`. Exit codes are in `calling.py`; a server that is stopped by Ctrl-C or SIGTERM ends with 0."""
+"""The commands of `atollctl`. Exit codes are in `calling.py`; a server stopped by Ctrl-C or SIGTERM ends with 0."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import re
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
@@ -65,14 +65,16 @@ def serve(
         typer.Option(
             envvar="ATOLL_DATA_DIR",
             metavar="DIRECTORY",
-            help="Where nodes, keys and leases are kept; made if it is not there. Without it they are kept in memory, and "
-            "are lost when the server ends.",
+            help="Where nodes, keys and leases are kept; made if it is not there. Without it they are kept in memory, "
+            "and are lost when the server ends.",
         ),
     ] = None,
     max_data_bytes: Annotated[
         int | None,
         typer.Option(
-            min=1 << 20, metavar="BYTES", help="How large the database may grow; then changes are refused and reads go on."
+            min=1 << 20,
+            metavar="BYTES",
+            help="How large the database may grow; then changes are refused and reads go on.",
         ),
     ] = None,
     heartbeat_interval: Annotated[
@@ -94,7 +96,7 @@ def serve(
         bool,
         typer.Option("--observe-only", help="Log who would be marked dead, and mark nobody: for trying thresholds."),
     ] = False,
-    insecure: Annotated[  # noqa: FBT002
+    insecure: Annotated[
         bool,
         typer.Option(
             "--insecure-beyond-loopback",
@@ -140,8 +142,8 @@ def serve(
         fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', USAGE)
     if not insecure and not _is_loopback(match.group(1)):
         fail(
-            f"--listen: {match.group(1)} may be reached from other machines, and whoever reaches it may change everything: "
-            "listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
+            f"--listen: {match.group(1)} may be reached from other machines, and whoever reaches it may change "
+            "everything: listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
             USAGE,
         )
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
@@ -34,7 +34,7 @@ NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The nam
 def get(
     key: KeyArgument,
     namespace: NamespaceOption = "",
-    raw: Annotated[bool, typer.Option("--raw", help="The value's bytes alone, as they are.")] = False,  # noqa: FBT002
+    raw: Annotated[bool, typer.Option("--raw", help="The value's bytes alone, as they are.")] = False,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
@@ -68,7 +68,7 @@ def put(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", exists=True, dir_okay=False, help="Take the value from a file.")
     ] = None,
-    create: Annotated[bool, typer.Option("--create", help="Only if the key does not exist.")] = False,  # noqa: FBT002
+    create: Annotated[bool, typer.Option("--create", help="Only if the key does not exist.")] = False,
     expected_revision: Annotated[
         int | None, typer.Option("--expected-revision", min=0, help="Only if the key has this revision now.")
     ] = None,
@@ -85,10 +85,7 @@ def put(
         fail("VALUE and --file are two values: leave one out", USAGE)
     if ttl is not None and lease:
         fail("--ttl and --lease are two owners: leave one out", USAGE)
-    if file is not None:
-        data = file.read_bytes()
-    else:
-        data = sys.stdin.buffer.read() if value is None else value.encode()
+    data = _value(value, file)
     request = kv_pb2.PutRequest(namespace=namespace, key=key.encode(), value=data, overwrite=not create)
     if expected_revision is not None:
         request.expected_revision = expected_revision
@@ -105,11 +102,17 @@ def put(
     print_fields(output, done, ((verb, key), ("revision", str(done.revision))))
 
 
+def _value(text: str | None, file: Path | None) -> bytes:
+    if file is not None:
+        return file.read_bytes()
+    return sys.stdin.buffer.read() if text is None else text.encode()
+
+
 @app.command()
 def delete(
     key: KeyArgument,
     namespace: NamespaceOption = "",
-    prefix: Annotated[bool, typer.Option("--prefix", help="Every key that starts with KEY.")] = False,  # noqa: FBT002
+    prefix: Annotated[bool, typer.Option("--prefix", help="Every key that starts with KEY.")] = False,
     expected_revision: Annotated[
         int | None, typer.Option("--expected-revision", min=0, help="Only if the key has this revision now.")
     ] = None,
@@ -132,7 +135,7 @@ def delete(
 def list_keys(
     prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that start with this.")] = "",
     namespace: NamespaceOption = "",
-    values: Annotated[bool, typer.Option("--values", help="With their values.")] = False,  # noqa: FBT002
+    values: Annotated[bool, typer.Option("--values", help="With their values.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 1000,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,

@@ -85,12 +85,12 @@ def list_nodes(
     request = node_pb2.ListNodesRequest(labels=pairs(label or [], "--label"))
     for text in state or []:
         name = f"NODE_STATE_{text.upper()}"
-        if name not in node_pb2.NodeState.keys():
+        if name not in node_pb2.NodeState.DESCRIPTOR.values_by_name:
             fail(f"--state: must be alive, dead or left, got {text!r}", USAGE)
         request.states.append(node_pb2.NodeState.Value(name))
     for key, value in pairs(condition or [], "--condition").items():
         name = f"CONDITION_STATUS_{value.upper()}"
-        if name not in node_pb2.ConditionStatus.keys():
+        if name not in node_pb2.ConditionStatus.DESCRIPTOR.values_by_name:
             fail(f"--condition: the status must be true, false or unknown, got {value!r}", USAGE)
         request.conditions.add(name=key, status=node_pb2.ConditionStatus.Value(name))
     nodes: list[node_pb2.Node] = []

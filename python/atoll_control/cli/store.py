@@ -94,7 +94,7 @@ def _progress() -> Progress:
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", exists=True, dir_okay=False, help="The backup.")],
     data_dir: DataDirectory,
-    force: Annotated[  # noqa: FBT002
+    force: Annotated[
         bool, typer.Option("--force", help="Also where there is a store: its file is kept beside the new one.")
     ] = False,
 ) -> None:
@@ -104,7 +104,8 @@ def restore(
     except StoreError as problem:
         fail(str(problem))
     typer.echo(
-        f"{data_dir}: {restored.rows:,} rows at revision {restored.revision}; the new generation is {restored.generation}"
+        f"{data_dir}: {restored.rows:,} rows at revision {restored.revision}; "
+        f"the new generation is {restored.generation}"
     )
     if restored.replaced is not None:
         typer.echo(f"what was there is now {restored.replaced}; delete it when you no longer need it")
@@ -144,8 +145,8 @@ def doctor(
             typer.echo(f"in use by {report.locked_by}")
         elif not report.is_clean:
             typer.echo("it was not closed cleanly; the next start brings it in order")
-        for problem in report.problems:
-            typer.echo(f"PROBLEM: {problem}")
+        for found in report.problems:
+            typer.echo(f"PROBLEM: {found}")
         typer.echo("it is damaged: restore a backup with `atollctl restore`" if report.problems else "it is sound")
     if report.problems:
         raise typer.Exit(COULD_NOT)

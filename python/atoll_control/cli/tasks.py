@@ -41,8 +41,8 @@ def list_tasks(
             "--filter",
             "-f",
             metavar="FIELD=VALUE",
-            help="Only attempts whose field has this value, or with != another one: job_id, task_id, name, kind, node_id, "
-            "worker_id, parent_task_id, state, error_type, label.KEY. Repeatable; all must hold.",
+            help="Only attempts whose field has this value, or with != another one: job_id, task_id, name, kind, "
+            "node_id, worker_id, parent_task_id, state, error_type, label.KEY. Repeatable; all must hold.",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 100,
@@ -120,7 +120,13 @@ def jobs(
     with calling(server) as channel:
         told = task_pb2_grpc.TaskServiceStub(channel).ListJobs(task_pb2.ListJobsRequest(limit=10_000), timeout=timeout)
     rows = (
-        [job.job_id, f"{job.attempts:,}", f"{job.dropped_here:,}", f"{job.dropped_by_senders:,}", str(job.ended).lower()]
+        [
+            job.job_id,
+            f"{job.attempts:,}",
+            f"{job.dropped_here:,}",
+            f"{job.dropped_by_senders:,}",
+            str(job.ended).lower(),
+        ]
         for job in told.jobs
     )
     print_messages(output, told.jobs, ["JOB", "ATTEMPTS", "DROPPED HERE", "DROPPED BY SENDERS", "ENDED"], rows)

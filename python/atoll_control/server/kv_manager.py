@@ -1,8 +1,8 @@
 """`KvManager`: the key-value store.
 
-Owns the table `kv`, whose rows are named by namespace and key. Only its own loop enters it. Reads are answered from memory at
-once; a change is one batch with the checks that it needs, so that nothing is awaited between looking and changing: who
-decides is the store, in one order for everybody.
+Owns the table `kv`, whose rows are named by namespace and key. Only its own loop enters it. Reads are answered from
+memory at once; a change is one batch with the checks that it needs, so that nothing is awaited between looking and
+changing: who decides is the store, in one order for everybody.
 
 What a key vanishes with is the row's owner: a lease, of which a TTL is a private one, or an incarnation of a node.
 """
@@ -10,7 +10,7 @@ What a key vanishes with is the row's owner: a lease, of which a TTL is a privat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -255,7 +255,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     found = committed.found
                     return kv_pb2.PutResponse(revision=0 if found is None else found.revision)
             else:
-                raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")
+                raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")  # noqa: TRY301
         except (StoreError, Problem) as refused:
             await _abort(context, refused)
         before = committed.previous[plan.operations - 1]
@@ -321,7 +321,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     return kv_pb2.TransactResponse(applied=True, revision=committed.revision)
                 if failed < len(request.checks):
                     return self._failed(request.checks[failed], failed, committed)
-            raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")
+            raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")  # noqa: TRY301
         except (StoreError, Problem) as refused:
             await _abort(context, refused)
 
@@ -400,7 +400,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         row = self._store.get(NODES, node_id)
         node = None if row is None else node_pb2.Node.FromString(row.value)
         missing = f"node: incarnation {owner.incarnation} of node {owner.node_id!r} is not alive, or not registered"
-        if row is None or node is None or node.incarnation != owner.incarnation or node.state != node_pb2.NODE_STATE_ALIVE:
+        if (
+            row is None
+            or node is None
+            or node.incarnation != owner.incarnation
+            or node.state != node_pb2.NODE_STATE_ALIVE
+        ):
             raise Problem(grpc.StatusCode.NOT_FOUND, missing)
         # If the node changes meanwhile, it is looked at again.
         plan.batch.check_revision(NODES, node_id, row.revision)
@@ -459,7 +464,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         self._used_since = 0
 
 
-async def _abort(context: grpc.aio.ServicerContext, refused: StoreError | Problem) -> None:  # type: ignore[type-arg]
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], refused: StoreError | Problem) -> NoReturn:
     code = refused.code if isinstance(refused, Problem) else status_of(refused)
     await context.abort(code, str(refused))
 

@@ -1,8 +1,8 @@
 """`LeaseManager`: leases, and the keys that vanish with them.
 
-Owns the table `leases`: one row per lease, which the lease owns itself, so that one `delete_owned` ends the lease and all that
-goes with it, in one revision. Deadlines are in memory, by the loop's clock: after a restart each lease has its whole time
-again, so a lease never ends early.
+Owns the table `leases`: one row per lease, which the lease owns itself, so that one `delete_owned` ends the lease and
+all that goes with it, in one revision. Deadlines are in memory, by the loop's clock: after a restart each lease has its
+whole time again, so a lease never ends early.
 
 A key with a TTL has a private lease of its own, which nobody lists or keeps alive.
 
@@ -28,7 +28,7 @@ from atoll_control.server.owners import is_private, lease_owner
 from atoll_control.server.store_status import status_of
 
 if TYPE_CHECKING:
-    import random
+    import random  # noqa: TID251 - the type of the loop's own
     from collections.abc import Callable
 
     from atoll.store import Store, StoreBatch, StoreCommitted
@@ -108,7 +108,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         return lease_id
 
     def drop_private(self, batch: StoreBatch, lease_id: int) -> None:
-        """Adds to a batch that the key of a private lease goes without it, or gets another owner. Of others, nothing."""
+        """Adds the end of a private lease to a batch, whose key goes or gets another owner; of others, nothing."""
         if is_private(lease_id):
             batch.delete(TABLE, lease_key(lease_id))
 

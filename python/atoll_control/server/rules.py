@@ -10,7 +10,7 @@ field that has a rule. Any thread.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -33,6 +33,9 @@ _TEXT_OR_BYTES: Final = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES
 _MAX_CHARACTER_BYTES: Final = 4
 # How much of a wrong value a message repeats.
 _SHOWN_CHARACTERS: Final = 64
+# The first second of the year 1 and the last of the year 9999, which protobuf says bound a time.
+_MIN_TIME_SECONDS: Final = -62135596800
+_MAX_TIME_SECONDS: Final = 253402300799
 
 _checks: dict[str, tuple[Check, ...]] = {}
 
@@ -41,7 +44,7 @@ def problem(request: Message) -> str | None:
     """The first rule that `request` breaks, beginning with the path of the field; None when it breaks none."""
     checks = _checks.get(request.DESCRIPTOR.full_name)
     if checks is None:
-        checks = _checks_of(request.DESCRIPTOR)
+        checks = _checks_of(cast("Descriptor", request.DESCRIPTOR))
     for check in checks:
         if (found := check(request, "")) is not None:
             return found
@@ -141,8 +144,9 @@ def _list_check(field: FieldDescriptor, rules: rules_pb2.Rules) -> Check | None:
 
 def _map_check(field: FieldDescriptor, rules: rules_pb2.Rules) -> Check | None:
     items = _items_check(rules)
-    check_key = _value_check(field.message_type.fields_by_name["key"], rules)
-    values_field = field.message_type.fields_by_name["value"]
+    entry = cast("Descriptor", field.message_type)
+    check_key = _value_check(entry.fields_by_name["key"], rules)
+    values_field = entry.fields_by_name["value"]
     check_value = _value_check(values_field, rules_pb2.Rules(max_bytes=rules.max_value_bytes))
     name = field.name
 
@@ -219,7 +223,7 @@ def _number_check(field: FieldDescriptor, rules: rules_pb2.Rules) -> ValueCheck 
     required = rules.required
     low = rules.min if rules.HasField("min") else None
     high = rules.max if rules.HasField("max") else None
-    values = field.enum_type.values_by_number if field.enum_type is not None else None
+    values = None if (enum := field.enum_type) is None else enum.values_by_number
     finite = field.type in {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
     if not required and low is None and high is None and values is None and not finite:
         return None
@@ -227,8 +231,8 @@ def _number_check(field: FieldDescriptor, rules: rules_pb2.Rules) -> ValueCheck 
     def check(value: float, path: str) -> str | None:
         if required and not value:
             return f"{path}: is required"
-        if values is not None and value not in values:
-            known = ", ".join(name for name in field.enum_type.values_by_name if not name.endswith("_UNSPECIFIED"))
+        if enum is not None and values is not None and value not in values:
+            known = ", ".join(name for name in enum.values_by_name if not name.endswith("_UNSPECIFIED"))
             return f"{path}: must be one of {known}, got {value}"
         if finite and not float("-inf") < value < float("inf"):
             return f"{path}: must be a finite number, got {value}"
@@ -250,7 +254,7 @@ def _duration_check(rules: rules_pb2.Rules) -> ValueCheck:
     high = rules.max if rules.HasField("max") else None
 
     def check(value: Duration, path: str) -> str | None:
-        if not -10**9 < value.nanos < 10**9 or value.seconds * value.nanos < 0:
+        if not -(10**9) < value.nanos < 10**9 or value.seconds * value.nanos < 0:
             return f"{path}: is no duration: {value.seconds} s and {value.nanos} ns"
         return _range_problem(value.seconds + value.nanos / 1e9, low, high, path, " s")
 
@@ -258,8 +262,7 @@ def _duration_check(rules: rules_pb2.Rules) -> ValueCheck:
 
 
 def _timestamp_problem(value: Timestamp, path: str) -> str | None:
-    # From the year 1 to the year 9999, as protobuf says.
-    if not -62135596800 <= value.seconds <= 253402300799 or not 0 <= value.nanos < 10**9:
+    if not _MIN_TIME_SECONDS <= value.seconds <= _MAX_TIME_SECONDS or not 0 <= value.nanos < 10**9:
         return f"{path}: is no time between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
     return None
 

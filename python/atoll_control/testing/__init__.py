@@ -16,7 +16,7 @@ import asyncio
 import heapq
 import inspect
 import itertools
-import random
+import random  # noqa: TID251 - a loop's own numbers
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from atoll.errors import AbortError
