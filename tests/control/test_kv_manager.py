@@ -419,6 +419,23 @@ def test_keys_of_a_lease_vanish_together_when_it_is_not_kept_alive(store: Store)
     assert store.refused("Put", key=b"a", lease_id=lease.lease_id)[0] == "NOT_FOUND"
 
 
+def test_a_lease_whose_time_is_over_can_not_be_kept_alive_while_the_store_ends_it(store: Store) -> None:
+    lease = store.call("GrantLease", ttl=seconds(10))
+    # Its end is under way, and not yet in the store.
+    store.loop.advance(11)
+
+    async def keep_alive_meanwhile() -> str:
+        ending = asyncio.create_task(store.loop.settle())
+        await asyncio.sleep(0)
+        request = kv_pb2.KeepLeaseAliveRequest(lease_id=lease.lease_id)
+        refused = await refusal(store.leases.KeepLeaseAlive, request)
+        await ending
+        return refused.code.name
+
+    assert asyncio.run(keep_alive_meanwhile()) == "NOT_FOUND"
+    assert store.tables.count("leases") == 0
+
+
 def test_a_lease_that_is_revoked_takes_its_keys_with_it(store: Store) -> None:
     lease = store.call("GrantLease", ttl=seconds(10))
     store.call("Put", key=b"a", value=b"", lease_id=lease.lease_id)

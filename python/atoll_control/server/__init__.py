@@ -1,8 +1,13 @@
 """The server: one module per file, each on a loop of its own.
 
     app  →  policy  →  health_monitor  →  node_manager | detector | verdict_reporter
-       │           └→  kv_manager  →  validation
+       │           ├→  watch_manager  →  watch_stream, watch_groups, watch_catch_up, topics  →  kv_manager
+       │           ├→  kv_manager  →  lease_manager
+       │           ├→  task_manager  →  task_table, task_pages, task_filters
+       │           └→  admin_manager
        └→  faults (only with demo controls)
+
+All of them use calls, rules, owners and store_status, and the one store that app opens.
 
 A module owns its state and is entered by its loop alone, so none of them has a lock. What a module needs from outside
 is handed to its constructor (settings, the server's id, the wall clock) or comes from its loop (time and timers).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -36,14 +36,18 @@ async def check(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
 
 
+async def refuse(reason: RefusedError | StoreError, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+    """Ends the call that is refused, or that the store could not do."""
+    code = reason.code if isinstance(reason, RefusedError) else status_of(reason)
+    await context.abort(code, str(reason))
+
+
 async def answer(work: Awaitable[T], context: grpc.aio.ServicerContext[Any, Any]) -> T:
     """What the work comes to; ends the call when it is refused, or when the store could not do it."""
     try:
         return await work
-    except RefusedError as refused:
-        await context.abort(refused.code, str(refused))
-    except StoreError as error:
-        await context.abort(status_of(error), str(error))
+    except (RefusedError, StoreError) as reason:
+        await refuse(reason, context)
 
 
 def arrival_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:

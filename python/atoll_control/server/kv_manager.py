@@ -10,18 +10,17 @@ What a key vanishes with is the row's owner: a lease, of which a TTL is a privat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
 
 from atoll.errors import StoreError
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
-from atoll_control.server import rules
+from atoll_control.server.calls import RefusedError, check, refuse
 from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key
 from atoll_control.server.owners import is_private, lease_of, lease_owner, node_of, node_owner, shown_lease
-from atoll_control.server.store_status import status_of
 from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -69,16 +68,6 @@ class _Plan:
     missing: dict[int, str]
     private_leases: list[tuple[int, float]]
     checks: int = 0
-    operations: int = 0
-
-
-class Problem(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """A call can't be done."""
-
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
-        """Takes what the caller is told."""
-        super().__init__(text)
-        self.code = code
 
 
 class KvManager(kv_pb2_grpc.KvServiceServicer):
@@ -107,12 +96,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.GetRequest, kv_pb2.GetResponse],
     ) -> kv_pb2.GetResponse:
         """Reads a value."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             row = self._store.get(TABLE, row_key(request.namespace, request.key))
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         if row is None:
             missing = f"namespace {request.namespace!r} has no key {request.key!r}"
             await context.abort(grpc.StatusCode.NOT_FOUND, missing)
@@ -130,14 +118,13 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.MultiGetRequest, kv_pb2.MultiGetResponse],
     ) -> kv_pb2.MultiGetResponse:
         """Reads several values at one revision."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             keys = [row_key(request.namespace, key) for key in request.keys]
             revision = self._store.revision
             rows = self._store.get_many(TABLE, keys)
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         response = kv_pb2.MultiGetResponse(revision=revision)
         size = 0
         for row in rows:
@@ -156,12 +143,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.ExistsRequest, kv_pb2.ExistsResponse],
     ) -> kv_pb2.ExistsResponse:
         """Whether a key is there."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             row = self._store.get(TABLE, row_key(request.namespace, request.key))
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         return kv_pb2.ExistsResponse(exists=row is not None, revision=0 if row is None else row.revision)
 
     async def Keys(
@@ -170,12 +156,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.KeysRequest, kv_pb2.KeysResponse],
     ) -> kv_pb2.KeysResponse:
         """Lists keys."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             rows, more, revision = self._page(request)
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         cut = len(row_key(request.namespace, b""))
         keys: list[bytes] = []
         size = 0
@@ -193,12 +178,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.ScanRequest, kv_pb2.ScanResponse],
     ) -> kv_pb2.ScanResponse:
         """Lists keys with their values."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             rows, more, revision = self._page(request)
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         response = kv_pb2.ScanResponse(more=more, revision=revision)
         size = 0
         for row in rows:
@@ -216,8 +200,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.ListNamespacesRequest, kv_pb2.ListNamespacesResponse],
     ) -> kv_pb2.ListNamespacesResponse:
         """Lists the namespaces that have keys, one look per namespace."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         limit = request.limit or DEFAULT_PAGE
         found: list[str] = []
         start = _after_namespace(request.start_after) if request.start_after else b""
@@ -228,7 +211,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                 found.append(address_of(rows[0].key)[0])
                 start = _after_namespace(found[-1])
         except StoreError as refused:
-            await _abort(context, refused)
+            await refuse(refused, context)
         return kv_pb2.ListNamespacesResponse(namespaces=found)
 
     # -- changing ------------------------------------------------------------------------------------------------------
@@ -239,8 +222,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
     ) -> kv_pb2.PutResponse:
         """Stores a value."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             self._check_room(request)
             for _ in range(_MAX_ATTEMPTS):
@@ -255,10 +237,10 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     found = committed.found
                     return kv_pb2.PutResponse(revision=0 if found is None else found.revision)
             else:
-                raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")  # noqa: TRY301
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
-        before = committed.previous[plan.operations - 1]
+                raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")  # noqa: TRY301
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
+        before = committed.previous[-1]
         response = kv_pb2.PutResponse(added=before is None, revision=committed.revision, applied=True)
         if request.return_previous and before is not None:
             response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
@@ -270,7 +252,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
     ) -> kv_pb2.DeleteResponse:
         """Removes keys."""
-        if (problem := rules.problem(request) or _delete_problem(request)) is not None:
+        await check(request, context)
+        if (problem := _delete_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         try:
             plan = self._new_plan()
@@ -280,13 +263,13 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                 plan.checks += 1
             self._add_delete(plan, request)
             committed = await self._commit(plan)
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
         if not committed.applied:
             return kv_pb2.DeleteResponse(revision=committed.revision)
-        count = committed.deleted[plan.operations - 1]
+        count = committed.deleted[-1]
         response = kv_pb2.DeleteResponse(deleted=count > 0, revision=committed.revision, count=count)
-        before = committed.previous[plan.operations - 1]
+        before = committed.previous[-1]
         if request.return_previous and before is not None:
             response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
         return response
@@ -297,17 +280,18 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.TransactRequest, kv_pb2.TransactResponse],
     ) -> kv_pb2.TransactResponse:
         """Does several operations, or none."""
-        if (problem := rules.problem(request) or _transact_problem(request)) is not None:
+        await check(request, context)
+        if (problem := _transact_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         try:
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
-                for check in request.checks:
-                    key = row_key(check.namespace, check.key)
-                    if check.exists:
+                for wanted in request.checks:
+                    key = row_key(wanted.namespace, wanted.key)
+                    if wanted.exists:
                         plan.batch.check_exists(TABLE, key)
                     else:
-                        plan.batch.check_revision(TABLE, key, check.revision)
+                        plan.batch.check_revision(TABLE, key, wanted.revision)
                     plan.checks += 1
                 for operation in request.operations:
                     if operation.HasField("put"):
@@ -321,14 +305,14 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     return kv_pb2.TransactResponse(applied=True, revision=committed.revision)
                 if failed < len(request.checks):
                     return self._failed(request.checks[failed], failed, committed)
-            raise Problem(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")  # noqa: TRY301
-        except (StoreError, Problem) as refused:
-            await _abort(context, refused)
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")  # noqa: TRY301
+        except (StoreError, RefusedError) as refused:
+            await refuse(refused, context)
 
-    def _failed(self, check: kv_pb2.TransactCheck, number: int, committed: StoreCommitted) -> kv_pb2.TransactResponse:
+    def _failed(self, wanted: kv_pb2.TransactCheck, number: int, committed: StoreCommitted) -> kv_pb2.TransactResponse:
         response = kv_pb2.TransactResponse(revision=committed.revision, failed_check=number)
         if (found := committed.found) is not None:
-            response.found.CopyFrom(self._entry(check.namespace, found, check.key))
+            response.found.CopyFrom(self._entry(wanted.namespace, found, wanted.key))
         return response
 
     # -- putting changes together --------------------------------------------------------------------------------------
@@ -343,7 +327,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             for lease_id, ttl in plan.private_leases:
                 self._leases.keep(lease_id, ttl)
         elif failed in plan.missing:
-            raise Problem(grpc.StatusCode.NOT_FOUND, plan.missing[failed])
+            raise RefusedError(grpc.StatusCode.NOT_FOUND, plan.missing[failed])
         return committed
 
     def _add_condition(self, plan: _Plan, request: kv_pb2.PutRequest) -> int | None:
@@ -373,7 +357,6 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             ttl = request.ttl.seconds + request.ttl.nanos / 1e9
             lease_id = self._leases.add_private(plan.batch, ttl)
             plan.private_leases.append((lease_id, ttl))
-            plan.operations += 1
             owner = lease_owner(lease_id)
         elif chosen == "lease_id":
             self._add_lease_check(plan, request.lease_id)
@@ -381,16 +364,13 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         elif chosen == "node":
             self._add_node_check(plan, request.node)
             owner = node_owner(request.node.node_id, request.node.incarnation)
-        if row is not None and row.owner != owner and (old := lease_of(row.owner)):
-            before = len(plan.batch)
-            self._leases.drop_private(plan.batch, old)
-            plan.operations += len(plan.batch) - before
+        if row is not None and row.owner != owner:
+            self._leases.drop_private(plan.batch, lease_of(row.owner))
         plan.batch.put(TABLE, key, request.value, owner)
-        plan.operations += 1
 
     def _add_lease_check(self, plan: _Plan, lease_id: int) -> None:
         if is_private(lease_id):
-            raise Problem(grpc.StatusCode.NOT_FOUND, f"lease_id: there is no lease {lease_id}")
+            raise RefusedError(grpc.StatusCode.NOT_FOUND, f"lease_id: there is no lease {lease_id}")
         plan.batch.check_exists(LEASES, lease_key(lease_id))
         plan.missing[plan.checks] = f"lease_id: there is no lease {lease_id}, or it has ended"
         plan.checks += 1
@@ -406,7 +386,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             or node.incarnation != owner.incarnation
             or node.state != node_pb2.NODE_STATE_ALIVE
         ):
-            raise Problem(grpc.StatusCode.NOT_FOUND, missing)
+            raise RefusedError(grpc.StatusCode.NOT_FOUND, missing)
         # If the node changes meanwhile, it is looked at again.
         plan.batch.check_revision(NODES, node_id, row.revision)
         plan.checks += 1
@@ -418,12 +398,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             plan.batch.delete_range(TABLE, key, after_prefix(key))
         else:
             row = self._store.get(TABLE, key)
-            if row is not None and (lease_id := lease_of(row.owner)):
-                before = len(plan.batch)
-                self._leases.drop_private(plan.batch, lease_id)
-                plan.operations += len(plan.batch) - before
+            if row is not None:
+                self._leases.drop_private(plan.batch, lease_of(row.owner))
             plan.batch.delete(TABLE, key)
-        plan.operations += 1
 
     # -- pages and entries ---------------------------------------------------------------------------------------------
 
@@ -456,17 +433,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     f"the store is full: it holds {self._used:,} of at most {limit:,} bytes and this call would add "
                     f"{growth:,}; delete keys, or raise the limit"
                 )
-                raise Problem(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+                raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
 
     def _look_at_usage(self) -> None:
         tables = self._store.statistics().tables
         self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == TABLE)
         self._used_since = 0
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], refused: StoreError | Problem) -> NoReturn:
-    code = refused.code if isinstance(refused, Problem) else status_of(refused)
-    await context.abort(code, str(refused))
 
 
 def _delete_problem(request: kv_pb2.DeleteRequest, path: str = "") -> str | None:
@@ -495,10 +467,10 @@ def row_key(namespace: str, key: bytes) -> bytes:
     """Under which key of the table a key of a namespace is stored.
 
     Raises:
-        Problem: the namespace has a zero byte, which ends a namespace here.
+        RefusedError: the namespace has a zero byte, which ends a namespace here.
     """
     if "\0" in namespace:
-        raise Problem(grpc.StatusCode.INVALID_ARGUMENT, "namespace: must not have a zero byte")
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "namespace: must not have a zero byte")
     return b"%s\0%s" % (namespace.encode(), key)
 
 

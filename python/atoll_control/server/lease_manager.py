@@ -23,9 +23,8 @@ from google.protobuf.duration_pb2 import Duration
 from atoll import IoContext
 from atoll.errors import StoreError
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.server import rules
+from atoll_control.server.calls import check, refuse
 from atoll_control.server.owners import is_private, lease_owner
-from atoll_control.server.store_status import status_of
 
 if TYPE_CHECKING:
     import random  # noqa: TID251 - the type of the loop's own
@@ -108,8 +107,8 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         return lease_id
 
     def drop_private(self, batch: StoreBatch, lease_id: int) -> None:
-        """Adds the end of a private lease to a batch, whose key goes or gets another owner; of others, nothing."""
-        if is_private(lease_id):
+        """Adds the end of a private lease to a batch, whose key goes or gets another owner; of others and of 0, nothing."""
+        if lease_id and is_private(lease_id):
             batch.delete(TABLE, lease_key(lease_id))
 
     def keep(self, lease_id: int, ttl: float) -> None:
@@ -143,12 +142,14 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
             if deadline > now:
                 heapq.heappush(self._heap, (deadline, lease_id))
                 continue
+            # From here on it can't be kept alive, however long the store takes.
+            self._ttls.pop(lease_id, None)
             expired.append(lease_id)
         self._set_timer()
         await asyncio.gather(*(self._expire(lease_id) for lease_id in expired))
 
     async def _expire(self, lease_id: int) -> None:
-        """Ends a lease whose time is over, unless it was kept alive meanwhile."""
+        """Ends a lease whose time is over."""
         try:
             committed = await self._end(lease_id)
         except StoreError as problem:
@@ -173,15 +174,14 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.GrantLeaseRequest, kv_pb2.GrantLeaseResponse],
     ) -> kv_pb2.GrantLeaseResponse:
         """Makes a lease."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         lease_id = self._new_id(private=False)
         batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
         try:
             committed = await self._store.commit(batch)
         except StoreError as refused:
-            await context.abort(status_of(refused), str(refused))
+            await refuse(refused, context)
         self.keep(lease_id, _seconds(request.ttl))
         return kv_pb2.GrantLeaseResponse(lease_id=lease_id, ttl=request.ttl, revision=committed.revision)
 
@@ -191,8 +191,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.KeepLeaseAliveRequest, kv_pb2.KeepLeaseAliveResponse],
     ) -> kv_pb2.KeepLeaseAliveResponse:
         """Gives a lease its whole time again."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         ttl = self._ttls.get(request.lease_id)
         if ttl is None or self._store.get(TABLE, lease_key(request.lease_id)) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {request.lease_id} has ended, and its keys with it")
@@ -205,12 +204,11 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.RevokeLeaseRequest, kv_pb2.RevokeLeaseResponse],
     ) -> kv_pb2.RevokeLeaseResponse:
         """Ends a lease and removes its keys."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         try:
             committed = await self._end(request.lease_id)
         except StoreError as refused:
-            await context.abort(status_of(refused), str(refused))
+            await refuse(refused, context)
         deleted = committed.deleted[0]
         return kv_pb2.RevokeLeaseResponse(
             revoked=deleted > 0, keys_deleted=max(0, deleted - 1), revision=committed.revision
@@ -222,8 +220,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.ListLeasesRequest, kv_pb2.ListLeasesResponse],
     ) -> kv_pb2.ListLeasesResponse:
         """Lists leases in the order of their numbers."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         limit = request.limit or DEFAULT_PAGE
         found: list[kv_pb2.Lease] = []
         start = lease_key(request.start_after) + b"\0"

@@ -24,8 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from atoll import IoContext, rpc
 from atoll.errors import CompactedError, StoreError
 from atoll_control.api.v1 import watch_pb2, watch_pb2_grpc
-from atoll_control.server import rules
-from atoll_control.server.kv_manager import Problem
+from atoll_control.server.calls import RefusedError, check
 from atoll_control.server.store_status import status_of
 from atoll_control.server.topics import Topics, TopicsFullError
 from atoll_control.server.validation import DEFAULT_PAGE
@@ -188,12 +187,12 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         """The topic of a watch.
 
         Raises:
-            Problem: it would be one too many.
+            RefusedError: it would be one too many.
         """
         try:
             return self.topics.obtain(name, self._io_context.now())
         except TopicsFullError as full:
-            raise Problem(grpc.StatusCode.RESOURCE_EXHAUSTED, f"open.topic.topic: {full}") from None
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"open.topic.topic: {full}") from None
 
     def published_to(self, group: Group) -> int:
         """The mark through which a group has been served."""
@@ -412,8 +411,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         context: grpc.aio.ServicerContext[watch_pb2.PublishRequest, watch_pb2.PublishResponse],
     ) -> watch_pb2.PublishResponse:
         """Appends an event to a topic."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         now = self._io_context.now()
         try:
             topic = self.topics.obtain(request.topic, now)
@@ -431,8 +429,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         context: grpc.aio.ServicerContext[watch_pb2.ListTopicsRequest, watch_pb2.ListTopicsResponse],
     ) -> watch_pb2.ListTopicsResponse:
         """Lists topics in the order of their names."""
-        if (problem := rules.problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        await check(request, context)
         limit = request.limit or DEFAULT_PAGE
         topics = self.topics.listed_after(request.start_after)
         response = watch_pb2.ListTopicsResponse(more=len(topics) > limit)

@@ -124,7 +124,7 @@ def range_of(request: watch_pb2.OpenWatch) -> Range:
     """The rows that a watch of state asks for.
 
     Raises:
-        Problem: of `atoll_control.server.kv_manager`: the namespace can't be one.
+        RefusedError: the namespace can't be one.
     """
     if request.HasField("kv"):
         kv = request.kv

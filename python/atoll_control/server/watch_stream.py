@@ -19,7 +19,7 @@ import grpc
 from atoll.errors import StoreError
 from atoll_control.api.v1 import watch_pb2
 from atoll_control.server import rules
-from atoll_control.server.kv_manager import Problem
+from atoll_control.server.calls import RefusedError
 from atoll_control.server.store_status import status_of
 from atoll_control.server.watch_catch_up import EventsCatchUp, Next, StateCatchUp
 from atoll_control.server.watch_groups import GroupKey, Source, TopicKey
@@ -143,7 +143,7 @@ class WatchStream:
             if self._failure.done():
                 code, details, trailing_metadata = self._failure.result()
                 await self.context.abort(code, details, trailing_metadata)
-        except Problem as refused:
+        except RefusedError as refused:
             await self.context.abort(refused.code, str(refused))
         except StoreError as refused:
             await self.context.abort(status_of(refused), str(refused))
@@ -177,7 +177,7 @@ class WatchStream:
 
     def _accept(self, request: watch_pb2.WatchRequest) -> None:
         if (problem := rules.problem(request)) is not None:
-            raise Problem(grpc.StatusCode.INVALID_ARGUMENT, problem)
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, problem)
         kind = request.WhichOneof("request")
         if kind == "open":
             self._open(request.open)
@@ -197,10 +197,10 @@ class WatchStream:
             limit = (
                 f"a stream has at most {settings.max_watches_per_stream:,} watches: close some, or open another stream"
             )
-            raise Problem(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
         if len(manager.watches) >= settings.max_watches:
             limit = f"the server has {len(manager.watches):,} watches, and may have no more: try again later"
-            raise Problem(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
         group, catch_up = self._place(request)
         watch = manager.add_watch(self, group, catch_up)
         self.watches[group.number] = watch
@@ -216,8 +216,8 @@ class WatchStream:
             return group, EventsCatchUp(manager, request, group, topic, events)
         try:
             source = range_of(request)
-        except Problem as refused:
-            raise Problem(refused.code, f"open.kv.{refused}") from None
+        except RefusedError as refused:
+            raise RefusedError(refused.code, f"open.kv.{refused}") from None
         group = manager.groups.obtain(self._group_key(source, previous_values=request.previous_values), None)
         return group, StateCatchUp(manager, request, group, source)
 

@@ -24,7 +24,7 @@ use crate::error;
 use crate::item::Item;
 use crate::loop_core::{LoopCore, lock};
 use crate::shared::Shared;
-use crate::store::{Tables, row};
+use crate::store::row;
 
 type Outcome = Result<Committed, CommitError>;
 
@@ -54,7 +54,6 @@ impl Completions {
         self: &Arc<Self>,
         flush: &Arc<Flush>,
         future: Py<PyAny>,
-        _tables: &Arc<Tables>,
     ) -> FutureCompletion {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.futures).insert(number, future);

@@ -151,6 +151,7 @@ impl StoreCore {
     #[pyo3(signature = (table, start=&b""[..], end=None, limit=1000, reverse=false))]
     fn scan(
         &self,
+        py: Python<'_>,
         table: &str,
         start: &[u8],
         end: Option<&[u8]>,
@@ -159,7 +160,7 @@ impl StoreCore {
     ) -> PyResult<Page> {
         let number = self.tables.number(table)?;
         let page = self.store.scan(number, start, end, limit, reverse);
-        page.map(Page::new).map_err(error::not_read)
+        Page::new(py, page.map_err(error::not_read)?)
     }
 
     /// How many keys there are from `start` on and before `end`. Any thread.
@@ -233,7 +234,7 @@ impl StoreCore {
             io_context
                 .get()
                 .completions()
-                .expect(&core.flush, future.clone_ref(py), &core.tables);
+                .expect(&core.flush, future.clone_ref(py));
         core.store.submit(batch.take(), Box::new(completion));
         Ok(future.into_bound(py))
     }
@@ -249,9 +250,15 @@ impl StoreCore {
 
     /// What changed after revision `after`. Any thread.
     #[pyo3(signature = (after, limit=1000, max_bytes=1 << 20))]
-    fn changes(&self, after: u64, limit: usize, max_bytes: usize) -> PyResult<Changes> {
+    fn changes(
+        &self,
+        py: Python<'_>,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> PyResult<Changes> {
         match self.store.changes(after, limit, max_bytes) {
-            Ok(changes) => Ok(Changes::new(changes, &self.tables)),
+            Ok(changes) => Changes::new(py, changes, &self.tables),
             Err(problem) => Err(error::no_changes(&problem)),
         }
     }

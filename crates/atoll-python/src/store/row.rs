@@ -81,16 +81,14 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn new(page: atoll_store::Page) -> Self {
-        Python::attach(|py| {
-            let rows = page.rows.into_iter();
-            Self {
-                rows: rows
-                    .filter_map(|(key, row)| Py::new(py, Row::new(key, row)).ok())
-                    .collect(),
-                revision: page.revision,
-                more: page.more,
-            }
+    pub(crate) fn new(py: Python<'_>, page: atoll_store::Page) -> PyResult<Self> {
+        let rows = page.rows.into_iter();
+        Ok(Self {
+            rows: rows
+                .map(|(key, row)| Py::new(py, Row::new(key, row)))
+                .collect::<PyResult<_>>()?,
+            revision: page.revision,
+            more: page.more,
         })
     }
 }
@@ -213,18 +211,18 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    pub(crate) fn new(changes: atoll_store::Changes, tables: &Arc<Tables>) -> Self {
-        Python::attach(|py| {
-            let each = changes.changes.into_iter();
-            Self {
-                changes: each
-                    .filter_map(|change| {
-                        let tables = Arc::clone(tables);
-                        Py::new(py, Change { change, tables }).ok()
-                    })
-                    .collect(),
-                through: changes.through,
-            }
+    pub(crate) fn new(
+        py: Python<'_>,
+        changes: atoll_store::Changes,
+        tables: &Arc<Tables>,
+    ) -> PyResult<Self> {
+        let each = changes.changes.into_iter().map(|change| {
+            let tables = Arc::clone(tables);
+            Py::new(py, Change { change, tables })
+        });
+        Ok(Self {
+            changes: each.collect::<PyResult<_>>()?,
+            through: changes.through,
         })
     }
 }

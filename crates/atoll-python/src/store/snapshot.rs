@@ -48,10 +48,17 @@ impl Snapshot {
 
     /// Up to `limit` rows from `start` on and before `end`.
     #[pyo3(signature = (table, start=&b""[..], end=None, limit=1000))]
-    fn scan(&self, table: &str, start: &[u8], end: Option<&[u8]>, limit: usize) -> PyResult<Page> {
+    fn scan(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> PyResult<Page> {
         let number = self.tables.number(table)?;
         let page = self.open()?.scan(number, start, end, limit);
-        page.map(Page::new).map_err(error::not_read)
+        Page::new(py, page.map_err(error::not_read)?)
     }
 
     /// Lets go of it. A second call does nothing.
