@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.duration_pb2 import Duration
 
 from atoll import IoContext
 from atoll.errors import StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc
 from atoll_control.server.store_status import status_of
 
@@ -68,7 +68,7 @@ class AdminManager(admin_pb2_grpc.AdminServiceServicer):
             revision=statistics.revision,
             oldest_revision=statistics.oldest,
             engine=statistics.engine,
-            uptime=Duration(seconds=int(uptime)),
+            uptime=duration(uptime),
             tables=[admin_pb2.TableSize(name=name, rows=rows, bytes=size) for name, rows, size in statistics.tables],
         )
 

@@ -19,6 +19,7 @@ import structlog
 
 from atoll import IoContext, ModuleRef
 from atoll.errors import AtollError, ConnectionClosedError, PingTimeoutError, StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
 from atoll_control.server import node_records as records
 from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
@@ -314,7 +315,7 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
             await answer(self._hear_unwatched(request, arrival_of(context)), context)
         self._came_on(node_id, incarnation, connection_of(context))
         return health_pb2.HeartbeatResponse(
-            heartbeat_interval=records.duration(self._detector.interval_for(node_id)),
+            heartbeat_interval=duration(self._detector.interval_for(node_id)),
             server_id=self._server_id,
             epoch=self._store.epoch,
         )

@@ -25,6 +25,7 @@ import structlog
 
 from atoll import IoContext
 from atoll.errors import OutcomeUnknownError, StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 from atoll_control.server import node_records as records
 from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
@@ -413,8 +414,8 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
             self._joining -= is_new
         rhythm = await liveness.registered(request.node_id, request.incarnation, connection, arrived_at)
         return node_pb2.RegisterResponse(
-            heartbeat_interval=records.duration(rhythm.interval),
-            node_deadline=records.duration(rhythm.deadline),
+            heartbeat_interval=duration(rhythm.interval),
+            node_deadline=duration(rhythm.deadline),
             server_id=self._server_id,
             epoch=self._store.epoch,
             node=node,

@@ -1,0 +1,33 @@
+"""Times between Python, which has seconds, and the protos, which have seconds and nanoseconds. Any thread."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+_SECOND: Final = 1_000_000_000  # in nanoseconds
+
+
+def duration(seconds: float) -> Duration:
+    """So many seconds, rounded to nanoseconds.
+
+    Raises:
+        OverflowError: they are infinite.
+        ValueError: they are not a number, or more than a `Duration` holds (10,000 years).
+    """
+    result = Duration()
+    result.FromNanoseconds(round(seconds * _SECOND))
+    return result
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """A time in seconds since 1970, rounded to nanoseconds."""
+    whole, nanos = divmod(round(seconds * _SECOND), _SECOND)
+    return Timestamp(seconds=whole, nanos=nanos)
+
+
+def seconds(duration: Duration) -> float:
+    """How many seconds a duration has. Nothing is rounded that a float can hold."""
+    return (duration.seconds * _SECOND + duration.nanos) / _SECOND
