@@ -22,6 +22,7 @@ import structlog
 from atoll import IoContext
 from atoll.errors import OutcomeUnknownError, StoreError
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
+from atoll_control.api.times import duration, seconds
 from atoll_control.server.calls import answer, check
 from atoll_control.server.owners import is_private, lease_owner
 
@@ -127,6 +128,10 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
             heapq.heappush(self._heap, (deadline, lease_id))
         self._deadlines[lease_id] = deadline
         self._set_timer()
+
+    def waiting(self) -> tuple[int, int]:
+        """How many leases have a deadline, and how many of them are private ones."""
+        return len(self._deadlines), sum(is_private(lease_id) for lease_id in self._deadlines)
 
     # -- deadlines -----------------------------------------------------------------------------------------------------
 

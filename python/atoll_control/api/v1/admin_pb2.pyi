@@ -78,7 +78,7 @@ class GetServerResponse(_message.Message):
     version: _builtins.str
     role: Global___ServerRole.ValueType
     leader_address: _builtins.str
-    """Where the leader can be reached; empty when there is none."""
+    """Where the leader can be reached; this server's own address while there is one server."""
     epoch: _builtins.int
     generation: _builtins.str
     revision: _builtins.int
