@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -517,12 +518,9 @@ def test_room_is_kept_for_what_is_on_its_way_and_for_a_transaction_as_a_whole() 
     store = Store(KvSettings(max_total_bytes=2 * entry))
 
     async def put(key: bytes) -> bool:
-        request = kv_pb2.PutRequest(key=key, value=b"x" * 100)
-        try:
-            return (await answer(store.manager.Put, request)).applied
-        except Refused as refused:
-            assert refused.code.name == "RESOURCE_EXHAUSTED"
-            return False
+        with contextlib.suppress(Refused):
+            return (await answer(store.manager.Put, kv_pb2.PutRequest(key=key, value=b"x" * 100))).applied
+        return False
 
     async def put_three() -> list[bool]:
         return await asyncio.gather(*(put(key) for key in (b"a", b"b", b"c")))

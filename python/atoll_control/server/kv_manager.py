@@ -17,8 +17,8 @@ import grpc
 import grpc.aio
 
 from atoll.errors import OutcomeUnknownError, StoreError
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
 from atoll_control.api.times import seconds
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
 from atoll_control.server.calls import RefusedError, answer, check
 from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key

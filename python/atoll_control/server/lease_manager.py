@@ -21,8 +21,8 @@ import structlog
 
 from atoll import IoContext
 from atoll.errors import OutcomeUnknownError, StoreError
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.api.times import duration, seconds
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server.calls import answer, check
 from atoll_control.server.owners import is_private, lease_owner
 
@@ -193,7 +193,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         lease_id = self._new_id(private=False)
         batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
-        # Its time runs from before, so that it runs also if nobody waits for the outcome; and anew from when it is there.
+        # Its time runs from before, so that it runs also if nobody waits for the outcome; and anew from now on.
         self.keep(lease_id, seconds(request.ttl))
         try:
             committed = await self._store.commit(batch)
