@@ -421,19 +421,39 @@ def test_keys_of_a_lease_vanish_together_when_it_is_not_kept_alive(store: Store)
     assert store.refused("Put", key=b"a", lease_id=lease.lease_id)[0] == "NOT_FOUND"
 
 
+class SlowStore:
+    """A store whose commits wait until they are let go."""
+
+    def __init__(self, store: atoll.store.Store) -> None:
+        self._store = store
+        self.go_on = asyncio.Event()
+        self.is_asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, batch: atoll.store.StoreBatch) -> atoll.store.StoreCommitted:
+        self.is_asked.set()
+        await self.go_on.wait()
+        return await self._store.commit(batch)
+
+
 def test_a_lease_whose_time_is_over_can_not_be_kept_alive_while_the_store_ends_it(store: Store) -> None:
     lease = store.call("GrantLease", ttl=seconds(10))
-    # Its end is under way, and not yet in the store.
-    store.loop.advance(11)
+    slow: Any = SlowStore(store.tables)
+    leases = LeaseManager(slow, io_context=store.loop)
 
     async def keep_alive_meanwhile() -> str:
+        await leases.start()
+        store.loop.advance(11)
         ending = asyncio.create_task(store.loop.settle())
-        await asyncio.sleep(0)
-        request = kv_pb2.KeepLeaseAliveRequest(lease_id=lease.lease_id)
-        refused = await refusal(store.leases.KeepLeaseAlive, request)
+        await slow.is_asked.wait()
+        refused = await refusal(leases.KeepLeaseAlive, kv_pb2.KeepLeaseAliveRequest(lease_id=lease.lease_id))
+        slow.go_on.set()
         await ending
         return refused.code.name
 
+    asyncio.run(store.leases.stop())
     assert asyncio.run(keep_alive_meanwhile()) == "NOT_FOUND"
     assert store.tables.count("leases") == 0
 
