@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 import atoll.store
 from atoll_control.api.v1 import kv_pb2, node_pb2
-from atoll_control.server import kv_manager, validation
+from atoll_control.server import kv_manager, pages
 from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.owners import node_owner
@@ -172,7 +172,7 @@ def test_a_page_ends_before_it_outgrows_a_message(store: Store) -> None:
         store.put(b"%04d" % number + b"x" * 1020, b"")
     page = store.keys(limit=10_000)
     assert page.more
-    assert validation.MAX_PAGE_BYTES <= page.ByteSize() < 4 << 20
+    assert pages.MAX_PAGE_BYTES <= page.ByteSize() < 4 << 20
 
 
 def test_a_page_holds_a_thousand_keys_unless_told_otherwise(store: Store) -> None:

@@ -29,7 +29,7 @@ def test_a_duration_is_rounded_to_nanoseconds_and_has_one_sign(number: float, wh
 def test_a_time_is_rounded_to_nanoseconds_that_are_never_negative() -> None:
     assert timestamp(1.3) == Timestamp(seconds=1, nanos=300_000_000)
     assert timestamp(-0.25) == Timestamp(seconds=-1, nanos=750_000_000)
-    assert timestamp(1_700_000_000.5) == Timestamp(seconds=1_700_000_000, nanos=500_000_000)
+    assert timestamp(1_700_000_000.25) == Timestamp(seconds=1_700_000_000, nanos=250_000_000)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 1e30])

@@ -141,9 +141,12 @@ def serve(
         typer.Option("--exit-with-stdin", hidden=True, help="Stop when standard input closes."),
     ] = False,
 ) -> None:
-    """Serves membership (atoll.v1.NodeService, HealthService) and the key-value store (KvService, LeaseService).
+    """Serves the control plane.
 
-    Each module lives on its own loop, so a slow one does not delay the others. Any gRPC client in any language can
+    Membership (atoll.v1.NodeService, HealthService), the key-value store (KvService, LeaseService), watches and topics
+    (WatchService, TopicService), task events (TaskService), and what operators need (AdminService).
+
+    Modules live on loops of their own, so a slow one does not delay the others. Any gRPC client in any language can
     connect; the protos are in the package, under atoll_control/api/protos.
     """
     match = _LISTEN.fullmatch(listen)

@@ -23,7 +23,7 @@ from atoll_control.server.calls import RefusedError, answer, check
 from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key
 from atoll_control.server.owners import is_private, lease_of, lease_owner, node_of, node_owner, shown_lease
-from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
+from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from atoll.store import StoreRow
 
-NODES: Final = "nodes"
-ENDINGS: Final = "endings"
-
 ALIVE: Final = node_pb2.NODE_STATE_ALIVE
 DEAD: Final = node_pb2.NODE_STATE_DEAD
 LEFT: Final = node_pb2.NODE_STATE_LEFT
