@@ -1,5 +1,4 @@
 //! The store on a real etcd: it does what it does on every engine, keeps it, and touches nothing else.
-#![cfg(feature = "etcd")]
 
 mod etcd_support;
 

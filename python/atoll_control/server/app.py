@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from atoll.store import Store
+from atoll_control.server.failover import serve_in_turns
 from atoll_control.server.stopping import Stop
 from atoll_control.server.tables import TABLES
-from atoll_control.server.term import Term, reachable
+from atoll_control.server.term import Term, log_opened, reachable
 
 if TYPE_CHECKING:
     from atoll_control.server.settings import ServerSettings
@@ -30,6 +31,10 @@ async def serve(settings: ServerSettings) -> None:
     server_id = settings.server_id or os.urandom(8).hex()
     async with contextlib.AsyncExitStack() as at_the_end:
         stop = await at_the_end.enter_async_context(Stop(with_stdin=settings.exit_with_stdin))
+        if settings.etcd is not None:
+            at_the_end.callback(_log.info, "server_stopped", server_id=server_id)
+            await serve_in_turns(settings, settings.etcd, server_id, stop)
+            return
         term = Term(settings, server_id)
         # First of all: what fails most often fails before anything has started.
         address = term.bind(settings.listen)
@@ -53,16 +58,3 @@ async def open_store(settings: ServerSettings) -> Store:
     store = await asyncio.to_thread(Store.in_directory, settings.data_dir, TABLES, max_bytes=settings.max_data_bytes)
     log_opened(store, directory=str(settings.data_dir))
     return store
-
-
-def log_opened(store: Store, **where: str) -> None:
-    """Says what a store was opened with."""
-    statistics = store.statistics()
-    _log.info(
-        "store_opened",
-        **where,
-        generation=store.generation,
-        epoch=store.epoch,
-        revision=statistics.revision,
-        rows={name: rows for name, rows, _ in statistics.tables},
-    )

@@ -3,6 +3,7 @@
 //! * [`batch`]: what is committed together; [`row`]: what comes back.
 //! * [`completions`]: how outcomes get from the writer's thread to the loop that waits for them.
 //! * [`snapshot`], [`subscription`]: reading one revision in pages; being told of commits.
+//! * [`election`]: who leads, where several servers share etcd.
 //! * [`files`]: backups, restores and checks.
 //!
 //! Reads are answered in memory, and may be made on any attached thread: they wait for the writer for microseconds at most, who
@@ -10,6 +11,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod completions;
+pub(crate) mod election;
 pub(crate) mod files;
 pub(crate) mod row;
 pub(crate) mod snapshot;
@@ -19,7 +21,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_store::{Engine, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId};
+use atoll_store::etcd::EtcdEngine;
+use atoll_store::{Engine, Guard, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -30,6 +33,7 @@ use crate::error;
 use crate::loop_core::{LoopCore, lock};
 use crate::store::batch::Batch;
 use crate::store::completions::Flush;
+use crate::store::election::ElectionCore;
 use crate::store::row::{Changes, Page, Row, StoreStatistics};
 use crate::store::snapshot::Snapshot;
 use crate::store::subscription::Subscription;
@@ -84,11 +88,17 @@ pub(crate) struct StoreCore {
 }
 
 impl StoreCore {
-    fn open(py: Python<'_>, engine: Box<dyn Engine>, tables: Vec<String>) -> PyResult<Self> {
+    fn open(
+        py: Python<'_>,
+        engine: Box<dyn Engine>,
+        tables: Vec<String>,
+        guard: Option<Arc<dyn Guard>>,
+    ) -> PyResult<Self> {
         let flush = Arc::new(Flush::default());
         let settings = Settings {
             tables,
             listener: Some(Arc::<Flush>::clone(&flush)),
+            guard,
             ..Settings::default()
         };
         let store = py
@@ -104,16 +114,24 @@ impl StoreCore {
 
 #[pymethods]
 impl StoreCore {
-    /// Opens a store in a directory, or in memory.
+    /// Opens a store in a directory, in etcd for the leader of `election`, or in memory.
     #[new]
-    #[pyo3(signature = (tables, generation=None, directory=None, max_bytes=None))]
+    #[pyo3(signature = (tables, generation=None, directory=None, max_bytes=None, election=None))]
     fn new(
         py: Python<'_>,
         tables: Vec<String>,
         generation: Option<String>,
         directory: Option<PathBuf>,
         max_bytes: Option<u64>,
+        election: Option<&Bound<'_, ElectionCore>>,
     ) -> PyResult<Self> {
+        if let Some(election) = election {
+            let (options, leadership) = election.get().leadership()?;
+            let guard = Arc::clone(&leadership.validity);
+            let engine = EtcdEngine::new(options, leadership);
+            let engine = engine.map_err(|problem| error::store_not_opened(&problem))?;
+            return Self::open(py, Box::new(engine), tables, Some(guard));
+        }
         if let Some(directory) = directory {
             let settings = SqliteSettings {
                 max_database_bytes: max_bytes,
@@ -121,13 +139,13 @@ impl StoreCore {
             };
             let engine = py.detach(|| SqliteEngine::open(&settings));
             let engine = engine.map_err(|problem| error::store_not_opened(&problem))?;
-            return Self::open(py, Box::new(engine), tables);
+            return Self::open(py, Box::new(engine), tables, None);
         }
         let engine = match generation {
             None => MemoryEngine::new(),
             Some(generation) => MemoryEngine::with_generation(generation),
         };
-        Self::open(py, Box::new(engine), tables)
+        Self::open(py, Box::new(engine), tables, None)
     }
 
     /// The row under `key`, or None. Any thread.
