@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from atoll_control.cli.configuration import Origin
-    from atoll_control.server.app import ServerSettings
+    from atoll_control.server.settings import ServerSettings
 
-HIDDEN = "(not shown)"
+HIDDEN: Final = "(not shown)"
+OBSERVE_VARIABLE: Final = "ATOLL_OBSERVE"
 
 config_app = typer.Typer(help="Shows the settings of `atollctl serve`.", no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -41,12 +42,12 @@ def serve(config: ConfigOption = None, **flags: object) -> None:
     """
     configuration, settings = _resolved(config, flags)
     configure(configuration.options.log_format)
+    # The setting has it by now; the provider of the loops would serve it a second time.
+    os.environ.pop(OBSERVE_VARIABLE, None)
     try:
         asyncio.run(run_server(settings))
     except (BindError, StoreError) as error:
         fail(str(error))
-    except asyncio.CancelledError:
-        pass
 
 
 @config_app.command(epilog=f"{PLACES} {EXIT_CODES}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the types of settings are read
 from typing import TYPE_CHECKING, Final
 
 from atoll_control.cli.configuration import setting
-from atoll_control.server.app import ServerSettings
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat
+from atoll_control.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from atoll_control.cli.configuration import Configuration
@@ -31,6 +32,14 @@ def _host_of(address: str) -> str | None:
 def _address_problem(address: str) -> str | None:
     if _host_of(address) is None:
         return f'must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {address!r}'
+    return None
+
+
+def _observe_problem(address: str) -> str | None:
+    if address.startswith("unix:") and len(address) > len("unix:"):
+        return None
+    if address.startswith("unix:") or _host_of(address) is None:
+        return f"must be HOST:PORT or unix:PATH, for example 127.0.0.1:9464 or unix:/run/atoll.sock; got {address!r}"
     return None
 
 
@@ -91,6 +100,30 @@ class ServeOptions:
         help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
         "everything: there is neither TLS nor a token.",
     )
+    observe: str | None = setting(
+        None,
+        metavar="HOST:PORT|unix:PATH",
+        check=_observe_problem,
+        help="Where /livez, /readyz and the framework's /metrics are answered, natively: while every loop is stuck, "
+        "too. {pid} stands for the process's id.",
+    )
+    metrics: str | None = setting(
+        None,
+        metavar="HOST:PORT",
+        check=_address_problem,
+        help="Where /metrics has the control plane's numbers besides, for Prometheus.",
+    )
+    observe_beyond_loopback: bool = setting(
+        default=False,
+        help="Let --observe and --metrics be addresses that other machines reach, such as a kubelet and Prometheus. "
+        "They can change nothing there, and learn names of methods and loops, and how much there is of what.",
+    )
+    liveness_threshold: float = setting(
+        60.0,
+        metavar="SECONDS",
+        minimum=1,
+        help="A loop without progress for longer makes /livez fail.",
+    )
     network_threads: int | None = setting(
         None,
         metavar="N",
@@ -127,6 +160,14 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
             f"{_host_of(options.listen)} may be reached from other machines, and whoever reaches it may change "
             "everything: listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
         )
+    for name, address in (("observe", options.observe), ("metrics", options.metrics)):
+        is_told_here_only = address is None or address.startswith("unix:") or _is_loopback(address)
+        if not is_told_here_only and not options.observe_beyond_loopback:
+            raise configuration.wrong(
+                name,
+                f"{_host_of(address or '')} may be reached from other machines: listen on 127.0.0.1, or say "
+                "--observe-beyond-loopback if they may learn how this server does",
+            )
     try:
         detector = DetectorSettings.scaled(
             heartbeat_interval=options.heartbeat_interval,
@@ -142,6 +183,10 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
         max_data_bytes=options.max_data_bytes,
         detector=detector,
         kv=KvSettings(max_total_bytes=options.max_kv_bytes),
+        observe=None if options.observe is None else options.observe.replace("{pid}", str(os.getpid())),
+        metrics=options.metrics,
+        observe_beyond_loopback=options.observe_beyond_loopback,
+        liveness_threshold=options.liveness_threshold,
         network_threads=options.network_threads,
         grace=options.grace,
         demo_controls=options.demo_controls,

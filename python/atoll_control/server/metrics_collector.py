@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import structlog
 
 from atoll.errors import AtollError
 from atoll.observe import prometheus_text
 from atoll_control.server import metrics
+from atoll_control.server.health_monitor import HealthMonitor
+from atoll_control.server.node_manager import NodeManager
+from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.watch_manager import WatchManager
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 
-    from atoll import IoContext
+    from atoll import IoContext, IoContextProvider
     from atoll.observe import Readiness
     from atoll.store import Store
+    from atoll_control.server.policy import Module
+
+# Runs what it must on the module's loop.
+Question: TypeAlias = "Callable[[], Awaitable[metrics.Samples]]"
 
 # Seconds between two questions to a module.
 INTERVAL: Final = 2.0
@@ -97,8 +105,8 @@ class MetricsCollector:
             self._is_leader = False
 
     @contextlib.contextmanager
-    def asking(self, **modules: Callable[[], Awaitable[metrics.Samples]]) -> Iterator[None]:
-        """Asks modules, each by a function that runs what it must on the module's loop, while the block runs."""
+    def asking(self, modules: Mapping[str, Question]) -> Iterator[None]:
+        """Asks modules, by their names, while the block runs."""
         tasks = [self._start(self._ask(module, take)) for module, take in modules.items()]
         try:
             yield
@@ -108,13 +116,13 @@ class MetricsCollector:
             for module in modules:
                 self._taken.pop(module, None)
 
-    def _start(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(coroutine)
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, module: str, take: Callable[[], Awaitable[metrics.Samples]]) -> None:
+    async def _ask(self, module: str, take: Question) -> None:
         while True:
             try:
                 samples = await take()
@@ -165,3 +173,25 @@ class MetricsCollector:
             yield metrics.of_store(told, self._kv_limit)
         for _, samples in self._taken.values():
             yield samples
+
+
+def questions(provider: IoContextProvider[Module], store: Store) -> dict[str, Question]:
+    """What the modules of a provider are asked, by the names of their loops in the policy."""
+    nodes, health = provider.ref(NodeManager), provider.ref(HealthMonitor)
+    watches, tasks = provider.ref(WatchManager), provider.ref(TaskManager)
+
+    async def of_nodes() -> metrics.Samples:
+        return metrics.of_nodes(await nodes.call(NodeManager.count_by_state))
+
+    async def of_health() -> metrics.Samples:
+        return metrics.of_health(await health.call(HealthMonitor.statistics))
+
+    async def of_watches() -> metrics.Samples:
+        # Before the question: what is committed while it waits is not lag.
+        revision = store.revision
+        return metrics.of_watches(await watches.call(WatchManager.statistics), revision)
+
+    async def of_tasks() -> metrics.Samples:
+        return metrics.of_tasks(await tasks.call(TaskManager.statistics))
+
+    return {"node_manager": of_nodes, "health": of_health, "watch": of_watches, "task_manager": of_tasks}
