@@ -27,7 +27,12 @@ __all__ = [
     "CertificatesCore",
     "CheckedFunction",
     "ConnectionCore",
+    "ElectionCore",
+    "ElectionLeader",
+    "ElectionState",
+    "ElectionSubscription",
     "EndpointCore",
+    "EtcdOptionsCore",
     "FaultStream",
     "Gate",
     "GilGauge",
@@ -995,20 +1000,18 @@ class ElectionSubscription:
     def __enter__(self) -> Self: ...
     def __exit__(self, *_exc_info: object) -> None: ...
 
-class ElectionCore:
-    """The native half of `atoll.store.Election`.
+@final
+class EtcdOptionsCore:
+    """What `atoll.store.EtcdOptions` says, checked.
 
     Raises:
         ValueError: An option is wrong.
-        ForkedError: In a child of the process that began it.
     """
 
     def __new__(
         cls,
-        endpoints: list[str],
-        name: str,
-        address: str,
         *,
+        endpoints: list[str],
         prefix: str,
         user: str | None,
         password: str | None,
@@ -1026,6 +1029,15 @@ class ElectionCore:
         max_request_bytes: int,
         history_revisions: int,
     ) -> Self: ...
+
+class ElectionCore:
+    """The native half of `atoll.store.Election`.
+
+    Raises:
+        ForkedError: In a child of the process that began it.
+    """
+
+    def __new__(cls, options: EtcdOptionsCore, name: str, address: str) -> Self: ...
     @property
     def state(self) -> ElectionState: ...
     @property

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Self, final
 
-from atoll._core import ElectionCore, ElectionState
+from atoll._core import ElectionCore, ElectionState, EtcdOptionsCore
 from atoll.loop import IoContext
 
 
@@ -54,6 +54,43 @@ class EtcdOptions:
     max_request_bytes: int = 1_572_864
     history_revisions: int = 100_000
 
+    def checked(self) -> EtcdOptionsCore:
+        """What the native side takes; made only if the options go together.
+
+        Raises:
+            ValueError: They don't; the message says what to change.
+            OSError: A file with a certificate or key can't be read.
+        """
+        if (self.user is None) != (self.password is None):
+            missing = "a password" if self.password is None else "a user"
+            raise ValueError(f"{missing} is missing: etcd is logged in to with both, or with neither")
+        if (self.cert is None) != (self.key is None):
+            missing = "the private key" if self.key is None else "the certificate"
+            raise ValueError(f"{missing} of the client is missing: etcd is shown both, or neither")
+        if self.ca is None and self.cert is not None:
+            raise ValueError(
+                "a client's certificate is given without ca: name the file with who signs etcd's certificates"
+            )
+        return EtcdOptionsCore(
+            endpoints=list(self.endpoints),
+            prefix=self.prefix,
+            user=self.user,
+            password=self.password,
+            ca=_contents(self.ca),
+            cert=_contents(self.cert),
+            key=_contents(self.key),
+            server_name=self.server_name,
+            lease=self.lease,
+            keepalive=self.keepalive,
+            validity=self.validity,
+            request_timeout=self.request_timeout,
+            connect_timeout=self.connect_timeout,
+            load_timeout=self.load_timeout,
+            max_operations=self.max_operations,
+            max_request_bytes=self.max_request_bytes,
+            history_revisions=self.history_revisions,
+        )
+
     def __repr__(self) -> str:
         """Says where, and no secret."""
         return f"EtcdOptions(endpoints={list(self.endpoints)!r}, prefix={self.prefix!r}, user={self.user!r})"
@@ -81,37 +118,7 @@ class Election(ElectionCore):
             ValueError: An option is wrong; the message says what to change.
             OSError: A file with a certificate or key can't be read.
         """
-        if (options.user is None) != (options.password is None):
-            missing = "a password" if options.password is None else "a user"
-            raise ValueError(f"{missing} is missing: etcd is logged in to with both, or with neither")
-        if (options.cert is None) != (options.key is None):
-            missing = "the private key" if options.key is None else "the certificate"
-            raise ValueError(f"{missing} of the client is missing: etcd is shown both, or neither")
-        if options.ca is None and options.cert is not None:
-            raise ValueError(
-                "a client's certificate is given without ca: name the file with who signs etcd's certificates"
-            )
-        return cls(
-            list(options.endpoints),
-            name,
-            address,
-            prefix=options.prefix,
-            user=options.user,
-            password=options.password,
-            ca=_contents(options.ca),
-            cert=_contents(options.cert),
-            key=_contents(options.key),
-            server_name=options.server_name,
-            lease=options.lease,
-            keepalive=options.keepalive,
-            validity=options.validity,
-            request_timeout=options.request_timeout,
-            connect_timeout=options.connect_timeout,
-            load_timeout=options.load_timeout,
-            max_operations=options.max_operations,
-            max_request_bytes=options.max_request_bytes,
-            history_revisions=options.history_revisions,
-        )
+        return cls(options.checked(), name, address)
 
     async def changed(self, seen: ElectionState) -> ElectionState:
         """Waits until the state is another one than `seen`, and returns it. On a loop."""

@@ -14,6 +14,7 @@ from atoll_control.server.failover import serve_in_turns
 from atoll_control.server.stopping import Stop
 from atoll_control.server.tables import TABLES
 from atoll_control.server.term import Term, log_opened, reachable
+from atoll_control.server.vitals import Vitals
 
 if TYPE_CHECKING:
     from atoll_control.server.settings import ServerSettings
@@ -31,16 +32,18 @@ async def serve(settings: ServerSettings) -> None:
     server_id = settings.server_id or os.urandom(8).hex()
     async with contextlib.AsyncExitStack() as at_the_end:
         stop = await at_the_end.enter_async_context(Stop(with_stdin=settings.exit_with_stdin))
+        vitals = await at_the_end.enter_async_context(Vitals(settings))
         if settings.etcd is not None:
-            at_the_end.callback(_log.info, "server_stopped", server_id=server_id)
-            await serve_in_turns(settings, settings.etcd, server_id, stop)
+            await serve_in_turns(settings, settings.etcd, server_id, stop, vitals)
+            _log.info("server_stopped", server_id=server_id)
             return
-        term = Term(settings, server_id)
+        term = Term(settings, server_id, vitals)
         # First of all: what fails most often fails before anything has started.
         address = term.bind(settings.listen)
         store = await open_store(settings)
         # After the loops, whose modules commit to it to the end.
         at_the_end.push_async_callback(store.close)
+        at_the_end.enter_context(vitals.metrics.watching_store(store, settings.kv.max_total_bytes))
         async with term.modules(store, settings.advertise or reachable(address)):
             # Only a server that started is said to have stopped, and only when its loops have stopped, too.
             at_the_end.callback(_log.info, "server_stopped", server_id=server_id)

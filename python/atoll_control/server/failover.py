@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atoll.store import ElectionState, EtcdOptions
     from atoll_control.server.settings import ServerSettings
     from atoll_control.server.stopping import Stop
+    from atoll_control.server.vitals import Vitals
 
 _log = structlog.get_logger("atoll_control.server")
 
@@ -34,12 +35,14 @@ _log = structlog.get_logger("atoll_control.server")
 STAND_AGAIN_AFTER: Final = 2.0
 
 
-async def serve_in_turns(settings: ServerSettings, etcd: EtcdOptions, server_id: str, stop: Stop) -> None:
+async def serve_in_turns(
+    settings: ServerSettings, etcd: EtcdOptions, server_id: str, stop: Stop, vitals: Vitals
+) -> None:
     """Serves until asked to stop.
 
     Raises:
         atoll.errors.BindError: the address is in use or not this machine's.
-        ValueError: an option of etcd is wrong, or the address is one that others can't reach.
+        ValueError: an option of etcd is wrong.
     """
     listen = settings.listen
     while not stop.asked.is_set():
@@ -47,13 +50,8 @@ async def serve_in_turns(settings: ServerSettings, etcd: EtcdOptions, server_id:
         # The first turn may choose a free port, and the others keep it.
         listen = standby.bind(listen)
         advertised = settings.advertise or reachable(listen)
-        if not advertised:
-            raise ValueError(
-                f"advertise: clients have to be told where this server is, and {listen} does not say by which of its "
-                "addresses it is reached; name HOST:PORT"
-            )
         election = Election.start(etcd, name=server_id, address=advertised)
-        await _Turn(settings, server_id, listen, advertised, stop, standby, election).run()
+        await _Turn(settings, server_id, listen, advertised, stop, vitals, standby, election).run()
 
 
 class _Turn:
@@ -66,6 +64,7 @@ class _Turn:
         listen: str,
         advertised: str,
         stop: Stop,
+        vitals: Vitals,
         standby: Standby,
         election: Election,
     ) -> None:
@@ -74,6 +73,7 @@ class _Turn:
         self._listen = listen
         self._advertised = advertised
         self._stop = stop
+        self._vitals = vitals
         self._standby = standby
         self._election = election
         self._lost = asyncio.Event()
@@ -84,6 +84,7 @@ class _Turn:
             at_the_end.push_async_callback(self._election.resign)
             at_the_end.push_async_callback(self._standby.stop)
             await self._standby.start()
+            self._vitals.up(f"standing by at {self._listen}")
             epoch = await self._stand()
             if epoch is None:
                 return
@@ -95,9 +96,10 @@ class _Turn:
                 return
             at_the_end.push_async_callback(store.close)
             log_opened(store, etcd=self._settings.etcd.prefix if self._settings.etcd else "")
+            at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
             following = asyncio.create_task(self._follow())
             at_the_end.callback(following.cancel)
-            term = Term(self._settings, self._server_id)
+            term = Term(self._settings, self._server_id, self._vitals)
             async with term.modules(store, self._advertised):
                 await self._standby.stop()
                 term.bind(self._listen)

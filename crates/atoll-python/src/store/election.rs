@@ -18,6 +18,67 @@ use crate::error;
 use crate::loop_core::{LoopCore, lock};
 use crate::store::subscription::Notice;
 
+/// How etcd is reached and used, checked. `atoll.store.EtcdOptions` makes it.
+#[pyclass(frozen, module = "atoll._core")]
+pub(crate) struct EtcdOptionsCore(EtcdOptions);
+
+#[pymethods]
+impl EtcdOptionsCore {
+    #[new]
+    #[pyo3(signature = (
+        *, endpoints, prefix, user, password, ca, cert, key, server_name, lease, keepalive, validity, request_timeout,
+        connect_timeout, load_timeout, max_operations, max_request_bytes, history_revisions
+    ))]
+    #[allow(clippy::too_many_arguments)] // one per field of `atoll.store.EtcdOptions`
+    fn new(
+        endpoints: Vec<String>,
+        prefix: String,
+        user: Option<String>,
+        password: Option<String>,
+        ca: Option<Vec<u8>>,
+        cert: Option<Vec<u8>>,
+        key: Option<Vec<u8>>,
+        server_name: Option<String>,
+        lease: f64,
+        keepalive: f64,
+        validity: f64,
+        request_timeout: f64,
+        connect_timeout: f64,
+        load_timeout: f64,
+        max_operations: usize,
+        max_request_bytes: usize,
+        history_revisions: u64,
+    ) -> PyResult<Self> {
+        let options = EtcdOptions {
+            endpoints,
+            prefix,
+            user: user
+                .zip(password)
+                .map(|(name, password)| EtcdUser { name, password }),
+            tls: ca.map(|authority| EtcdTls {
+                authority,
+                identity: cert.zip(key),
+                server_name,
+            }),
+            lease: LeaseTimes {
+                lease: seconds("lease", lease)?,
+                keepalive: seconds("keepalive", keepalive)?,
+                validity: seconds("validity", validity)?,
+            },
+            request_timeout: seconds("request_timeout", request_timeout)?,
+            connect_timeout: seconds("connect_timeout", connect_timeout)?,
+            load_timeout: seconds("load_timeout", load_timeout)?,
+            max_operations,
+            max_request_bytes,
+            history_revisions,
+        };
+        options
+            .check()
+            .map_err(|problem| error::store_not_opened(&problem))?;
+        Ok(Self(options))
+    }
+}
+
 /// Where an election stands.
 #[pyclass(frozen, eq, module = "atoll._core")]
 #[derive(PartialEq)]
@@ -153,54 +214,13 @@ impl Drop for ElectionCore {
 impl ElectionCore {
     /// Begins to stand.
     #[new]
-    #[pyo3(signature = (
-        endpoints, name, address, *, prefix, user, password, ca, cert, key, server_name, lease, keepalive, validity,
-        request_timeout, connect_timeout, load_timeout, max_operations, max_request_bytes, history_revisions
-    ))]
-    #[allow(clippy::too_many_arguments)] // one per field of `EtcdOptions`, which `atoll.store` makes of one object
     fn new(
         py: Python<'_>,
-        endpoints: Vec<String>,
+        options: &Bound<'_, EtcdOptionsCore>,
         name: &str,
         address: &str,
-        prefix: String,
-        user: Option<String>,
-        password: Option<String>,
-        ca: Option<Vec<u8>>,
-        cert: Option<Vec<u8>>,
-        key: Option<Vec<u8>>,
-        server_name: Option<String>,
-        lease: f64,
-        keepalive: f64,
-        validity: f64,
-        request_timeout: f64,
-        connect_timeout: f64,
-        load_timeout: f64,
-        max_operations: usize,
-        max_request_bytes: usize,
-        history_revisions: u64,
     ) -> PyResult<Self> {
-        let options = EtcdOptions {
-            endpoints,
-            prefix,
-            user: user.zip(password).map(|(name, password)| EtcdUser { name, password }),
-            tls: ca.map(|authority| EtcdTls {
-                authority,
-                identity: cert.zip(key),
-                server_name,
-            }),
-            lease: LeaseTimes {
-                lease: seconds("lease", lease)?,
-                keepalive: seconds("keepalive", keepalive)?,
-                validity: seconds("validity", validity)?,
-            },
-            request_timeout: seconds("request_timeout", request_timeout)?,
-            connect_timeout: seconds("connect_timeout", connect_timeout)?,
-            load_timeout: seconds("load_timeout", load_timeout)?,
-            max_operations,
-            max_request_bytes,
-            history_revisions,
-        };
+        let options = options.get().0.clone();
         let observers = Arc::new(Observers::default());
         let observer = Arc::<Observers>::clone(&observers);
         let election = py
