@@ -451,7 +451,7 @@ impl Call {
 
     /// Sends a message as [`send_message`](Self::send_message) does, but may leave it for later: whoever sends calls
     /// [`let_go`](Self::let_go) when it has sent its last one for now. Also whether it has been left. A message is not left
-    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock).
+    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock), or for a millisecond.
     pub fn send_riding(&self, framed: Framed, moment: u64) -> (Sent, bool) {
         let bytes = framed.len();
         let counted = self.open_reply().map(|flow| flow.send(bytes));
