@@ -9,7 +9,8 @@ use std::time::Duration;
 use atoll_core::clock;
 use atoll_core::transport::broadcast::{Broadcast, Leavers, SlowSubscriber};
 use atoll_core::transport::{
-    Call, CancelReason, Code, Framed, Received, Reply, Route, Sent, Status, TransportConfig, frame,
+    Call, CancelReason, Code, Dispatch, Framed, Received, Reply, Route, Sent, Status,
+    TransportConfig, frame,
 };
 use bytes::Bytes;
 use transport_support::frames::{
@@ -462,6 +463,22 @@ async fn a_call_without_streaming_knows_no_messages() {
     assert_eq!(pending.answer().await.body, frame(b"z"));
 }
 
+/// Where the handler of a call lives that is not at its own target: told that the call is over.
+#[derive(Default)]
+struct Elsewhere(AtomicBool);
+
+impl Dispatch for Elsewhere {
+    fn dispatch(&self, _: &mut Vec<Arc<Call>>) {}
+
+    fn cancelled(&self, _: &Arc<Call>) {}
+
+    fn progress(&self, calls: &mut Vec<Arc<Call>>) {
+        if calls.drain(..).any(|call| call.cancelled_by().is_some()) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// Who has left, and with which position.
 #[derive(Default)]
 struct Told(Mutex<Vec<(u64, u64)>>);
@@ -493,6 +510,8 @@ fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_ends_or
         let number = broadcast.subscribe(Arc::clone(&first), 1, 0);
         stuck.send_request(1, HELD, END_STREAM, &[]);
         let second = runtime.block_on(server.call());
+        let elsewhere = Arc::new(Elsewhere::default());
+        second.tell_also(Arc::<Elsewhere>::clone(&elsewhere), false);
         let stuck_number = broadcast.subscribe(Arc::clone(&second), 2, 0);
         assert_eq!(broadcast.stats().subscribers, 2);
         let mut expected = Vec::new();
@@ -519,6 +538,11 @@ fn a_broadcast_reaches_every_stream_in_order_and_one_that_is_slow_misses_ends_or
                 assert_eq!(second.cancelled_by(), Some(CancelReason::SlowClient));
                 let cancelled = runtime.block_on(server.cancelled());
                 assert!(Arc::ptr_eq(&cancelled, &second));
+                runtime.block_on(soon("the other target is told", async {
+                    while !elsewhere.0.load(Ordering::Acquire) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }));
                 assert_eq!(broadcast.stats().ended, 1);
                 assert_eq!(broadcast.stats().subscribers, 1);
             }
