@@ -10,6 +10,8 @@
 //! One connection, used by the thread that opens the store and then by the writer thread. Other programs may read the file meanwhile
 //! (`sqlite3 -readonly`), not write.
 
+#[cfg(test)]
+mod broken;
 mod fold;
 mod load;
 pub(crate) mod lock;
@@ -90,7 +92,7 @@ pub struct SqliteEngine {
     table_ids: Vec<i64>,
     next_change: i64,
     fold: Fold,
-    /// Work in a pause has failed so that nobody knows what is on the disk: nothing may be written after it.
+    /// Something has failed so that nobody knows what is on the disk: nothing may be written after it.
     broken: Option<CommitError>,
     /// Given back after the connection.
     lock: Option<DirectoryLock>,
@@ -422,6 +424,9 @@ impl Engine for SqliteEngine {
         };
         let outcome = self.transact(&connection, |it| self.write(it, group));
         self.connection = Some(connection);
+        if let Err(error @ CommitError::Unknown(_)) = &outcome {
+            self.broken = Some(error.clone());
+        }
         let (progress, waited) = outcome?;
         let count = |it: &Effects| it.changes.len() as i64;
         self.next_change += group.batches.iter().map(count).sum::<i64>();
@@ -464,11 +469,13 @@ impl Engine for SqliteEngine {
         let Some(connection) = self.connection.take() else {
             return;
         };
-        // If this fails, the next start takes it for a crash, and checks the file.
-        let _ = connection.execute(
-            "UPDATE store SET is_clean = 1 WHERE epoch = ?1",
-            [self.epoch as i64],
-        );
+        // If this is not done, the next start takes it for a crash, and checks the file.
+        if self.broken.is_none() {
+            let _ = connection.execute(
+                "UPDATE store SET is_clean = 1 WHERE epoch = ?1",
+                [self.epoch as i64],
+            );
+        }
         drop(connection);
         self.lock = None;
     }
