@@ -34,6 +34,12 @@ use crate::types::{Change, TableId};
 /// The name of the file in a data directory.
 pub const DATABASE_FILE: &str = "atoll.db";
 
+/// A database and what belongs to it. In this order they are moved away: without the first of them, what is left of the others is
+/// never taken for a new store.
+pub(crate) const DATABASE_SUFFIXES: [&str; 4] = ["", "-wal", "-journal", "-shm"];
+/// What a restore writes. While it is there and no database is, the restore has been interrupted.
+pub(crate) const RESTORE_SUFFIX: &str = ".restoring";
+
 /// When the structure of the file is checked before it is used. Checksums of rows are always compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckOnOpen {
@@ -344,12 +350,14 @@ fn exists(path: &Path) -> Result<bool, OpenError> {
 
 /// Makes the file under another name first, so that one that is there is never a half-made one.
 fn make(path: &Path) -> Result<(), OpenError> {
-    let log = with_suffix(path, "-wal");
-    if exists(&log)? {
-        return Err(OpenError::Corrupt {
-            path: path.to_owned(),
-            found: format!("it is missing, but its log {} is there", log.display()),
-        });
+    for suffix in ["-wal", "-journal", RESTORE_SUFFIX] {
+        let left = with_suffix(path, suffix);
+        if exists(&left)? {
+            return Err(OpenError::Corrupt {
+                path: path.to_owned(),
+                found: format!("it is missing, but {} is there", left.display()),
+            });
+        }
     }
     let draft = with_suffix(path, ".new");
     remove(&draft)?;
@@ -382,10 +390,22 @@ pub(crate) fn remove(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Removes a database that is not needed, and whatever `SQLite` has put beside it.
+pub(crate) fn remove_database(path: &Path) -> Result<(), OpenError> {
+    let all = DATABASE_SUFFIXES.iter();
+    all.rev().try_for_each(|it| remove(&with_suffix(path, it)))
+}
+
+/// Makes a finished file durable.
+pub(crate) fn synchronise(path: &Path) -> Result<(), OpenError> {
+    std::fs::File::open(path)
+        .and_then(|it| it.sync_all())
+        .map_err(|error| io_error(path, "can't synchronise it", &error))
+}
+
 /// Gives a finished file its name, durably.
-pub(crate) fn put_in_place(draft: &Path, path: &Path) -> Result<(), OpenError> {
-    let synchronised = std::fs::File::open(draft).and_then(|it| it.sync_all());
-    synchronised.map_err(|error| io_error(draft, "can't synchronise it", &error))?;
+fn put_in_place(draft: &Path, path: &Path) -> Result<(), OpenError> {
+    synchronise(draft)?;
     std::fs::rename(draft, path)
         .map_err(|error| io_error(path, "can't put it in place", &error))?;
     synchronise_directory(path)
