@@ -194,6 +194,14 @@ class Cluster:
     def bring_back(self, *names: str) -> None:
         self._turn(names, Fate.RETURNING)
 
+    def declare_dead(self, name: str) -> None:
+        incarnation = self.nodes[name].incarnation
+        assert self.detector.died_elsewhere(name, incarnation, "it is scrap", self.now)
+        explanation = self.detector.explain(name, self.now)
+        assert explanation is not None
+        assert explanation.death is not None
+        self.deaths[name, incarnation] = (self.now, explanation.death)
+
     def forget(self, name: str) -> None:
         del self.nodes[name]
         self.detector.forget(name, self.now)

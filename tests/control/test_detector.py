@@ -5,19 +5,16 @@ from __future__ import annotations
 import pytest
 from tests.control.detector_model import Cluster, names
 
-from atoll.errors import AtollError
 from atoll_control.server.detector import (
     Cause,
     DetectorSettings,
     Died,
     FailureDetector,
     Heard,
-    NodeEndedError,
     Phase,
     Probe,
     Refuted,
     Suspected,
-    UnknownNodeError,
     WouldHaveDied,
 )
 
@@ -339,24 +336,6 @@ def test_the_grace_after_the_start_can_be_set() -> None:
     assert cluster.dead() == {"node-0"}
 
 
-def test_an_operator_declares_a_node_dead(cluster: Cluster) -> None:
-    death = cluster.detector.declare_dead("node-0", "ann", "the rack burns", cluster.now)
-    assert (death.node, death.incarnation, death.cause, death.by) == ("node-0", 1, Cause.DECLARED, "ann")
-    assert death.reason == "declared dead by 'ann': the rack burns"
-    assert cluster.detector.heartbeat("node-0", 1, cluster.now) is Heard.ENDED
-    with pytest.raises(NodeEndedError, match="'node-0', incarnation 1, is dead already: declared dead by 'ann'"):
-        cluster.detector.declare_dead("node-0", "bob", "again", cluster.now)
-
-
-def test_an_operator_can_declare_only_what_is_watched(cluster: Cluster) -> None:
-    with pytest.raises(UnknownNodeError, match="list the nodes"):
-        cluster.detector.declare_dead("nobody", "ann", "", cluster.now)
-    with pytest.raises(UnknownNodeError, match="under incarnation 1, not 2; name that one, or none"):
-        cluster.detector.declare_dead("node-0", "ann", "", cluster.now, incarnation=2)
-    assert issubclass(UnknownNodeError, AtollError)
-    assert issubclass(NodeEndedError, AtollError)
-
-
 def test_observe_only_records_verdicts_and_kills_nobody() -> None:
     cluster = Cluster(DetectorSettings(observe_only=True))
     cluster.add(*names(10))
@@ -456,6 +435,8 @@ def test_a_death_that_was_recorded_elsewhere_is_as_final_as_a_verdict(cluster: C
     explanation = detector.explain("node-1", cluster.now)
     assert explanation is not None
     assert explanation.verdict == "dead: an operator said so"
+    assert explanation.death is not None
+    assert explanation.death.cause is Cause.DECLARED
     assert detector.stats().living == 9
 
 

@@ -212,7 +212,8 @@ def test_resuming_what_is_not_frozen_does_nothing() -> None:
 def test_an_operator_may_declare_a_node_dead_while_verdicts_are_frozen() -> None:
     cluster = steady(10)
     cluster.detector.freeze("ann", "a reboot", cluster.now)
-    assert cluster.detector.declare_dead("node-0", "ann", "gone", cluster.now).by == "ann"
+    assert cluster.detector.died_elsewhere("node-0", 1, "gone", cluster.now)
+    assert cluster.phase("node-0") is Phase.DEAD
     assert cluster.detector.stats().deaths == 1
 
 

@@ -109,8 +109,7 @@ class AnythingHappens(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
         node = self.cluster.nodes[name]
         if (name, node.incarnation) not in self.cluster.deaths:
-            death = self.cluster.detector.declare_dead(name, "ann", "it is scrap", self.cluster.now)
-            self.cluster.deaths[name, node.incarnation] = (self.cluster.now, death)
+            self.cluster.declare_dead(name)
 
     @invariant()
     def the_counts_are_those_of_the_nodes(self) -> None:

@@ -118,7 +118,7 @@ def test_dead_nodes_do_not_count_for_the_interval() -> None:
     detector = detector_of(400, max_heartbeats_per_second=100.0)
     grown = detector.interval_for("node-0")
     for name in names(300):
-        detector.declare_dead(name, "ann", "gone", 1.0)
+        detector.died_elsewhere(name, 1, "gone", 1.0)
     assert detector.interval_for("node-399") < grown / 1.9
 
 

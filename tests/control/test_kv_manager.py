@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ from google.protobuf.duration_pb2 import Duration
 
 import atoll.store
 from atoll_control.api.v1 import kv_pb2, node_pb2
-from atoll_control.server import kv_manager, validation
+from atoll_control.server import kv_manager, pages
 from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.owners import node_owner
-from atoll_control.testing import ManualLoop, answer, refusal
+from atoll_control.testing import ManualLoop, Refused, answer, refusal
 
 TABLES = ["kv", "leases", "nodes"]
 MAX_NAMESPACE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 256, 1024, 1 << 20
@@ -171,7 +172,7 @@ def test_a_page_ends_before_it_outgrows_a_message(store: Store) -> None:
         store.put(b"%04d" % number + b"x" * 1020, b"")
     page = store.keys(limit=10_000)
     assert page.more
-    assert validation.MAX_PAGE_BYTES <= page.ByteSize() < 4 << 20
+    assert pages.MAX_PAGE_BYTES <= page.ByteSize() < 4 << 20
 
 
 def test_a_page_holds_a_thousand_keys_unless_told_otherwise(store: Store) -> None:
@@ -228,6 +229,7 @@ def test_a_full_store_refuses_what_adds_and_takes_what_does_not() -> None:
     code, details = store.refused("Put", key=b"c", value=b"")
     assert code == "RESOURCE_EXHAUSTED"
     assert details.startswith(f"the store is full: it holds {2 * entry:,} of at most {2 * entry:,} bytes")
+    assert details.endswith("with a larger --max-kv-bytes")
     assert store.refused("Put", key=b"a", value=b"x" * 101, overwrite=True)[0] == "RESOURCE_EXHAUSTED"
     assert store.get(b"a").value == b"x" * 100
     assert not store.put(b"a", b"y" * 100, overwrite=True).added
@@ -419,19 +421,39 @@ def test_keys_of_a_lease_vanish_together_when_it_is_not_kept_alive(store: Store)
     assert store.refused("Put", key=b"a", lease_id=lease.lease_id)[0] == "NOT_FOUND"
 
 
+class SlowStore:
+    """A store whose commits wait until they are let go."""
+
+    def __init__(self, store: atoll.store.Store) -> None:
+        self._store = store
+        self.go_on = asyncio.Event()
+        self.is_asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, batch: atoll.store.StoreBatch) -> atoll.store.StoreCommitted:
+        self.is_asked.set()
+        await self.go_on.wait()
+        return await self._store.commit(batch)
+
+
 def test_a_lease_whose_time_is_over_can_not_be_kept_alive_while_the_store_ends_it(store: Store) -> None:
     lease = store.call("GrantLease", ttl=seconds(10))
-    # Its end is under way, and not yet in the store.
-    store.loop.advance(11)
+    slow: Any = SlowStore(store.tables)
+    leases = LeaseManager(slow, io_context=store.loop)
 
     async def keep_alive_meanwhile() -> str:
+        await leases.start()
+        store.loop.advance(11)
         ending = asyncio.create_task(store.loop.settle())
-        await asyncio.sleep(0)
-        request = kv_pb2.KeepLeaseAliveRequest(lease_id=lease.lease_id)
-        refused = await refusal(store.leases.KeepLeaseAlive, request)
+        await slow.is_asked.wait()
+        refused = await refusal(leases.KeepLeaseAlive, kv_pb2.KeepLeaseAliveRequest(lease_id=lease.lease_id))
+        slow.go_on.set()
         await ending
         return refused.code.name
 
+    asyncio.run(store.leases.stop())
     assert asyncio.run(keep_alive_meanwhile()) == "NOT_FOUND"
     assert store.tables.count("leases") == 0
 
@@ -478,3 +500,55 @@ def test_a_key_may_belong_to_an_incarnation_of_a_node(store: Store) -> None:
     assert store.refused("Put", key=b"l", node=kv_pb2.NodeOwner(node_id="n", incarnation=2))[0] == "NOT_FOUND"
     store.tables.commit_blocking(store.tables.batch().delete_owned(node_owner("n", 3)))
     assert list(store.keys().keys) == []
+
+
+def test_a_key_whose_caller_gave_up_vanishes_in_time_all_the_same(store: Store) -> None:
+    async def put_and_give_up() -> None:
+        request = kv_pb2.PutRequest(key=b"k", value=b"v", ttl=seconds(10))
+        putting = asyncio.create_task(answer(store.manager.Put, request))
+        await asyncio.sleep(0)
+        putting.cancel()
+        granting = asyncio.create_task(answer(store.leases.GrantLease, kv_pb2.GrantLeaseRequest(ttl=seconds(10))))
+        await asyncio.sleep(0)
+        granting.cancel()
+        # What was submitted before it is committed before it.
+        await store.tables.commit(store.tables.batch().put("kv", kv_manager.row_key("", b"after"), b""))
+
+    asyncio.run(put_and_give_up())
+    assert list(store.keys().keys) == [b"after", b"k"]
+    assert store.tables.count("leases") == 2
+    store.advance(11)
+    assert list(store.keys().keys) == [b"after"]
+    assert store.tables.count("leases") == 0
+
+
+def test_a_key_that_is_put_again_and_again_leaves_no_leases_behind(store: Store) -> None:
+    for _ in range(3000):
+        store.call("Put", key=b"k", value=b"v", ttl=seconds(86_400), overwrite=True)
+    refused = store.call("Put", key=b"k", value=b"v", ttl=seconds(86_400))
+    assert not refused.applied
+    assert store.leases.waiting() == (1, 1)
+    revision = store.tables.revision
+    store.advance(86_500)
+    assert store.tables.revision == revision + 1, "one end, and nothing for those that are gone"
+
+
+def test_room_is_kept_for_what_is_on_its_way_and_for_a_transaction_as_a_whole() -> None:
+    entry = kv_manager.ENTRY_OVERHEAD_BYTES + len(kv_manager.row_key("", b"a")) + 100
+    store = Store(KvSettings(max_total_bytes=2 * entry))
+
+    async def put(key: bytes) -> bool:
+        with contextlib.suppress(Refused):
+            return (await answer(store.manager.Put, kv_pb2.PutRequest(key=key, value=b"x" * 100))).applied
+        return False
+
+    async def put_three() -> list[bool]:
+        return await asyncio.gather(*(put(key) for key in (b"a", b"b", b"c")))
+
+    operations = [
+        kv_pb2.TransactOperation(put=kv_pb2.PutRequest(key=key, value=b"x" * 100)) for key in (b"a", b"b", b"c")
+    ]
+    assert store.refused("Transact", operations=operations)[0] == "RESOURCE_EXHAUSTED"
+    assert asyncio.run(put_three()) == [True, True, False]
+    store.delete(b"a")
+    assert asyncio.run(put(b"c"))

@@ -10,8 +10,8 @@ from tests.control.malformed import malformed
 from tests.control.task_events import Tasks, event, time, where
 
 from atoll_control.api.v1 import task_pb2
+from atoll_control.server.pages import MAX_PAGE_BYTES
 from atoll_control.server.task_manager import MAX_ATTEMPTS_SHOWN, MAX_SUMMARIES, TaskManager
-from atoll_control.server.validation import MAX_PAGE_BYTES
 from atoll_control.testing import answer, refusal
 
 METHODS = ["AddTaskEvents", "ListTasks", "GetTask", "SummarizeTasks", "ListJobs", "EndJob"]

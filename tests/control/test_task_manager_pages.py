@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.control.task_events import NOW, Tasks, event, where
 
 from atoll_control.api.v1 import task_pb2
-from atoll_control.server.validation import MAX_PAGE_BYTES
+from atoll_control.server.pages import MAX_PAGE_BYTES
 from atoll_control.testing import answer
 
 

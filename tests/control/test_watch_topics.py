@@ -231,8 +231,7 @@ def fill(topics: Topics, name: str, count: int, payload: bytes = b"") -> None:
 
 
 def kept(topics: Topics, name: str) -> tuple[int, int]:
-    topic = topics.find(name)
-    assert topic is not None
+    topic = topics.obtain(name, 0.0)
     return topic.oldest, topic.newest
 
 
@@ -263,12 +262,25 @@ def test_all_topics_together_keep_so_many_bytes_and_a_noisy_one_takes_no_more_th
 def test_some_events_are_found_from_either_end_of_the_window() -> None:
     topics = Topics(1, TopicSettings())
     fill(topics, "t", 100)
-    topic = topics.find("t")
-    assert topic is not None
+    topic = topics.obtain("t", 0.0)
     for start in range(100):
         found, through = topic.some_after(start, 95, 10)
         assert [it.sequence for it in found] == list(range(start + 1, min(start + 10, 95) + 1))
         assert through == max(start, min(start + 10, 95)) or start >= 95
+
+
+def test_a_topic_stays_for_its_time_after_its_last_watcher_has_left() -> None:
+    topics = Topics(1, TopicSettings(idle_after=100.0))
+    fill(topics, "quiet", 3)
+    topic = topics.obtain("quiet", 0.0)
+    topic.watchers += 1
+    for now in (60.0, 120.0, 1000.0):
+        topics.drop_idle(now)
+    topic.watchers -= 1
+    topics.drop_idle(1060.0)
+    assert len(topics) == 1
+    topics.drop_idle(1100.0)
+    assert (len(topics), topics.bytes) == (0, 0)
 
 
 def test_one_topic_too_many_is_refused() -> None:

@@ -16,6 +16,7 @@ from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
 from atoll_control.server.app import ServerSettings
 from atoll_control.server.app import serve as run_server
 from atoll_control.server.detector import DetectorSettings
+from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat, configure
 
 app = typer.Typer(
@@ -77,6 +78,14 @@ def serve(
             help="How large the database may grow; then changes are refused and reads go on.",
         ),
     ] = None,
+    max_kv_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="BYTES",
+            help="What all keys and values together may take in memory; then puts are refused and reads go on.",
+        ),
+    ] = KvSettings().max_total_bytes,
     heartbeat_interval: Annotated[
         float,
         typer.Option(
@@ -132,9 +141,12 @@ def serve(
         typer.Option("--exit-with-stdin", hidden=True, help="Stop when standard input closes."),
     ] = False,
 ) -> None:
-    """Serves membership (atoll.v1.NodeService, HealthService) and the key-value store (KvService, LeaseService).
+    """Serves the control plane.
 
-    Each module lives on its own loop, so a slow one does not delay the others. Any gRPC client in any language can
+    Membership (atoll.v1.NodeService, HealthService), the key-value store (KvService, LeaseService), watches and topics
+    (WatchService, TopicService), task events (TaskService), and what operators need (AdminService).
+
+    Modules live on loops of their own, so a slow one does not delay the others. Any gRPC client in any language can
     connect; the protos are in the package, under atoll_control/api/protos.
     """
     match = _LISTEN.fullmatch(listen)
@@ -158,6 +170,7 @@ def serve(
         data_dir=data_dir,
         max_data_bytes=max_data_bytes,
         detector=detector,
+        kv=KvSettings(max_total_bytes=max_kv_bytes),
         network_threads=network_threads,
         demo_controls=demo_controls,
         one_loop=one_loop,

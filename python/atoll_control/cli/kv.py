@@ -7,8 +7,8 @@ from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
-from google.protobuf.duration_pb2 import Duration
 
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.cli.calling import (
     CONFLICT,
@@ -90,7 +90,7 @@ def put(
     if expected_revision is not None:
         request.expected_revision = expected_revision
     if ttl is not None:
-        request.ttl.CopyFrom(Duration(seconds=int(ttl), nanos=int(ttl % 1 * 1e9)))
+        request.ttl.CopyFrom(duration(ttl))
     if lease:
         request.lease_id = lease
     with calling(server) as channel:

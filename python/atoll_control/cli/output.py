@@ -13,6 +13,8 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
 
+from atoll_control.api import times
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -82,7 +84,7 @@ def text_of(value: bytes) -> str:
 
 def seconds_of(duration: Duration) -> str:
     """A duration for people."""
-    seconds = duration.seconds + duration.nanos / 1e9
+    seconds = times.seconds(duration)
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.3g} s"
     return str(timedelta(seconds=int(seconds)))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.duration_pb2 import Duration
 
+from atoll_control.api import times
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 from atoll_control.demo.observation import Observation
@@ -278,8 +278,7 @@ class Demo:
             raise
 
     async def _set_slow(self, faults: fault_pb2_grpc.FaultServiceAsyncStub, kind: fault_pb2.SlowKind.ValueType) -> None:
-        block = Duration()
-        block.FromNanoseconds(round(self.settings.block * 1e9))
+        block = times.duration(self.settings.block)
         request = fault_pb2.SetSlowRequest(module=self.settings.slow_module, kind=kind, block=block)
         await faults.SetSlow(request, timeout=CALL_TIMEOUT)
 

@@ -7,7 +7,8 @@
        │           └→  admin_manager
        └→  faults (only with demo controls)
 
-All of them use calls, rules, owners and store_status, and the one store that app opens.
+calls, rules, store_status, tables, owners and pages are for whichever of them needs them, and know none of them. All
+but task_manager work on the one store that app opens.
 
 A module owns its state and is entered by its loop alone, so none of them has a lock. What a module needs from outside
 is handed to its constructor (settings, the server's id, the wall clock) or comes from its loop (time and timers).

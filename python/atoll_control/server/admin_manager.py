@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.duration_pb2 import Duration
 
 from atoll import IoContext
 from atoll.errors import StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc
+from atoll_control.server.calls import RefusedError, refuse
 from atoll_control.server.store_status import status_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _log = structlog.get_logger("atoll_control.admin_manager")
 
 # A message of a backup carries this many bytes.
 CHUNK_BYTES: Final = 1 << 20
+# What the system says when a file has no room.
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Backups at a time: each writes a file as large as the store.
 MAX_BACKUPS: Final = 1
 
@@ -40,7 +44,7 @@ class AdminManager(admin_pb2_grpc.AdminServiceServicer):
             store: what is backed up.
             server_id: names this run of the server.
             version: of Atoll.
-            address: where this server can be reached.
+            address: where this server can be reached; empty if that is not known.
         """
         self._store = store
         self._server_id = server_id
@@ -68,7 +72,7 @@ class AdminManager(admin_pb2_grpc.AdminServiceServicer):
             revision=statistics.revision,
             oldest_revision=statistics.oldest,
             engine=statistics.engine,
-            uptime=Duration(seconds=int(uptime)),
+            uptime=duration(uptime),
             tables=[admin_pb2.TableSize(name=name, rows=rows, bytes=size) for name, rows, size in statistics.tables],
         )
 
@@ -80,7 +84,7 @@ class AdminManager(admin_pb2_grpc.AdminServiceServicer):
         """Writes a backup beside the system's other temporary files and sends it; the loop serves others meanwhile."""
         if self._backups >= MAX_BACKUPS:
             busy = f"{self._backups} backup is under way, the most at a time: try again when it has ended"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, busy)
+            await refuse(RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, busy), context)
         self._backups += 1
         _log.info("backup_began", peer=context.peer())
         try:
@@ -95,8 +99,15 @@ class AdminManager(admin_pb2_grpc.AdminServiceServicer):
                         yield admin_pb2.BackupChunk(data=data)
         except (StoreError, OSError) as problem:
             _log.exception("backup_failed")
-            code = status_of(problem) if isinstance(problem, StoreError) else grpc.StatusCode.RESOURCE_EXHAUSTED
-            await context.abort(code, f"the backup could not be written on the server: {problem}")
+            await refuse(_refusal(problem), context)
         finally:
             self._backups -= 1
         _log.info("backup_ended", revision=backup.revision, bytes=backup.bytes)
+
+
+def _refusal(problem: StoreError | OSError) -> RefusedError:
+    if isinstance(problem, StoreError):
+        code = status_of(problem)
+    else:
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED if problem.errno in _NO_ROOM else grpc.StatusCode.INTERNAL
+    return RefusedError(code, f"the backup could not be written on the server: {problem}")

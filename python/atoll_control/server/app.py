@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
+from atoll_control.server.tables import TABLES
 from atoll_control.server.task_manager import TaskManager
 from atoll_control.server.task_table import TaskSettings
 from atoll_control.server.watch_manager import WatchManager
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = structlog.get_logger("atoll_control.server")
-
-TABLES = ("nodes", "endings", "kv", "leases")
 
 NODE_METHODS = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
 HEALTH_METHODS = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
@@ -127,6 +127,15 @@ def open_store(settings: ServerSettings) -> Store:
     return store
 
 
+def reachable(address: str) -> str:
+    """Where clients reach a server that listens on this address; empty when it listens on all of its machine's."""
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return "" if ipaddress.ip_address(host).is_unspecified else address
+    except ValueError:
+        return address
+
+
 async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextlib.ExitStack) -> None:
     provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
     server = rpc.server(placement=provider, network_threads=settings.network_threads)
@@ -146,7 +155,7 @@ async def _serve(settings: ServerSettings, server_id: str, at_the_end: contextli
         tasks = await provider.create(TaskManager, settings.tasks, wall_clock=time.time)
         address = f"{settings.listen.rpartition(':')[0]}:{port}"
         admin = await provider.create(
-            AdminManager, store, server_id=server_id, version=version("atoll"), address=address
+            AdminManager, store, server_id=server_id, version=version("atoll"), address=reachable(address)
         )
         faults: FaultInjector | None = None
         if settings.demo_controls:

@@ -30,10 +30,22 @@ class RefusedError(AtollError):
         self.code = code
 
 
+def check_rules(request: Message) -> None:
+    """Looks at one request of many.
+
+    Raises:
+        RefusedError: it breaks a rule of its proto.
+    """
+    if (problem := rules.problem(request)) is not None:
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, problem)
+
+
 async def check(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     """Ends the call with INVALID_ARGUMENT when its request breaks a rule of its proto."""
-    if (problem := rules.problem(request)) is not None:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+    try:
+        check_rules(request)
+    except RefusedError as reason:
+        await refuse(reason, context)
 
 
 async def refuse(reason: RefusedError | StoreError, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
@@ -50,14 +62,19 @@ async def answer(work: Awaitable[T], context: grpc.aio.ServicerContext[Any, Any]
         await refuse(reason, context)
 
 
+def native(context: grpc.aio.ServicerContext[Any, Any]) -> rpc.ServicerContext:
+    """What the server passes as grpcio's context is Atoll's own."""
+    return cast("rpc.ServicerContext", context)
+
+
 def arrival_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
     """When the transport had the call, by the clock of its loop."""
-    return cast("rpc.ServicerContext", context).arrival_time
+    return native(context).arrival_time
 
 
 def connection_of(context: grpc.aio.ServicerContext[Any, Any]) -> rpc.Connection:
     """The connection that the call came on."""
-    return cast("rpc.ServicerContext", context).connection
+    return native(context).connection
 
 
 def actor_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -21,6 +21,7 @@ import grpc.aio
 import structlog
 
 from atoll.observe import LagProbe
+from atoll_control.api import times
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.server.node_manager import NodeManager
 
@@ -150,7 +151,7 @@ class FaultInjector(fault_pb2_grpc.FaultServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         if request.kind not in fault_pb2.SlowKind.values() or request.kind == fault_pb2.SLOW_KIND_UNSPECIFIED:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"kind: unknown or missing, got {request.kind}")
-        seconds = request.block.seconds + request.block.nanos / 1e9
+        seconds = times.seconds(request.block)
         if request.kind == fault_pb2.SLOW_KIND_OFF:
             module.switch.slowness = None
         elif 0 < seconds <= MAX_BLOCK_SECONDS:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import health_pb2
 from atoll_control.server.detector import Phase
-from atoll_control.server.node_records import duration, state_name
+from atoll_control.server.node_records import state_name
 
 if TYPE_CHECKING:
     from atoll import rpc

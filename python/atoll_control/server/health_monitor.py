@@ -19,6 +19,7 @@ import structlog
 
 from atoll import IoContext, ModuleRef
 from atoll.errors import AtollError, ConnectionClosedError, PingTimeoutError, StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
 from atoll_control.server import node_records as records
 from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
@@ -36,7 +37,8 @@ from atoll_control.server.detector import (
 )
 from atoll_control.server.health_answers import detector_message, ended_message, explanation_message
 from atoll_control.server.node_manager import NodeManager, Rhythm
-from atoll_control.server.node_records import ALIVE, DEAD, NODES
+from atoll_control.server.node_records import ALIVE, DEAD
+from atoll_control.server.tables import NODES
 from atoll_control.server.verdict_reporter import Finding, VerdictReporter
 
 if TYPE_CHECKING:
@@ -314,7 +316,7 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
             await answer(self._hear_unwatched(request, arrival_of(context)), context)
         self._came_on(node_id, incarnation, connection_of(context))
         return health_pb2.HeartbeatResponse(
-            heartbeat_interval=records.duration(self._detector.interval_for(node_id)),
+            heartbeat_interval=duration(self._detector.interval_for(node_id)),
             server_id=self._server_id,
             epoch=self._store.epoch,
         )
@@ -404,24 +406,12 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
 
     async def _declare_dead(self, request: health_pb2.DeclareDeadRequest, by: str) -> health_pb2.DeclareDeadResponse:
         node = self._read(request.node_id)
+        # Whichever is registered now: another that comes meanwhile is not meant.
         incarnation = request.incarnation or node.incarnation
-        if incarnation != node.incarnation:
-            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.other_incarnation(node, incarnation))
-        if node.state != ALIVE:
-            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.has_ended(node))
-        reason = f"declared dead by {by!r}: {request.reason}"
         # Recorded first: an operator whose verdict can't be recorded is told so, and nothing has changed.
-        recorded = await self._nodes.call(NodeManager.record_death, node.node_id, incarnation, reason)
-        if recorded is None or recorded.incarnation != incarnation or recorded.state_reason != reason:
-            raise RefusedError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"node {node.node_id!r} has changed meanwhile: look at it again before you decide",
-            )
-        _audit.warning(
-            "node_declared_dead", node_id=node.node_id, incarnation=incarnation, by=by, reason=request.reason
-        )
+        dead = await self._nodes.call(NodeManager.declare_dead, node.node_id, incarnation, by, request.reason)
         self.look(node.node_id)
-        return health_pb2.DeclareDeadResponse(time=recorded.state_since)
+        return health_pb2.DeclareDeadResponse(time=dead.state_since)
 
 
 class Link:

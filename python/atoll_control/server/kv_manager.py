@@ -9,21 +9,25 @@ What a key vanishes with is the row's owner: a lease, of which a TTL is a privat
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
 
-from atoll.errors import StoreError
+from atoll.errors import OutcomeUnknownError, StoreError
+from atoll_control.api.times import seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
-from atoll_control.server.calls import RefusedError, check, refuse
+from atoll_control.server.calls import RefusedError, answer, check
 from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key
 from atoll_control.server.owners import is_private, lease_of, lease_owner, node_of, node_owner, shown_lease
-from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
+from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow
     from atoll_control.server.lease_manager import LeaseManager
 
@@ -61,12 +65,14 @@ class _Plan:
         batch: what is to be committed.
         missing: by the number of a check what is missing when it does not hold.
         private_leases: those that the batch makes, with their time in seconds.
+        dropped_leases: private ones whose key the batch takes away from them.
         checks: how many the batch has.
     """
 
     batch: StoreBatch
     missing: dict[int, str]
-    private_leases: list[tuple[int, float]]
+    private_leases: dict[int, float]
+    dropped_leases: list[int]
     checks: int = 0
 
 
@@ -84,11 +90,13 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         self._store = store
         self._leases = leases
         self._settings = settings or KvSettings()
+        # What the store held when it was last asked, what has been let in since, and what of that it may not know yet.
         self._used = 0
         self._used_since = 0
+        self._in_flight = 0
         self._look_at_usage()
 
-    # -- reading -------------------------------------------------------------------------------------------------------
+    # -- KvService -----------------------------------------------------------------------------------------------------
 
     async def Get(
         self,
@@ -97,13 +105,87 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     ) -> kv_pb2.GetResponse:
         """Reads a value."""
         await check(request, context)
-        try:
-            row = self._store.get(TABLE, row_key(request.namespace, request.key))
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+        return await answer(self._get(request), context)
+
+    async def MultiGet(
+        self,
+        request: kv_pb2.MultiGetRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.MultiGetRequest, kv_pb2.MultiGetResponse],
+    ) -> kv_pb2.MultiGetResponse:
+        """Reads several values."""
+        await check(request, context)
+        return await answer(self._multi_get(request), context)
+
+    async def Exists(
+        self,
+        request: kv_pb2.ExistsRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ExistsRequest, kv_pb2.ExistsResponse],
+    ) -> kv_pb2.ExistsResponse:
+        """Whether a key is there."""
+        await check(request, context)
+        return await answer(self._exists(request), context)
+
+    async def Keys(
+        self,
+        request: kv_pb2.KeysRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.KeysRequest, kv_pb2.KeysResponse],
+    ) -> kv_pb2.KeysResponse:
+        """Lists keys."""
+        await check(request, context)
+        return await answer(self._keys(request), context)
+
+    async def Scan(
+        self,
+        request: kv_pb2.ScanRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ScanRequest, kv_pb2.ScanResponse],
+    ) -> kv_pb2.ScanResponse:
+        """Lists keys with their values."""
+        await check(request, context)
+        return await answer(self._scan(request), context)
+
+    async def ListNamespaces(
+        self,
+        request: kv_pb2.ListNamespacesRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.ListNamespacesRequest, kv_pb2.ListNamespacesResponse],
+    ) -> kv_pb2.ListNamespacesResponse:
+        """Lists the namespaces that have keys."""
+        await check(request, context)
+        return await answer(self._list_namespaces(request), context)
+
+    async def Put(
+        self,
+        request: kv_pb2.PutRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
+    ) -> kv_pb2.PutResponse:
+        """Stores a value."""
+        await check(request, context)
+        return await answer(self._put(request), context)
+
+    async def Delete(
+        self,
+        request: kv_pb2.DeleteRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
+    ) -> kv_pb2.DeleteResponse:
+        """Removes keys."""
+        await check(request, context)
+        return await answer(self._delete(request), context)
+
+    async def Transact(
+        self,
+        request: kv_pb2.TransactRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.TransactRequest, kv_pb2.TransactResponse],
+    ) -> kv_pb2.TransactResponse:
+        """Does several operations, or none."""
+        await check(request, context)
+        return await answer(self._transact(request), context)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _get(self, request: kv_pb2.GetRequest) -> kv_pb2.GetResponse:
+        row = self._store.get(TABLE, row_key(request.namespace, request.key))
         if row is None:
             missing = f"namespace {request.namespace!r} has no key {request.key!r}"
-            await context.abort(grpc.StatusCode.NOT_FOUND, missing)
+            raise RefusedError(grpc.StatusCode.NOT_FOUND, missing)
         response = kv_pb2.GetResponse(
             value=row.value, revision=row.revision, create_revision=row.created, version=row.version
         )
@@ -112,22 +194,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             response.node_id, response.incarnation = node_of(owner)
         return response
 
-    async def MultiGet(
-        self,
-        request: kv_pb2.MultiGetRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.MultiGetRequest, kv_pb2.MultiGetResponse],
-    ) -> kv_pb2.MultiGetResponse:
-        """Reads several values at one revision."""
-        await check(request, context)
-        try:
-            keys = [row_key(request.namespace, key) for key in request.keys]
-            revision = self._store.revision
-            rows = self._store.get_many(TABLE, keys)
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
-        response = kv_pb2.MultiGetResponse(revision=revision)
+    async def _multi_get(self, request: kv_pb2.MultiGetRequest) -> kv_pb2.MultiGetResponse:
+        keys = [row_key(request.namespace, key) for key in request.keys]
+        # Before the rows: they contain at least what this says.
+        response = kv_pb2.MultiGetResponse(revision=self._store.revision)
         size = 0
-        for row in rows:
+        for row in self._store.get_many(TABLE, keys):
             if row is not None:
                 entry = self._entry(request.namespace, row)
                 size += entry.ByteSize()
@@ -137,30 +209,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             response.looked_at += 1
         return response
 
-    async def Exists(
-        self,
-        request: kv_pb2.ExistsRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.ExistsRequest, kv_pb2.ExistsResponse],
-    ) -> kv_pb2.ExistsResponse:
-        """Whether a key is there."""
-        await check(request, context)
-        try:
-            row = self._store.get(TABLE, row_key(request.namespace, request.key))
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+    async def _exists(self, request: kv_pb2.ExistsRequest) -> kv_pb2.ExistsResponse:
+        row = self._store.get(TABLE, row_key(request.namespace, request.key))
         return kv_pb2.ExistsResponse(exists=row is not None, revision=0 if row is None else row.revision)
 
-    async def Keys(
-        self,
-        request: kv_pb2.KeysRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.KeysRequest, kv_pb2.KeysResponse],
-    ) -> kv_pb2.KeysResponse:
-        """Lists keys."""
-        await check(request, context)
-        try:
-            rows, more, revision = self._page(request)
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+    async def _keys(self, request: kv_pb2.KeysRequest) -> kv_pb2.KeysResponse:
+        rows, more, revision = self._page(request)
         cut = len(row_key(request.namespace, b""))
         keys: list[bytes] = []
         size = 0
@@ -172,17 +226,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             size += len(keys[-1])
         return kv_pb2.KeysResponse(keys=keys, more=more, revision=revision)
 
-    async def Scan(
-        self,
-        request: kv_pb2.ScanRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.ScanRequest, kv_pb2.ScanResponse],
-    ) -> kv_pb2.ScanResponse:
-        """Lists keys with their values."""
-        await check(request, context)
-        try:
-            rows, more, revision = self._page(request)
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+    async def _scan(self, request: kv_pb2.ScanRequest) -> kv_pb2.ScanResponse:
+        rows, more, revision = self._page(request)
         response = kv_pb2.ScanResponse(more=more, revision=revision)
         size = 0
         for row in rows:
@@ -194,77 +239,48 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             response.entries.append(entry)
         return response
 
-    async def ListNamespaces(
-        self,
-        request: kv_pb2.ListNamespacesRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.ListNamespacesRequest, kv_pb2.ListNamespacesResponse],
-    ) -> kv_pb2.ListNamespacesResponse:
-        """Lists the namespaces that have keys, one look per namespace."""
-        await check(request, context)
+    async def _list_namespaces(self, request: kv_pb2.ListNamespacesRequest) -> kv_pb2.ListNamespacesResponse:
+        """One look per namespace."""
         limit = request.limit or DEFAULT_PAGE
         found: list[str] = []
         start = _after_namespace(request.start_after) if request.start_after else b""
-        try:
-            while rows := self._store.scan(TABLE, start, limit=1).rows:
-                if len(found) == limit:
-                    return kv_pb2.ListNamespacesResponse(namespaces=found, more=True)
-                found.append(address_of(rows[0].key)[0])
-                start = _after_namespace(found[-1])
-        except StoreError as refused:
-            await refuse(refused, context)
+        while rows := self._store.scan(TABLE, start, limit=1).rows:
+            if len(found) == limit:
+                return kv_pb2.ListNamespacesResponse(namespaces=found, more=True)
+            found.append(address_of(rows[0].key)[0])
+            start = _after_namespace(found[-1])
         return kv_pb2.ListNamespacesResponse(namespaces=found)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    async def Put(
-        self,
-        request: kv_pb2.PutRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
-    ) -> kv_pb2.PutResponse:
-        """Stores a value."""
-        await check(request, context)
-        try:
-            self._check_room(request)
+    async def _put(self, request: kv_pb2.PutRequest) -> kv_pb2.PutResponse:
+        with self._room([request]):
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
                 condition = self._add_condition(plan, request)
                 self._add_put(plan, request)
                 committed = await self._commit(plan)
                 if committed.applied:
-                    break
+                    before = committed.previous[-1]
+                    response = kv_pb2.PutResponse(added=before is None, revision=committed.revision, applied=True)
+                    if request.return_previous and before is not None:
+                        response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
+                    return response
                 if committed.failed_check == condition:
                     # Whoever may not overwrite is told what is there.
                     found = committed.found
                     return kv_pb2.PutResponse(revision=0 if found is None else found.revision)
-            else:
-                raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")  # noqa: TRY301
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
-        before = committed.previous[-1]
-        response = kv_pb2.PutResponse(added=before is None, revision=committed.revision, applied=True)
-        if request.return_previous and before is not None:
-            response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
-        return response
+        raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")
 
-    async def Delete(
-        self,
-        request: kv_pb2.DeleteRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
-    ) -> kv_pb2.DeleteResponse:
-        """Removes keys."""
-        await check(request, context)
-        if (problem := _delete_problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        try:
-            plan = self._new_plan()
-            if request.HasField("expected_revision"):
-                key = row_key(request.namespace, request.key)
-                plan.batch.check_revision(TABLE, key, request.expected_revision)
-                plan.checks += 1
-            self._add_delete(plan, request)
-            committed = await self._commit(plan)
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+    async def _delete(self, request: kv_pb2.DeleteRequest) -> kv_pb2.DeleteResponse:
+        _check_delete(request)
+        plan = self._new_plan()
+        if request.HasField("expected_revision"):
+            key = row_key(request.namespace, request.key)
+            plan.batch.check_revision(TABLE, key, request.expected_revision)
+            plan.checks += 1
+        self._add_delete(plan, request)
+        committed = await self._commit(plan)
         if not committed.applied:
             return kv_pb2.DeleteResponse(revision=committed.revision)
         count = committed.deleted[-1]
@@ -274,16 +290,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             response.previous.CopyFrom(self._entry(request.namespace, before, request.key))
         return response
 
-    async def Transact(
-        self,
-        request: kv_pb2.TransactRequest,
-        context: grpc.aio.ServicerContext[kv_pb2.TransactRequest, kv_pb2.TransactResponse],
-    ) -> kv_pb2.TransactResponse:
-        """Does several operations, or none."""
-        await check(request, context)
-        if (problem := _transact_problem(request)) is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        try:
+    async def _transact(self, request: kv_pb2.TransactRequest) -> kv_pb2.TransactResponse:
+        for number, operation in enumerate(request.operations):
+            if operation.HasField("delete"):
+                _check_delete(operation.delete, f"operations[{number}].delete.")
+        with self._room([operation.put for operation in request.operations if operation.HasField("put")]):
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
                 for wanted in request.checks:
@@ -295,7 +306,6 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     plan.checks += 1
                 for operation in request.operations:
                     if operation.HasField("put"):
-                        self._check_room(operation.put)
                         self._add_put(plan, operation.put)
                     else:
                         self._add_delete(plan, operation.delete)
@@ -305,9 +315,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     return kv_pb2.TransactResponse(applied=True, revision=committed.revision)
                 if failed < len(request.checks):
                     return self._failed(request.checks[failed], failed, committed)
-            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")  # noqa: TRY301
-        except (StoreError, RefusedError) as refused:
-            await refuse(refused, context)
+        raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")
 
     def _failed(self, wanted: kv_pb2.TransactCheck, number: int, committed: StoreCommitted) -> kv_pb2.TransactResponse:
         response = kv_pb2.TransactResponse(revision=committed.revision, failed_check=number)
@@ -318,15 +326,26 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     # -- putting changes together --------------------------------------------------------------------------------------
 
     def _new_plan(self) -> _Plan:
-        return _Plan(self._store.batch(), {}, [])
+        return _Plan(self._store.batch(), {}, {}, [])
 
     async def _commit(self, plan: _Plan) -> StoreCommitted:
-        committed = await self._store.commit(plan.batch)
+        """Commits a plan. Its leases' time runs from before, so that it runs also if nobody waits for the outcome."""
+        new, old = plan.private_leases, plan.dropped_leases
+        try:
+            committed = await self._store.commit(plan.batch)
+        except OutcomeUnknownError:
+            raise
+        except StoreError:
+            self._leases.forget(new)
+            raise
         failed = committed.failed_check
         if failed is None:
-            for lease_id, ttl in plan.private_leases:
+            self._leases.forget(old)
+            for lease_id, ttl in new.items():
                 self._leases.keep(lease_id, ttl)
-        elif failed in plan.missing:
+            return committed
+        self._leases.forget(new)
+        if failed in plan.missing:
             raise RefusedError(grpc.StatusCode.NOT_FOUND, plan.missing[failed])
         return committed
 
@@ -354,9 +373,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             plan.batch.check_revision(TABLE, key, 0 if row is None else row.revision)
             plan.checks += 1
         elif chosen == "ttl":
-            ttl = request.ttl.seconds + request.ttl.nanos / 1e9
+            ttl = seconds(request.ttl)
             lease_id = self._leases.add_private(plan.batch, ttl)
-            plan.private_leases.append((lease_id, ttl))
+            plan.private_leases[lease_id] = ttl
             owner = lease_owner(lease_id)
         elif chosen == "lease_id":
             self._add_lease_check(plan, request.lease_id)
@@ -365,8 +384,15 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             self._add_node_check(plan, request.node)
             owner = node_owner(request.node.node_id, request.node.incarnation)
         if row is not None and row.owner != owner:
-            self._leases.drop_private(plan.batch, lease_of(row.owner))
+            self._drop_private(plan, row.owner)
         plan.batch.put(TABLE, key, request.value, owner)
+
+    def _drop_private(self, plan: _Plan, owner: bytes) -> None:
+        """The key of a private lease goes, or gets another owner: the lease goes with it."""
+        lease_id = lease_of(owner)
+        if lease_id and is_private(lease_id):
+            plan.batch.delete(LEASES, lease_key(lease_id))
+            plan.dropped_leases.append(lease_id)
 
     def _add_lease_check(self, plan: _Plan, lease_id: int) -> None:
         if is_private(lease_id):
@@ -399,7 +425,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         else:
             row = self._store.get(TABLE, key)
             if row is not None:
-                self._leases.drop_private(plan.batch, lease_of(row.owner))
+                self._drop_private(plan, row.owner)
             plan.batch.delete(TABLE, key)
 
     # -- pages and entries ---------------------------------------------------------------------------------------------
@@ -418,46 +444,53 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
-    def _check_room(self, request: kv_pb2.PutRequest) -> None:
-        key = row_key(request.namespace, request.key)
-        growth = len(key) + len(request.value) + ENTRY_OVERHEAD_BYTES
+    @contextlib.contextmanager
+    def _room(self, puts: Sequence[kv_pb2.PutRequest]) -> Iterator[None]:
+        """Keeps room for what is put until the block ends, when the store knows of it.
+
+        Raises:
+            RefusedError: there is not enough.
+        """
+        growth = max(0, sum(self._growth(put) for put in puts))
         limit = self._settings.max_total_bytes
-        self._used_since += growth
-        if self._used_since > _USAGE_STEP_BYTES or self._used + self._used_since > limit:
+        if self._used + self._used_since + growth > limit or self._used_since > _USAGE_STEP_BYTES:
             self._look_at_usage()
-            row = self._store.get(TABLE, key)
-            if row is not None:
-                growth -= len(key) + len(row.value) + ENTRY_OVERHEAD_BYTES
-            if growth > 0 and self._used + growth > limit:
-                full = (
-                    f"the store is full: it holds {self._used:,} of at most {limit:,} bytes and this call would add "
-                    f"{growth:,}; delete keys, or raise the limit"
-                )
-                raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+        if growth and (used := self._used + self._used_since) + growth > limit:
+            full = (
+                f"the store is full: it holds {used:,} of at most {limit:,} bytes and this call would add "
+                f"{growth:,}; delete keys, or start the server with a larger --max-kv-bytes"
+            )
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+        self._used_since += growth
+        self._in_flight += growth
+        try:
+            yield
+        finally:
+            self._in_flight -= growth
+
+    def _growth(self, put: kv_pb2.PutRequest) -> int:
+        key = row_key(put.namespace, put.key)
+        row = self._store.get(TABLE, key)
+        if row is not None:
+            return len(put.value) - len(row.value)
+        return len(key) + len(put.value) + ENTRY_OVERHEAD_BYTES
 
     def _look_at_usage(self) -> None:
         tables = self._store.statistics().tables
         self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == TABLE)
-        self._used_since = 0
+        self._used_since = self._in_flight
 
 
-def _delete_problem(request: kv_pb2.DeleteRequest, path: str = "") -> str | None:
+def _check_delete(request: kv_pb2.DeleteRequest, path: str = "") -> None:
+    problem = None
     if not request.key and not request.prefix:
-        return f"{path}key: is required, unless prefix is set"
-    if request.prefix and request.HasField("expected_revision"):
-        return f"{path}expected_revision: is for one key; leave it out, or prefix"
-    if request.prefix and request.return_previous:
-        return f"{path}return_previous: is for one key; leave it out, or prefix"
-    return None
-
-
-def _transact_problem(request: kv_pb2.TransactRequest) -> str | None:
-    for number, operation in enumerate(request.operations):
-        if operation.HasField("delete"):
-            problem = _delete_problem(operation.delete, f"operations[{number}].delete.")
-            if problem is not None:
-                return problem
-    return None
+        problem = "key: is required, unless prefix is set"
+    elif request.prefix and request.HasField("expected_revision"):
+        problem = "expected_revision: is for one key; leave it out, or prefix"
+    elif request.prefix and request.return_previous:
+        problem = "return_previous: is for one key; leave it out, or prefix"
+    if problem is not None:
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, path + problem)
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------

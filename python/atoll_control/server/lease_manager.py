@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVarTuple
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.duration_pb2 import Duration
 
 from atoll import IoContext
-from atoll.errors import StoreError
+from atoll.errors import OutcomeUnknownError, StoreError
+from atoll_control.api.times import duration, seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.server.calls import check, refuse
+from atoll_control.server.calls import answer, check
 from atoll_control.server.owners import is_private, lease_owner
 
 if TYPE_CHECKING:
     import random  # noqa: TID251 - the type of the loop's own
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from atoll.store import Store, StoreBatch, StoreCommitted
 
@@ -40,8 +40,9 @@ TABLE: Final = "leases"
 DEFAULT_PAGE: Final = 1_000
 # An end that the store did not take is tried again after this many seconds.
 RETRY_AFTER: Final = 1.0
+# Deadlines of leases that are gone may wait in the heap until they outnumber the others by this many.
+_SPARE_DEADLINES: Final = 1_000
 _KEY_BYTES: Final = 8
-_PRIVATE: Final = "\0"  # the description of a private lease, which no request can have
 
 
 class Loop(Protocol):
@@ -89,7 +90,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
             page = self._store.scan(TABLE, start)
             for row in page.rows:
                 lease = kv_pb2.Lease.FromString(row.value)
-                self.keep(lease.lease_id, _seconds(lease.ttl))
+                self.keep(lease.lease_id, seconds(lease.ttl))
             if not page.more:
                 return
             start = page.rows[-1].key + b"\0"
@@ -101,15 +102,23 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
     # -- for KvManager -------------------------------------------------------------------------------------------------
 
     def add_private(self, batch: StoreBatch, ttl: float) -> int:
-        """Adds a lease for one key to a batch; its number. When it is committed, `keep()` starts its time."""
+        """Adds a lease for one key to a batch, and starts its time; its number.
+
+        When the batch is not committed, `forget()` it; if nobody can tell, its end finds nothing to delete.
+        """
         lease_id = self._new_id(private=True)
-        self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=_duration(ttl), description=_PRIVATE))
+        self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=duration(ttl)))
+        self.keep(lease_id, ttl)
         return lease_id
 
-    def drop_private(self, batch: StoreBatch, lease_id: int) -> None:
-        """Adds the end of a private lease to a batch, whose key goes or gets another owner; of others and of 0, nothing."""
-        if lease_id and is_private(lease_id):
-            batch.delete(TABLE, lease_key(lease_id))
+    def forget(self, lease_ids: Iterable[int]) -> None:
+        """Leases that are not there, or no longer: nobody has to end them."""
+        for lease_id in lease_ids:
+            self._deadlines.pop(lease_id, None)
+            self._ttls.pop(lease_id, None)
+        if len(self._heap) > 2 * len(self._deadlines) + _SPARE_DEADLINES:
+            self._heap = [(deadline, lease_id) for lease_id, deadline in self._deadlines.items()]
+            heapq.heapify(self._heap)
 
     def keep(self, lease_id: int, ttl: float) -> None:
         """Gives a lease its whole time, from now on."""
@@ -119,6 +128,10 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
             heapq.heappush(self._heap, (deadline, lease_id))
         self._deadlines[lease_id] = deadline
         self._set_timer()
+
+    def waiting(self) -> tuple[int, int]:
+        """How many leases have a deadline, and how many of them are private ones."""
+        return len(self._deadlines), sum(is_private(lease_id) for lease_id in self._deadlines)
 
     # -- deadlines -----------------------------------------------------------------------------------------------------
 
@@ -162,8 +175,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 
     async def _end(self, lease_id: int) -> StoreCommitted:
         committed = await self._store.commit(self._store.batch().delete_owned(lease_owner(lease_id)))
-        self._deadlines.pop(lease_id, None)
-        self._ttls.pop(lease_id, None)
+        self.forget([lease_id])
         return committed
 
     # -- LeaseService --------------------------------------------------------------------------------------------------
@@ -175,14 +187,22 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
     ) -> kv_pb2.GrantLeaseResponse:
         """Makes a lease."""
         await check(request, context)
+        return await answer(self._grant(request), context)
+
+    async def _grant(self, request: kv_pb2.GrantLeaseRequest) -> kv_pb2.GrantLeaseResponse:
         lease_id = self._new_id(private=False)
         batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
+        # Its time runs from before, so that it runs also if nobody waits for the outcome; and anew from now on.
+        self.keep(lease_id, seconds(request.ttl))
         try:
             committed = await self._store.commit(batch)
-        except StoreError as refused:
-            await refuse(refused, context)
-        self.keep(lease_id, _seconds(request.ttl))
+        except OutcomeUnknownError:
+            raise
+        except StoreError:
+            self.forget([lease_id])
+            raise
+        self.keep(lease_id, seconds(request.ttl))
         return kv_pb2.GrantLeaseResponse(lease_id=lease_id, ttl=request.ttl, revision=committed.revision)
 
     async def KeepLeaseAlive(
@@ -196,7 +216,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         if ttl is None or self._store.get(TABLE, lease_key(request.lease_id)) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {request.lease_id} has ended, and its keys with it")
         self.keep(request.lease_id, ttl)
-        return kv_pb2.KeepLeaseAliveResponse(ttl=_duration(ttl))
+        return kv_pb2.KeepLeaseAliveResponse(ttl=duration(ttl))
 
     async def RevokeLease(
         self,
@@ -205,10 +225,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
     ) -> kv_pb2.RevokeLeaseResponse:
         """Ends a lease and removes its keys."""
         await check(request, context)
-        try:
-            committed = await self._end(request.lease_id)
-        except StoreError as refused:
-            await refuse(refused, context)
+        committed = await answer(self._end(request.lease_id), context)
         deleted = committed.deleted[0]
         return kv_pb2.RevokeLeaseResponse(
             revoked=deleted > 0, keys_deleted=max(0, deleted - 1), revision=committed.revision
@@ -228,18 +245,20 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         while True:
             page = self._store.scan(TABLE, start, limit=limit)
             for row in page.rows:
-                lease = kv_pb2.Lease.FromString(row.value)
-                if lease.description == _PRIVATE:
+                if is_private(int.from_bytes(row.key, "big")):
                     continue
+                lease = kv_pb2.Lease.FromString(row.value)
                 if len(found) == limit:
                     return kv_pb2.ListLeasesResponse(leases=found, more=True)
                 left = self._deadlines.get(lease.lease_id, now) - now
-                lease.remaining.CopyFrom(_duration(max(0.0, left)))
+                lease.remaining.CopyFrom(duration(max(0.0, left)))
                 lease.keys = max(0, len(self._store.owned(lease_owner(lease.lease_id))) - 1)
                 found.append(lease)
             if not page.more:
                 return kv_pb2.ListLeasesResponse(leases=found)
             start = page.rows[-1].key + b"\0"
+            # There may be many private ones between.
+            await asyncio.sleep(0)
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -255,12 +274,3 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 def lease_key(lease_id: int) -> bytes:
     """Under which key a lease is stored."""
     return lease_id.to_bytes(_KEY_BYTES, "big")
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
-def _duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -25,13 +25,15 @@ import structlog
 
 from atoll import IoContext
 from atoll.errors import OutcomeUnknownError, StoreError
+from atoll_control.api.times import duration
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 from atoll_control.server import node_records as records
 from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
 from atoll_control.server.node_listeners import NodeListeners
 from atoll_control.server.node_pages import endings_page, nodes_page
-from atoll_control.server.node_records import ALIVE, DEAD, ENDINGS, LEFT, NODES, REPLACED, SUSPECT
+from atoll_control.server.node_records import ALIVE, DEAD, LEFT, REPLACED, SUSPECT
 from atoll_control.server.owners import node_owner
+from atoll_control.server.tables import ENDINGS, NODES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -227,6 +229,31 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
 
         return await self._whole(self._change(node_id, edit))
 
+    async def declare_dead(self, node_id: str, incarnation: int, by: str, reason: str) -> node_pb2.Node:
+        """Marks an incarnation that is alive dead, for good, because an operator says so; the audit has who and why.
+
+        Returns:
+            The node, dead.
+
+        Raises:
+            RefusedError: the node is not known, has another incarnation, or is not alive.
+            StoreError: it could not be recorded, or it is not known whether it was.
+        """
+
+        async def edit(node: node_pb2.Node | None) -> node_pb2.Node:
+            node = _known(node, node_id)
+            _check_incarnation(node, incarnation)
+            if node.state != ALIVE:
+                raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, records.has_ended(node))
+            return records.ended(node, DEAD, f"declared dead by {by!r}: {reason}", self._wall_clock())
+
+        async def declare() -> node_pb2.Node:
+            node = _known(await self._change(node_id, edit), node_id)
+            _audit.warning("node_declared_dead", node_id=node_id, incarnation=incarnation, by=by, reason=reason)
+            return node
+
+        return await self._whole(declare())
+
     async def record_suspicion(self, node_id: str, incarnation: int, reason: str, *, suspect: bool) -> None:
         """Sets the condition `Suspect` of an incarnation that is alive.
 
@@ -413,8 +440,8 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
             self._joining -= is_new
         rhythm = await liveness.registered(request.node_id, request.incarnation, connection, arrived_at)
         return node_pb2.RegisterResponse(
-            heartbeat_interval=records.duration(rhythm.interval),
-            node_deadline=records.duration(rhythm.deadline),
+            heartbeat_interval=duration(rhythm.interval),
+            node_deadline=duration(rhythm.deadline),
             server_id=self._server_id,
             epoch=self._store.epoch,
             node=node,
@@ -468,6 +495,11 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
     ) -> node_pb2.DrainResponse:
         """Says whether a node should get new work."""
         await check(request, context)
+        node = await answer(self._whole(self._drain(request, actor_of(context))), context)
+        return node_pb2.DrainResponse(node=node)
+
+    async def _drain(self, request: node_pb2.DrainRequest, by: str) -> node_pb2.Node | None:
+        """Says it, and puts down who wanted it, whether he waits for it or not."""
 
         async def edit(node: node_pb2.Node | None) -> node_pb2.Node | None:
             node = _known(node, request.node_id)
@@ -478,14 +510,10 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
                 )
             return records.drained(node, request.reason, draining=request.draining)
 
-        node = await answer(self._whole(self._change(request.node_id, edit)), context)
-        _audit.info(
-            "node_drained" if request.draining else "node_undrained",
-            node_id=request.node_id,
-            by=actor_of(context),
-            reason=request.reason,
-        )
-        return node_pb2.DrainResponse(node=node)
+        node = await self._change(request.node_id, edit)
+        event = "node_drained" if request.draining else "node_undrained"
+        _audit.info(event, node_id=request.node_id, by=by, reason=request.reason)
+        return node
 
     async def SetConditions(
         self,

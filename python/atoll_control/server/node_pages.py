@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from atoll_control.api.v1 import node_pb2
-from atoll_control.server.node_records import ENDINGS, NODES, ending_of, node_of
-from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
+from atoll_control.server.node_records import ending_of, node_of
+from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
+from atoll_control.server.tables import ENDINGS, NODES
 
 if TYPE_CHECKING:
     from atoll.store import Store

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from atoll_control.api.times import timestamp
 from atoll_control.api.v1 import node_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from atoll.store import StoreRow
-
-NODES: Final = "nodes"
-ENDINGS: Final = "endings"
 
 ALIVE: Final = node_pb2.NODE_STATE_ALIVE
 DEAD: Final = node_pb2.NODE_STATE_DEAD
@@ -188,19 +183,3 @@ def other_incarnation(node: node_pb2.Node, incarnation: int) -> str:
         f"incarnation {incarnation} of node {node.node_id!r} is stale: {node.incarnation} has registered since; "
         "register again with a higher one, or stop if another process has taken this node's place"
     )
-
-
-# -- times -------------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> Duration:
-    """Seconds as the protos have them."""
-    result = Duration()
-    result.FromNanoseconds(round(seconds * 1e9))
-    return result
-
-
-def timestamp(seconds: float) -> Timestamp:
-    """Seconds since 1970 as the protos have them."""
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Timestamp(seconds=whole, nanos=nanos)

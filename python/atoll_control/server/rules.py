@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescrip
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from atoll_control.api.times import seconds
 from atoll_control.api.v1 import rules_pb2
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def _duration_check(rules: rules_pb2.Rules) -> ValueCheck:
     def check(value: Duration, path: str) -> str | None:
         if not -(10**9) < value.nanos < 10**9 or value.seconds * value.nanos < 0:
             return f"{path}: is no duration: {value.seconds} s and {value.nanos} ns"
-        return _range_problem(value.seconds + value.nanos / 1e9, low, high, path, " s")
+        return _range_problem(seconds(value), low, high, path, " s")
 
     return check
 

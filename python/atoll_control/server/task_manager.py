@@ -18,11 +18,11 @@ import grpc.aio
 
 from atoll_control.api.v1 import task_pb2, task_pb2_grpc
 from atoll_control.server.calls import check
+from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
 from atoll_control.server.task_attempts import KIND, NAME, STATE_NAMES
 from atoll_control.server.task_filters import FilterError, filters_of
 from atoll_control.server.task_pages import FIELD_BYTES, MESSAGES_AT_A_TIME, TokenError, page_of
 from atoll_control.server.task_table import NewestFirst, TaskSettings, TaskTable
-from atoll_control.server.validation import DEFAULT_PAGE, MAX_PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from atoll_control.api.v1 import task_pb2
+from atoll_control.server.pages import MAX_PAGE_BYTES
 from atoll_control.server.task_table import NewestFirst
-from atoll_control.server.validation import MAX_PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

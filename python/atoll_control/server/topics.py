@@ -29,7 +29,7 @@ class Topic:
         newest: the number of the newest event, kept or not; where there was none, the number before the first one.
         published: through which event the groups of its watchers have been served.
         watchers: how many watches it has.
-        active_at: when it last had an event or a watcher.
+        active_at: when it last had an event, got a watcher, or was seen to have one.
     """
 
     name: str
@@ -83,10 +83,6 @@ class Topics:
     def __len__(self) -> int:
         """How many there are."""
         return len(self._topics)
-
-    def find(self, name: str) -> Topic | None:
-        """The topic of this name."""
-        return self._topics.get(name)
 
     def obtain(self, name: str, now: float) -> Topic:
         """The topic of this name, made if need be.
@@ -143,16 +139,20 @@ class Topics:
         topic.bytes -= size
         self.bytes -= size
 
-    def drop_idle(self, now: float) -> int:
-        """Forgets topics that had neither events nor watchers for long; how many."""
+    def drop_idle(self, now: float) -> None:
+        """Forgets topics that had neither events nor watchers for long, as far as these looks can tell."""
         end = now - self._settings.idle_after
-        idle = [topic for topic in self._topics.values() if not topic.watchers and topic.active_at <= end]
+        idle = []
+        for topic in self._topics.values():
+            if topic.watchers:
+                topic.active_at = now
+            elif topic.active_at <= end:
+                idle.append(topic)
         for topic in idle:
             self.bytes -= topic.bytes
             self._in_turn.pop(topic, None)
             self._dropped_through = max(self._dropped_through, topic.newest)
             del self._topics[topic.name]
-        return len(idle)
 
     def listed_after(self, name: str) -> list[Topic]:
         """The topics whose names sort after one, in the order of their names."""

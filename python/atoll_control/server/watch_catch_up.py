@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from atoll.errors import CompactedError, SnapshotExpiredError
 from atoll_control.api.v1 import watch_pb2
+from atoll_control.server.tables import NODES
 from atoll_control.server.watch_messages import Coalesced, mark_of, revision_of, skip_of
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class StateCatchUp:
     # -- the snapshot --------------------------------------------------------------------------------------------------
 
     async def _send_rows(self, watch: Watch, rows: Sequence[StoreRow], revision: int, *, last: bool) -> None:
-        nodes = self._range.table == "nodes"
+        nodes = self._range.table == NODES
         limit = self._settings.max_page_bytes
         for message in self._describe.pages(self._group.number, rows, revision, limit, nodes=nodes, last=last):
             await watch.stream.write(message)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from atoll.errors import MailboxFull
+from atoll_control.server.tables import KV
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from atoll_control.server.watch_messages import Range
     from atoll_control.server.watch_stream import Watch
 
-
-# Lists are short here, and there may be many groups: an empty one is small.
 # Of how many messages a group remembers between which marks they were.
 _REMEMBERED_MESSAGES: Final = 16
 
@@ -215,7 +214,7 @@ class Groups:
 
     def of_row(self, table: str, key: bytes) -> Iterable[Group]:
         """The groups that a change to a row concerns."""
-        name = key.partition(b"\0")[0].decode() if table == "kv" else ""
+        name = key.partition(b"\0")[0].decode() if table == KV else ""
         namespace = self._namespaces.get((table, name))
         if namespace is None:
             return ()

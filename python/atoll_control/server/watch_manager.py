@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from atoll import IoContext, rpc
 from atoll.errors import CompactedError, StoreError
+from atoll_control.api.times import timestamp
 from atoll_control.api.v1 import watch_pb2, watch_pb2_grpc
 from atoll_control.server.calls import RefusedError, check
+from atoll_control.server.pages import DEFAULT_PAGE
 from atoll_control.server.store_status import status_of
 from atoll_control.server.topics import Topics, TopicsFullError
-from atoll_control.server.validation import DEFAULT_PAGE
 from atoll_control.server.watch_catch_up import discontinuity, event_messages
 from atoll_control.server.watch_groups import Groups
 from atoll_control.server.watch_messages import Describer, mark_of
 from atoll_control.server.watch_settings import TopicSettings, WatchSettings
-from atoll_control.server.watch_stream import Watch, WatchStream, as_context
+from atoll_control.server.watch_stream import Watch, WatchStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -388,7 +388,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         context: grpc.aio.ServicerContext[watch_pb2.WatchRequest, watch_pb2.WatchResponse],
     ) -> None:
         """Serves the watches of a stream."""
-        stream = WatchStream(self, as_context(context))
+        stream = WatchStream(self, context)
         self._streams.add(stream)
         try:
             await stream.serve(request_iterator)
@@ -417,7 +417,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             topic = self.topics.obtain(request.topic, now)
         except TopicsFullError as full:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"topic: {full}")
-        event = watch_pb2.Event(key=request.key, payload=request.payload, time=_timestamp(self._wall_clock()))
+        event = watch_pb2.Event(key=request.key, payload=request.payload, time=timestamp(self._wall_clock()))
         self.topics.append(topic, event, now)
         self._unpublished[topic] = None
         self._publish_events_later()
@@ -443,8 +443,3 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
                 watchers=topic.watchers,
             )
         return response
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    whole = int(seconds)
-    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

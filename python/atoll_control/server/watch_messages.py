@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from atoll_control.api.v1 import kv_pb2, node_pb2, watch_pb2
 from atoll_control.server.kv_manager import address_of, after_prefix, entry_of, row_key
+from atoll_control.server.node_records import node_of
+from atoll_control.server.tables import KV, NODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from atoll.store import StoreChange, StoreRow
 
-KV: Final = "kv"
-NODES: Final = "nodes"
 _SKIP_BITS: Final = 20
 
 
@@ -99,7 +99,7 @@ class Range:
     """The rows that a watch is about.
 
     Attributes:
-        table: "kv" or "nodes".
+        table: `KV` or `NODES`.
         namespace: of the keys; empty for nodes.
         start: the first row's key; for a prefix, the prefix.
         prefix: all rows whose keys begin with `start`, not the one row.
@@ -158,23 +158,17 @@ class Describer:
         entry.ClearField("value")
         return entry
 
-    @staticmethod
-    def _node(row: StoreRow) -> node_pb2.Node:
-        node = node_pb2.Node.FromString(row.value)
-        node.revision = row.revision
-        return node
-
     def change(self, change: Change, *, previous: bool) -> watch_pb2.Change:
         """A change, with what was there before if that is wanted."""
         described = watch_pb2.Change(revision=change.revision, deleted=change.row is None)
         key, row, before = change.key, change.row, change.previous
         if change.table == NODES:
             if row is not None:
-                described.node.CopyFrom(self._node(row))
+                described.node.CopyFrom(node_of(row))
             else:
                 described.node.node_id = key.decode()
             if previous and before is not None:
-                described.previous_node.CopyFrom(self._node(before))
+                described.previous_node.CopyFrom(node_of(before))
             return described
         described.entry.CopyFrom(self._gone(before, key) if row is None else self._entry(row, key))
         if previous and before is not None:
@@ -189,7 +183,7 @@ class Describer:
         page = watch_pb2.SnapshotPage(position=position)
         size = 0
         for row in rows:
-            item = self._node(row) if nodes else self._entry(row, row.key)
+            item = node_of(row) if nodes else self._entry(row, row.key)
             item_size = item.ByteSize()
             if size and size + item_size > max_bytes:
                 yield watch_pb2.WatchResponse(watch_id=watch_id, page=page)

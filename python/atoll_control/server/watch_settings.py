@@ -41,8 +41,10 @@ class TopicSettings:
         max_topics: topics, those that are only watched included; an event for one more is refused.
         max_topic_events: events of one topic; the oldest go.
         max_topic_bytes: events of one topic.
-        max_total_bytes: events of all topics; the oldest of all go.
-        idle_after: how long a topic without events and watchers is kept.
+        max_total_bytes: events of all topics. Beyond that, the oldest of the topic that gets an event go where it has
+            more than an equal share, and otherwise the oldest of the others, one topic after another.
+        idle_after: how long a topic is kept to which nothing is published and which nobody watches. The events that it
+            still has go with it.
     """
 
     max_topics: int = 10_000

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import grpc.aio
 
 from atoll.errors import StoreError
 from atoll_control.api.v1 import watch_pb2
-from atoll_control.server import rules
-from atoll_control.server.calls import RefusedError
-from atoll_control.server.store_status import status_of
+from atoll_control.server.calls import RefusedError, check_rules, native, refuse
 from atoll_control.server.watch_catch_up import EventsCatchUp, Next, StateCatchUp
 from atoll_control.server.watch_groups import GroupKey, Source, TopicKey
 from atoll_control.server.watch_messages import range_of
@@ -101,11 +100,16 @@ class Watch:
 class WatchStream:
     """The watches of one call of `Watch`."""
 
-    def __init__(self, manager: WatchManager, context: rpc.ServicerContext) -> None:
+    def __init__(
+        self,
+        manager: WatchManager,
+        context: grpc.aio.ServicerContext[watch_pb2.WatchRequest, watch_pb2.WatchResponse],
+    ) -> None:
         """Has no watch yet."""
         self._manager = manager
         self._settings = manager.settings
-        self.context = context
+        self.context = native(context)
+        self._call = context
         # By the number in messages, which is the group's: no two watches of a stream are in the same group.
         self.watches: dict[int, Watch] = {}
         # Of watches that are the same: how many are open, and how many copies of the group were used.
@@ -143,10 +147,8 @@ class WatchStream:
             if self._failure.done():
                 code, details, trailing_metadata = self._failure.result()
                 await self.context.abort(code, details, trailing_metadata)
-        except RefusedError as refused:
-            await self.context.abort(refused.code, str(refused))
-        except StoreError as refused:
-            await self.context.abort(status_of(refused), str(refused))
+        except (RefusedError, StoreError) as reason:
+            await refuse(reason, self._call)
         finally:
             for task in (reader, worker):
                 if not task.done():
@@ -176,8 +178,7 @@ class WatchStream:
             self._turn_taken.set_result(None)
 
     def _accept(self, request: watch_pb2.WatchRequest) -> None:
-        if (problem := rules.problem(request)) is not None:
-            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        check_rules(request)
         kind = request.WhichOneof("request")
         if kind == "open":
             self._open(request.open)
@@ -317,8 +318,3 @@ class WatchStream:
         if copies[0] == 0:
             del self._copies[key.source, key.previous_values]
         self._manager.forget_watch(watch)
-
-
-def as_context(context: object) -> rpc.ServicerContext:
-    """What the server passes as grpcio's context is Atoll's own."""
-    return cast("rpc.ServicerContext", context)

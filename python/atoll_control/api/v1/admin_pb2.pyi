@@ -78,7 +78,9 @@ class GetServerResponse(_message.Message):
     version: _builtins.str
     role: Global___ServerRole.ValueType
     leader_address: _builtins.str
-    """Where the leader can be reached; empty when there is none."""
+    """Where the leader can be reached; this server's own address while there is one server. Empty if it listens on all
+    addresses of its machine and so does not know by which of them clients reach it.
+    """
     epoch: _builtins.int
     generation: _builtins.str
     revision: _builtins.int

@@ -50,8 +50,7 @@ class AdminServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetServer(self, request, context):
-        """Also answered by a server that is not the leader.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -35,7 +35,6 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetServerRequest, _admin_pb2.GetServerResponse]
-    """Also answered by a server that is not the leader."""
     Backup: _grpc.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupChunk]
     """Streams a backup: a SQLite database, whatever the engine. The first message tells its size and position."""
 
@@ -43,7 +42,6 @@ class AdminServiceStub:
 class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServer: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetServerRequest, _admin_pb2.GetServerResponse]  # type: ignore[assignment]
-    """Also answered by a server that is not the leader."""
     Backup: _aio.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupChunk]  # type: ignore[assignment]
     """Streams a backup: a SQLite database, whatever the engine. The first message tells its size and position."""
 
@@ -53,8 +51,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.GetServerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.GetServerResponse, _abc.Awaitable[_admin_pb2.GetServerResponse]]:
-        """Also answered by a server that is not the leader."""
+    ) -> _typing.Union[_admin_pb2.GetServerResponse, _abc.Awaitable[_admin_pb2.GetServerResponse]]: ...
 
     @_abc_1.abstractmethod
     def Backup(

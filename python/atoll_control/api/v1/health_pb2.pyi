@@ -118,7 +118,9 @@ class ExplainResponse(_message.Message):
     node_id: _builtins.str
     incarnation: _builtins.int
     verdict: _builtins.str
-    """"alive", "suspect", "dead": what the detector thinks, published or not."""
+    """"alive", "suspect" or "dead": what the detector thinks, published or not. Of a node that it does not watch, what is
+    recorded: "dead" or "left".
+    """
     reason: _builtins.str
     heartbeats: _builtins.int
     connected: _builtins.bool
@@ -224,7 +226,7 @@ class Detector(_message.Message):
     observe_only: _builtins.bool
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Seconds by which its last sweep was late, and the worst of the last while."""
+        """By how much its last sweep was late, and the most by which any was since the server began."""
 
     @_builtins.property
     def worst_lag(self) -> _duration_pb2.Duration: ...

@@ -4,16 +4,14 @@ isort:skip_file
 A key-value store for configuration, coordination and rendezvous. Keys live in namespaces; keys and values are bytes.
 
 Every change gets a revision, which rises across the whole store, membership included, and which `WatchService` resumes
-from. A change is answered when it is durable: it survives the server, and on several machines the leader.
+from. A change is answered when it is durable: it survives the server.
 
 Compatibility: fields are only ever added. Absent and zero mean the same unless a field says otherwise.
 
 Errors that every call may have:
   INVALID_ARGUMENT    a field breaks its rules; the message names it.
-  UNAUTHENTICATED, PERMISSION_DENIED  the token is missing, unknown, or its role does not allow the call.
-  UNAVAILABLE         the server is starting, stopping, or not the leader (then `atoll-leader` in the trailing metadata says
-                      who is); the call was not done and may be sent again. A change whose outcome is not known is
-                      answered ABORTED instead: read before you send it again.
+  UNAVAILABLE         the server is starting or stopping, or its store can't be written; the call was not done and may be sent
+                      again. A change whose outcome is not known is answered ABORTED instead: read before you send it again.
   RESOURCE_EXHAUSTED  the disk or the store is full, or too much waits to be written; nothing was changed.
 """
 

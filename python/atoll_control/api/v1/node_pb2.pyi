@@ -360,7 +360,7 @@ class RegisterResponse(_message.Message):
     server_id: _builtins.str
     """Names this run of the server; another value means that it restarted."""
     epoch: _builtins.int
-    """Rises with every leader. A node refuses a server whose epoch is lower than the highest that it has seen."""
+    """Rises with every start of the server. A node refuses one whose epoch is lower than the highest that it has seen."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """Send a heartbeat this often."""

@@ -47,10 +47,6 @@ class _WatchEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchE
     """The given position is of another generation: the store was restored. Begin with a snapshot."""
     WATCH_END_REASON_FUTURE_POSITION: _WatchEndReason.ValueType  # 4
     """The given position is ahead of the store."""
-    WATCH_END_REASON_OVERFLOW: _WatchEndReason.ValueType  # 5
-    """Not given today: the watch of a topic goes on after a `Discontinuity`."""
-    WATCH_END_REASON_PERMISSION_DENIED: _WatchEndReason.ValueType  # 6
-    """The token may not read this."""
 
 class WatchEndReason(_WatchEndReason, metaclass=_WatchEndReasonEnumTypeWrapper): ...
 
@@ -63,10 +59,6 @@ WATCH_END_REASON_OTHER_GENERATION: WatchEndReason.ValueType  # 3
 """The given position is of another generation: the store was restored. Begin with a snapshot."""
 WATCH_END_REASON_FUTURE_POSITION: WatchEndReason.ValueType  # 4
 """The given position is ahead of the store."""
-WATCH_END_REASON_OVERFLOW: WatchEndReason.ValueType  # 5
-"""Not given today: the watch of a topic goes on after a `Discontinuity`."""
-WATCH_END_REASON_PERMISSION_DENIED: WatchEndReason.ValueType  # 6
-"""The token may not read this."""
 Global___WatchEndReason: _TypeAlias = WatchEndReason  # noqa: Y015
 
 class _DiscontinuityKind:

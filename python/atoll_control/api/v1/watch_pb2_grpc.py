@@ -47,7 +47,7 @@ class WatchServiceServicer(object):
     def Watch(self, request_iterator, context):
         """Errors of the stream:
         INVALID_ARGUMENT    a request breaks its rules; the message names the field.
-        UNAVAILABLE         the server stops or is not the leader: resume at the leader (`atoll-leader` in the trailing metadata).
+        UNAVAILABLE         the server stops: resume when it is back.
         RESOURCE_EXHAUSTED  more watches than one stream, or all of them, may have.
         What happens to one watch is said by `WatchEnded`, and leaves the others of its stream as they are.
         """

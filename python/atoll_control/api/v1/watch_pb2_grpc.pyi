@@ -44,7 +44,7 @@ class WatchServiceStub:
     Watch: _grpc.StreamStreamMultiCallable[_watch_pb2.WatchRequest, _watch_pb2.WatchResponse]
     """Errors of the stream:
       INVALID_ARGUMENT    a request breaks its rules; the message names the field.
-      UNAVAILABLE         the server stops or is not the leader: resume at the leader (`atoll-leader` in the trailing metadata).
+      UNAVAILABLE         the server stops: resume when it is back.
       RESOURCE_EXHAUSTED  more watches than one stream, or all of them, may have.
     What happens to one watch is said by `WatchEnded`, and leaves the others of its stream as they are.
     """
@@ -55,7 +55,7 @@ class WatchServiceAsyncStub(WatchServiceStub):
     Watch: _aio.StreamStreamMultiCallable[_watch_pb2.WatchRequest, _watch_pb2.WatchResponse]  # type: ignore[assignment]
     """Errors of the stream:
       INVALID_ARGUMENT    a request breaks its rules; the message names the field.
-      UNAVAILABLE         the server stops or is not the leader: resume at the leader (`atoll-leader` in the trailing metadata).
+      UNAVAILABLE         the server stops: resume when it is back.
       RESOURCE_EXHAUSTED  more watches than one stream, or all of them, may have.
     What happens to one watch is said by `WatchEnded`, and leaves the others of its stream as they are.
     """
@@ -69,7 +69,7 @@ class WatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchResponse], _abc.AsyncIterator[_watch_pb2.WatchResponse]]:
         """Errors of the stream:
           INVALID_ARGUMENT    a request breaks its rules; the message names the field.
-          UNAVAILABLE         the server stops or is not the leader: resume at the leader (`atoll-leader` in the trailing metadata).
+          UNAVAILABLE         the server stops: resume when it is back.
           RESOURCE_EXHAUSTED  more watches than one stream, or all of them, may have.
         What happens to one watch is said by `WatchEnded`, and leaves the others of its stream as they are.
         """

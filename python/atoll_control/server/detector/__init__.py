@@ -33,7 +33,8 @@ Each `sweep_interval`, at `due`, a timer posts the sweep behind the heartbeats t
             case BrakeOn() | BrakeOff():    # raise and clear the alarm
     due = loop.now() + settings.sweep_interval
 
-`freeze`, `resume` and `declare_dead` return their actions at once instead. A node of which no connection was ever
+`freeze` and `resume` return their actions at once instead. A death that was recorded elsewhere, an operator's verdict
+for one, is told with `died_elsewhere`. A node of which no connection was ever
 reported counts as connected. A probe of a node without a connection is to fail at once. An outcome that does not come
 is a failure.
 """
@@ -52,7 +53,6 @@ from atoll_control.server.detector._actions import (
 )
 from atoll_control.server.detector._brake import Freeze
 from atoll_control.server.detector._detector import FailureDetector
-from atoll_control.server.detector._errors import NodeEndedError, UnknownNodeError
 from atoll_control.server.detector._explanation import (
     BrakeFacts,
     ConnectionFacts,
@@ -82,13 +82,11 @@ __all__ = [
     "Heard",
     "HeartbeatFacts",
     "LatenessFacts",
-    "NodeEndedError",
     "Phase",
     "Probe",
     "ProbeOutcome",
     "Refuted",
     "Suspected",
     "Thresholds",
-    "UnknownNodeError",
     "WouldHaveDied",
 ]

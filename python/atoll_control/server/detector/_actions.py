@@ -94,7 +94,6 @@ class Died:
         reason: why, a sentence with the numbers.
         silence: seconds since its last heartbeat arrived.
         not_counted: how many of those did not count, because the server itself was late.
-        by: the operator who declared it dead, else empty.
     """
 
     node: str
@@ -103,7 +102,6 @@ class Died:
     reason: str
     silence: float
     not_counted: float
-    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

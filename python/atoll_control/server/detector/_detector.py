@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from atoll_control.server.detector import _wording
 from atoll_control.server.detector._actions import Cause, Died, Heard, Refuted
-from atoll_control.server.detector._errors import NodeEndedError, UnknownNodeError
 from atoll_control.server.detector._explanation import (
     BrakeFacts,
     ConnectionFacts,
@@ -233,42 +232,11 @@ class FailureDetector:
         self._judge.let_suspects_go(ended, now)
         return ended
 
-    def declare_dead(self, node: str, by: str, reason: str, now: float, *, incarnation: int | None = None) -> Died:
-        """An operator's verdict: final, whatever is frozen, held or only observed.
-
-        Args:
-            node: the node's id.
-            by: who decides.
-            reason: why, in his words.
-            now: when.
-            incarnation: which one he means; the one that is watched when None.
-
-        Raises:
-            UnknownNodeError: the node, or this incarnation of it, is not watched.
-            NodeEndedError: it is dead already.
-        """
-        watched = self._nodes.get(node)
-        if watched is None:
-            raise UnknownNodeError(f"node {node!r} is not watched; list the nodes to see which are")
-        if incarnation not in {None, watched.incarnation}:
-            raise UnknownNodeError(
-                f"node {node!r} is watched under incarnation {watched.incarnation}, not {incarnation}; name that one, "
-                "or none"
-            )
-        if watched.death is not None:
-            raise NodeEndedError(
-                f"node {node!r}, incarnation {watched.incarnation}, is dead already: {watched.death.reason}; there is "
-                "nothing to declare"
-            )
-        text = f"declared dead by {by!r}: {reason}"
-        not_counted = self._judge.lateness.since(watched.heard)
-        silence = max(0.0, now - watched.heard)
-        verdict = Died(node, watched.incarnation, Cause.DECLARED, text, silence, not_counted, by)
-        self._judge.end(watched, verdict, now)
-        return verdict
-
     def died_elsewhere(self, node: str, incarnation: int, reason: str, now: float) -> bool:
-        """The death of an incarnation has been recorded, and not by a verdict from here. False if it is not watched."""
+        """The death of an incarnation has been recorded, and not by a verdict from here: by an operator's, for one.
+
+        It is final, whatever is frozen, held or only observed. False if the incarnation is not watched, or dead.
+        """
         if (watched := self._table.current(node, incarnation)) is None:
             return False
         silence = max(0.0, now - watched.heard)

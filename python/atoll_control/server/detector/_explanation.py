@@ -54,7 +54,7 @@ class LatenessFacts:
 
     Attributes:
         last: by how many seconds the last sweep was late; 0 below 0.05.
-        worst: the same of the latest of all.
+        worst: the most by which any sweep was late since the detector was made.
         total: of all together: by how much deadlines have moved since the start.
         sweeps: how many there were.
         late_sweeps: how many of those were late.
