@@ -1093,7 +1093,8 @@ class StoreCore:
 
     Raises:
         StoreError: Of a class of its own for each reason; see `atoll.errors`.
-        ValueError: The store has no such table.
+        ForkedError: The store is that of the process that this one was forked from.
+        ValueError: The store has no such table, or the batch was made by another store.
     """
 
     def __new__(

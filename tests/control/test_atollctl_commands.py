@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import typer
 
+import atoll.store
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc, task_pb2, task_pb2_grpc
+from atoll_control.cli.store import backup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,6 +119,28 @@ def test_a_backup_is_taken_through_the_server_and_checked(
     command = [sys.executable, "-m", "atoll_control.cli", "doctor", str(path)]
     sound = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "it is sound")
+
+
+def test_a_backup_replaces_no_file_that_appears_while_it_is_taken(
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, draft_of_another = tmp_path / "backup.db", tmp_path / "backup.db.partial"
+    draft_of_another.write_text("half of another backup")
+    check = atoll.store.check
+
+    def appear(draft: Path) -> atoll.store.StoreReport:
+        path.write_text("precious")
+        return check(draft)
+
+    monkeypatch.setattr(atoll.store, "check", appear)
+    with pytest.raises(typer.Exit):
+        backup(path, server=atollctl.keywords["address"], timeout=60)
+    assert "is there already" in capsys.readouterr().err
+    assert (path.read_text(), draft_of_another.read_text()) == ("precious", "half of another backup")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:

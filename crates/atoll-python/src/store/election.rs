@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 
 use crate::error;
 use crate::loop_core::{LoopCore, lock};
-use crate::store::subscription::Notice;
+use crate::notice::Notice;
 
 /// How etcd is reached and used, checked. `atoll.store.EtcdOptions` makes it.
 #[pyclass(frozen, module = "atoll._core")]

@@ -6,8 +6,9 @@
 //! * [`election`]: who leads, where several servers share etcd.
 //! * [`files`]: backups, restores and checks.
 //!
-//! Reads are answered in memory, and may be made on any attached thread: they wait for the writer for microseconds at most, who
-//! never waits for the GIL.
+//! Reads are answered in memory, and may be made on any attached thread. They wait while the writer, who never waits for the GIL, shows
+//! a group: for microseconds as a rule, for milliseconds when the group changes tens of thousands of rows. What may look at all rows of a
+//! table or an owner, `count` and `owned`, lets other threads run meanwhile.
 
 pub(crate) mod batch;
 pub(crate) mod completions;
@@ -22,7 +23,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_store::etcd::EtcdEngine;
-use atoll_store::{Engine, Guard, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId};
+use atoll_store::{
+    Engine, Guard, MemoryEngine, ReadError, Settings, SqliteEngine, SqliteSettings, Store, TableId,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -110,6 +113,14 @@ impl StoreCore {
             flush,
         })
     }
+
+    /// Before a lock is touched that a thread of the parent may have held, and anything awaited that no thread here brings about.
+    fn check_fork(&self) -> PyResult<()> {
+        if self.store.is_forked() {
+            return Err(error::not_read(ReadError::Forked));
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
@@ -183,10 +194,15 @@ impl StoreCore {
 
     /// How many keys there are from `start` on and before `end`. Any thread.
     #[pyo3(signature = (table, start=&b""[..], end=None))]
-    fn count(&self, table: &str, start: &[u8], end: Option<&[u8]>) -> PyResult<u64> {
+    fn count(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> PyResult<u64> {
         let number = self.tables.number(table)?;
-        self.store
-            .count(number, start, end)
+        py.detach(|| self.store.count(number, start, end))
             .map_err(error::not_read)
     }
 
@@ -196,7 +212,8 @@ impl StoreCore {
         py: Python<'py>,
         owner: &[u8],
     ) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyBytes>)>> {
-        let owned = self.store.owned(owner).map_err(error::not_read)?;
+        let owned = py.detach(|| self.store.owned(owner));
+        let owned = owned.map_err(error::not_read)?;
         Ok(owned
             .into_iter()
             .map(|(table, key)| (self.tables.name(py, table), PyBytes::new(py, &key)))
@@ -235,6 +252,7 @@ impl StoreCore {
     /// Has `batch` committed; it is empty afterwards. Awaiting what it returns gives a `Committed` once it is durable. On a loop.
     fn commit<'py>(slf: &Bound<'py, Self>, batch: &Batch) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), slf.get());
+        core.check_fork()?;
         let io_context = match current::current(py) {
             Some(io_context) => io_context.to_owned(),
             None => guest(py)?,
@@ -248,18 +266,19 @@ impl StoreCore {
             return Err(error::loop_closed(&io_context.get().shared.name));
         };
         let future = asyncio_loop.call_method0(py, intern!(py, "create_future"))?;
-        let completion =
-            io_context
-                .get()
-                .completions()
-                .expect(&core.flush, future.clone_ref(py));
-        core.store.submit(batch.take(), Box::new(completion));
+        let batch = batch.take(&core.tables)?;
+        let completion = io_context
+            .get()
+            .completions()
+            .expect(&core.flush, future.clone_ref(py));
+        core.store.submit(batch, Box::new(completion));
         Ok(future.into_bound(py))
     }
 
     /// Has `batch` committed and waits for it. On a thread that runs no loop.
     fn commit_blocking(&self, py: Python<'_>, batch: &Batch) -> PyResult<row::Committed> {
-        let batch = batch.take();
+        self.check_fork()?;
+        let batch = batch.take(&self.tables)?;
         match py.detach(|| self.store.commit(batch)) {
             Ok(committed) => Ok(row::Committed::new(committed)),
             Err(problem) => Err(error::not_committed(&problem)),
@@ -293,6 +312,7 @@ impl StoreCore {
         io_context: &Bound<'_, LoopCore>,
         callback: Bound<'_, PyAny>,
     ) -> PyResult<Subscription> {
+        self.check_fork()?;
         Subscription::new(&self.store, io_context, callback)
     }
 
