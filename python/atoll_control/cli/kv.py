@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atoll_control.api.times import duration
+from atoll_control.api.times import MAX_DURATION_SECONDS, duration
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.cli.calling import (
     CONFLICT,
@@ -23,6 +23,9 @@ from atoll_control.cli.calling import (
     fail,
 )
 from atoll_control.cli.output import Output, OutputOption, print_fields, print_messages, text_of
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
 
 app = typer.Typer(help="Reads and writes the key-value store.", no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -90,7 +93,7 @@ def put(
     if expected_revision is not None:
         request.expected_revision = expected_revision
     if ttl is not None:
-        request.ttl.CopyFrom(duration(ttl))
+        request.ttl.CopyFrom(_ttl(ttl))
     if lease:
         request.lease_id = lease
     with calling(server) as channel:
@@ -100,6 +103,12 @@ def put(
         fail(f"nothing was stored under {key!r}: {there}", CONFLICT)
     verb = "created" if done.added else "replaced"
     print_fields(output, done, ((verb, key), ("revision", str(done.revision))))
+
+
+def _ttl(seconds: float) -> Duration:
+    if not 0 < seconds <= MAX_DURATION_SECONDS:  # nor is a NaN
+        fail(f"--ttl: must be a number of seconds above 0 and not beyond the server's limit, got {seconds:g}", USAGE)
+    return duration(seconds)
 
 
 def _value(text: str | None, file: Path | None) -> bytes:
