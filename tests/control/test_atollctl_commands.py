@@ -138,6 +138,7 @@ def test_a_backup_is_taken_through_the_server_and_checked(
 def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
+    assert told["leader_address"] == atollctl.keywords["address"]
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0"])
