@@ -58,6 +58,23 @@ def test_keys_are_put_got_listed_and_deleted(atollctl: functools.partial[subproc
     assert "2" in deleted.stdout.splitlines()[0]
 
 
+@pytest.mark.parametrize("ttl", ["-1", "0", "nan", "inf", "1e30"])
+def test_a_time_to_live_that_is_none_is_wrong_usage(ttl: str) -> None:
+    refused = run("kv", "put", "k", "v", f"--ttl={ttl}", address="127.0.0.1:1")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"atollctl: --ttl: must be a number of seconds above 0 and not beyond the server's limit, got {float(ttl):g}\n"
+    )
+
+
+def test_a_time_to_live_that_the_server_does_not_allow_is_wrong_usage(
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
+) -> None:
+    refused = atollctl("kv", "put", "k", "v", "--ttl", "31536001")
+    assert refused.returncode == 2
+    assert "ttl: must be at most 31,536,000 s" in refused.stderr
+
+
 def test_exit_codes_say_what_was_the_matter(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     missing = atollctl("kv", "get", "missing")
     assert (missing.returncode, missing.stderr) == (3, "atollctl: namespace '' has no key b'missing'\n")
@@ -146,6 +163,7 @@ def test_a_backup_replaces_no_file_that_appears_while_it_is_taken(
 def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
+    assert told["leader_address"] == atollctl.keywords["address"]
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0"])
