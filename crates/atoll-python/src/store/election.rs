@@ -314,6 +314,8 @@ impl Drop for ElectionSubscription {
 
 fn seconds(name: &str, value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value).map_err(|_| {
-        PyValueError::new_err(format!("{name} must be a number of seconds that is not negative; got {value}"))
+        PyValueError::new_err(format!(
+            "{name} must be a number of seconds that is not negative; got {value}"
+        ))
     })
 }
