@@ -13,8 +13,8 @@ from atoll.store import Store
 from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import admin_pb2
 from atoll_control.server.admin_manager import AdminManager
-from atoll_control.server.app import reachable
 from atoll_control.server.tables import TABLES
+from atoll_control.server.term import reachable
 from atoll_control.testing import answer
 
 if TYPE_CHECKING:
