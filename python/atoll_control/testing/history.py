@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 NAMESPACE = "history"
 ATTEMPT_TIMEOUT = 2.0
+# Seconds that the watch gets for the changes that it has not told when the writers have ended.
+LAST_CHANGE_TIMEOUT = 30.0
 
 
 class Cluster:
@@ -218,7 +220,8 @@ class History:
                 self.resumed += 1
                 time.sleep(0.05)
             if self._writers_ended.is_set() and until == float("inf"):
-                until = time.monotonic() + 30
+                # What is wrong already need not be waited for.
+                until = time.monotonic() + (0 if self.mistakes else LAST_CHANGE_TIMEOUT)
         cluster.close()
 
     def _has_seen_all(self) -> bool:
