@@ -132,6 +132,10 @@ mod _core {
     #[pymodule_export]
     use crate::store::batch::Batch;
     #[pymodule_export]
+    use crate::store::election::{
+        ElectionCore, ElectionState, ElectionSubscription, EtcdOptionsCore, Leader,
+    };
+    #[pymodule_export]
     use crate::store::files::{StoreReport, check_store, restore_store};
     #[pymodule_export]
     use crate::store::row::{Change, Changes, Committed, Page, Row, StoreStatistics};
