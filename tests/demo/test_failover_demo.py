@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
-
 import pytest
 from tests.control.test_failover import program
 
 from atoll_control.demo.failover import Change, Outcome, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "import sys; from atoll.cli import main; sys.argv[0] = 'atoll'; main()", "demo-ha"]
 
@@ -38,10 +33,8 @@ def test_what_was_lost_or_took_too_long_is_not_held() -> None:
 
 
 @pytest.mark.parametrize(("etcd", "says"), [("nowhere/etcd", "at nowhere/etcd"), (__file__, "--etcd PATH")])
-def test_without_an_etcd_it_says_how_to_get_one(etcd: str, says: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [*COMMAND, "--etcd", etcd], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
-    )
+def test_without_an_etcd_it_says_how_to_get_one(etcd: str, says: str) -> None:
+    ended = subprocess.run([*COMMAND, "--etcd", etcd], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert says in ended.stderr
     assert "apt install etcd-server" in ended.stderr
