@@ -39,6 +39,11 @@ def print_messages(
     if output is Output.JSON:
         print_json([as_json(message) for message in messages])
         return
+    print_table(columns, rows)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
