@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the types of settings are read
 from typing import TYPE_CHECKING, Final
 
+from atoll.store import EtcdOptions
 from atoll_control.cli.configuration import setting
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat
 from atoll_control.server.settings import ServerSettings
+from atoll_control.server.term import reachable
 
 if TYPE_CHECKING:
     from atoll_control.cli.configuration import Configuration
@@ -74,6 +76,30 @@ class ServeOptions:
         metavar="BYTES",
         minimum=_MIN_DATA_BYTES,
         help="How large the database may grow; then changes are refused and reads go on.",
+    )
+    etcd: tuple[str, ...] = setting(
+        (),
+        metavar="URL,...",
+        help="Keep everything in this etcd instead of a directory, as one of several servers of which one leads and "
+        "the others stand by: its members' addresses, as in http://10.0.0.1:2379,http://10.0.0.2:2379.",
+    )
+    etcd_prefix: str = setting(
+        "/atoll/", metavar="PREFIX", help="What all keys in etcd begin with; no others are touched."
+    )
+    etcd_user: str | None = setting(None, metavar="NAME", help="As whom to log in to etcd.")
+    etcd_password_file: Path | None = setting(
+        None, metavar="FILE", help="The file with that user's password: its first line."
+    )
+    etcd_ca: Path | None = setting(
+        None, metavar="FILE", help="Who signs the certificates of etcd (PEM); for addresses that begin with https."
+    )
+    etcd_cert: Path | None = setting(None, metavar="FILE", help="This server's certificate for etcd (PEM).")
+    etcd_key: Path | None = setting(None, metavar="FILE", help="The private key of that certificate (PEM).")
+    advertise: str | None = setting(
+        None,
+        metavar="HOST:PORT",
+        check=_address_problem,
+        help="Where clients reach this server, if that is not the address it listens on: standbys tell them.",
     )
     max_kv_bytes: int = setting(
         KvSettings().max_total_bytes,
@@ -147,6 +173,43 @@ class ServeOptions:
     exit_with_stdin: bool = setting(default=False, flag_only=True, help="Stop when standard input closes.")
 
 
+def _etcd_options(configuration: Configuration[ServeOptions]) -> EtcdOptions | None:
+    options = configuration.options
+    if not options.etcd:
+        return None
+    if options.data_dir is not None:
+        raise configuration.wrong("data_dir", "everything is kept in etcd or in a directory: name one of them")
+    password = None
+    if options.etcd_password_file is not None:
+        try:
+            password = options.etcd_password_file.read_text("utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise configuration.wrong("etcd_password_file", f"can't be read: {error}") from None
+    for name, path in (("etcd_ca", options.etcd_ca), ("etcd_cert", options.etcd_cert), ("etcd_key", options.etcd_key)):
+        if path is not None and not path.is_file():
+            raise configuration.wrong(name, f"there is no file {path}")
+    etcd = EtcdOptions(
+        endpoints=options.etcd,
+        prefix=options.etcd_prefix,
+        user=options.etcd_user,
+        password=password,
+        ca=options.etcd_ca,
+        cert=options.etcd_cert,
+        key=options.etcd_key,
+    )
+    try:
+        etcd.checked()
+    except (ValueError, OSError) as error:
+        raise configuration.wrong("etcd", str(error)) from None
+    if not (options.advertise or reachable(options.listen)):
+        raise configuration.wrong(
+            "advertise",
+            f"clients have to be told where this server is, and {options.listen} does not say by which of its "
+            "addresses it is reached: name HOST:PORT",
+        )
+    return etcd
+
+
 def server_settings(configuration: Configuration[ServeOptions]) -> ServerSettings:
     """What the server is told.
 
@@ -179,6 +242,8 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
         raise configuration.wrong(name, problem) from None
     return ServerSettings(
         listen=options.listen,
+        advertise=options.advertise,
+        etcd=_etcd_options(configuration),
         data_dir=options.data_dir,
         max_data_bytes=options.max_data_bytes,
         detector=detector,

@@ -172,22 +172,21 @@ class Term:
         await self._server.stop(grace)
 
     def _log_started(self, address: str) -> None:
-        modules = {
-            "NodeService": NodeManager,
-            "HealthService": HealthMonitor,
-            "KvService": KvManager,
-            "LeaseService": LeaseManager,
-            "WatchService": WatchManager,
-            "TopicService": WatchManager,
-            "TaskService": TaskManager,
-            "AdminService": AdminManager,
-        }
-        settings = self._settings
+        settings, provider = self._settings, self._provider
         _log.info(
             "server_started",
             address=address,
             server_id=self._server_id,
-            services={service: self._provider.io_context(module).name for service, module in modules.items()},
+            services={
+                "NodeService": provider.io_context(NodeManager).name,
+                "HealthService": provider.io_context(HealthMonitor).name,
+                "KvService": provider.io_context(KvManager).name,
+                "LeaseService": provider.io_context(LeaseManager).name,
+                "WatchService": provider.io_context(WatchManager).name,
+                "TopicService": provider.io_context(WatchManager).name,
+                "TaskService": provider.io_context(TaskManager).name,
+                "AdminService": provider.io_context(AdminManager).name,
+            },
             heartbeat_interval=settings.detector.heartbeat_interval,
             dead_after=settings.detector.dead_after,
             demo_controls=settings.demo_controls,
@@ -201,3 +200,16 @@ def reachable(address: str) -> str:
         return "" if ipaddress.ip_address(host).is_unspecified else address
     except ValueError:
         return address
+
+
+def log_opened(store: Store, **where: str) -> None:
+    """Says what a store was opened with."""
+    statistics = store.statistics()
+    _log.info(
+        "store_opened",
+        **where,
+        generation=store.generation,
+        epoch=store.epoch,
+        revision=statistics.revision,
+        rows={name: rows for name, rows, _ in statistics.tables},
+    )

@@ -189,7 +189,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         """A watch has ended."""
         watch.leave_group(0)
         watch.catch_up.close()
-        self.groups.release(watch.group)
+        self.groups.release(watch.group, self._io_context.now())
         del self.watches[watch.number]
 
     def obtain_topic(self, name: str) -> Topic:
