@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
@@ -11,12 +10,19 @@ from typing import Annotated
 import typer
 
 from atoll.errors import BindError, StoreError
-from atoll_control.cli import health, kv, nodes, store, tasks
+from atoll_control.cli import health, kv, nodes, store, tasks, tokens
 from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
+from atoll_control.cli.connection import add_to_commands
 from atoll_control.server.app import serve as run_server
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat, configure
+from atoll_control.server.security import (
+    SecuritySettings,
+    SecuritySettingsError,
+    check_listen,
+    check_place_of_first_token,
+)
 from atoll_control.server.settings import ServerSettings
 
 app = typer.Typer(
@@ -31,20 +37,12 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(kv.app, name="kv")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(health.app, name="health")
+app.add_typer(tokens.app, name="tokens")
 for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
 _MAX_PORT = 65535
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @app.callback()
@@ -109,10 +107,34 @@ def serve(
         bool,
         typer.Option(
             "--insecure-beyond-loopback",
-            help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
-            "everything: there is neither TLS nor a token.",
+            help="Listen on addresses that other machines reach without TLS, although whoever is on the way may read "
+            "and change everything, tokens included.",
         ),
     ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The server's certificate chain (PEM); the port then speaks TLS only."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The key of that certificate. Files are read again when they change."),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who vouches for clients (PEM): each must show a certificate of theirs."),
+    ] = None,
+    ask_for_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Ask every call for a token. The first start puts one for an administrator into the data directory, "
+            "as admin-token.",
+        ),
+    ] = False,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its content is an administrator's token that is always valid."),
+    ] = None,
     network_threads: Annotated[
         int | None,
         typer.Option(
@@ -152,12 +174,19 @@ def serve(
     match = _LISTEN.fullmatch(listen)
     if match is None or int(match.group(2)) > _MAX_PORT:
         fail(f'--listen: must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {listen!r}', USAGE)
-    if not insecure and not _is_loopback(match.group(1)):
-        fail(
-            f"--listen: {match.group(1)} may be reached from other machines, and whoever reaches it may change "
-            "everything: listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
-            USAGE,
+    try:
+        security = SecuritySettings(
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            tokens=ask_for_tokens,
+            admin_token_file=admin_token_file,
         )
+        check_listen(security, listen, insecure=insecure)
+        check_place_of_first_token(security, data_dir)
+    except SecuritySettingsError as error:
+        name, colon, rest = str(error).partition(":")
+        fail("--" + name.replace("_", "-") + colon + rest, USAGE)
     try:
         detector = DetectorSettings.scaled(
             heartbeat_interval=heartbeat_interval, dead_after=dead_after, observe_only=observe_only
@@ -171,6 +200,7 @@ def serve(
         max_data_bytes=max_data_bytes,
         detector=detector,
         kv=KvSettings(max_total_bytes=max_kv_bytes),
+        security=security,
         network_threads=network_threads,
         demo_controls=demo_controls,
         one_loop=one_loop,
@@ -178,5 +208,9 @@ def serve(
     )
     try:
         asyncio.run(run_server(settings))
-    except (BindError, StoreError) as error:
+    except (BindError, SecuritySettingsError, StoreError) as error:
         fail(str(error))
+
+
+# When all are there.
+add_to_commands(app)

@@ -24,6 +24,7 @@ async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
+        SecuritySettingsError: a file of the security's settings can't be used.
         atoll.errors.BindError: the address is in use or not this machine's.
         atoll.errors.StoreError: the data directory can't be used; the message says what to do.
     """

@@ -56,7 +56,6 @@ _SWEEPS_PER_LOOK_AT_CONNECTIONS: Final = 4
 _ROWS_AT_A_TIME: Final = 500
 
 _log = structlog.get_logger("atoll_control.health")
-_audit = structlog.get_logger("atoll_control.audit")
 
 
 class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
@@ -379,7 +378,6 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         """Stops all verdicts."""
         await check(request, context)
         by = actor_of(context)
-        _audit.warning("health_freeze", by=by, reason=request.reason)
         self._carry_out([self._detector.freeze(by, request.reason, self._io_context.now())])
         return health_pb2.FreezeResponse(detector=self._describe())
 
@@ -391,7 +389,6 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         """Lets verdicts be passed again."""
         await check(request, context)
         by = actor_of(context)
-        _audit.warning("health_resume", by=by, reason=request.reason)
         self._carry_out(self._detector.resume(by, self._io_context.now()))
         return health_pb2.ResumeResponse(detector=self._describe())
 

@@ -5,15 +5,23 @@ Lines of the standard library's `logging`, the framework's among them, take the 
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
+import re
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from structlog.typing import Processor
+
+AUDIT: Final = "atoll_control.audit"
+_PLAIN: Final = re.compile(r"[\w.:/@\[\]-]+", re.ASCII).fullmatch
 
 
 class LogFormat(StrEnum):
@@ -23,8 +31,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+_format: LogFormat | None = None
+
+
 def configure(log_format: LogFormat) -> None:
     """Sends every log line of this process to standard error in the given form."""
+    global _format  # noqa: PLW0603 - as that of logging and structlog
+    _format = log_format
     shared: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -53,3 +66,45 @@ def configure(log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def audit_sink() -> Callable[[Mapping[str, Any]], None]:
+    """What writes a line of the audit; any thread.
+
+    After `configure` its lines are like any others to who reads them, but are written without the steps that others go
+    through, which take 75 us: changes come by the ten thousand per second, and each has its line.
+    """
+    if _format is None:
+        return lambda fields: structlog.get_logger(AUDIT).info("audit", **fields)
+    line = _json_line if _format is LogFormat.JSON else _console_line
+    (handler,) = logging.getLogger().handlers
+
+    def write(fields: Mapping[str, Any]) -> None:
+        text = line(fields)
+        handler.acquire()
+        try:
+            sys.stderr.write(text)
+        finally:
+            handler.release()
+
+    return write
+
+
+_encode: Final = json.JSONEncoder(default=str).encode
+
+
+def _json_line(fields: Mapping[str, Any]) -> str:
+    return _encode({**fields, "event": "audit", "logger": AUDIT, "level": "info", "timestamp": _now()}) + "\n"
+
+
+def _console_line(fields: Mapping[str, Any]) -> str:
+    # What people choose can't look like another field, or another line.
+    pairs = (
+        f"{key}={value if isinstance(value, str) and _PLAIN(value) else _encode(value)}"
+        for key, value in fields.items()
+    )
+    return f"{_now()} [info     ] audit {' '.join(pairs)} [{AUDIT}]\n"
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import time  # noqa: TID251 - the wall clock, handed to those who tell people the time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import structlog
@@ -24,22 +25,29 @@ from atoll_control.api.v1 import (
     kv_pb2_grpc,
     node_pb2_grpc,
     task_pb2_grpc,
+    token_pb2_grpc,
     watch_pb2_grpc,
 )
 from atoll_control.server.admin_manager import AdminManager
+from atoll_control.server.audit import Audit
 from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
+from atoll_control.server.logs import audit_sink
 from atoll_control.server.node_manager import NodeManager
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
+from atoll_control.server.security import add_port, first_token_file, known_tokens, warn
 from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.token_check import TokenCheck
+from atoll_control.server.token_manager import TokenManager
 from atoll_control.server.watch_manager import WatchManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from atoll.store import Store
+    from atoll_control.server.policy import Module
     from atoll_control.server.settings import ServerSettings
     from atoll_control.server.stopping import Stop
 
@@ -57,11 +65,21 @@ class Term:
     """One term of a server. On the loop of the main thread."""
 
     def __init__(self, settings: ServerSettings, server_id: str) -> None:
-        """Takes what the server was told, and its name."""
+        """Takes what the server was told, and its name.
+
+        Raises:
+            SecuritySettingsError: a file of the settings can't be used.
+        """
         self._settings = settings
         self._server_id = server_id
         self._provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
-        self._server = rpc.server(placement=self._provider, network_threads=settings.network_threads)
+        self._tokens = known_tokens(settings.security, time.time)
+        self._audit = Audit(audit_sink())
+        self._server = rpc.server(
+            interceptors=[TokenCheck(self._tokens, self._audit)] if settings.security.tokens else None,
+            placement=self._provider,
+            network_threads=settings.network_threads,
+        )
         self._faults: FaultInjector | None = None
         self._watch: WatchManager | None = None
 
@@ -69,14 +87,18 @@ class Term:
         """Takes a port, and returns the address with it. Nobody is answered yet.
 
         Raises:
+            SecuritySettingsError: a file of the settings can't be used.
             atoll.errors.BindError: the address is in use or not this machine's.
         """
-        return f"{listen.rpartition(':')[0]}:{self._server.add_insecure_port(listen)}"
+        port = add_port(self._server, listen, self._settings.security)
+        warn(self._settings.security, listen)
+        return f"{listen.rpartition(':')[0]}:{port}"
 
     @contextlib.asynccontextmanager
     async def modules(self, store: Store, advertised: str) -> AsyncIterator[None]:
         """Within, the modules run over `store`, and tell that the server is reached at `advertised`."""
         settings, server_id, provider, server = self._settings, self._server_id, self._provider, self._server
+        tokens = self._tokens
         async with provider:
             nodes = await provider.create(NodeManager, settings.nodes, store, server_id=server_id, wall_clock=time.time)
             health = await provider.create(
@@ -84,14 +106,29 @@ class Term:
             )
             leases = await provider.create(LeaseManager, store)
             kv = await provider.create(KvManager, store, leases, settings.kv)
-            watch = await provider.create(WatchManager, store, settings.watch, settings.topics, wall_clock=time.time)
+            watch = await provider.create(
+                WatchManager,
+                store,
+                settings.watch,
+                settings.topics,
+                wall_clock=time.time,
+                tokens=tokens if settings.security.tokens else None,
+            )
             tasks = await provider.create(TaskManager, settings.tasks, wall_clock=time.time)
             admin = await provider.create(
                 AdminManager, store, server_id=server_id, version=version("atoll"), address=advertised
             )
+            token_manager = await provider.create(
+                TokenManager,
+                store,
+                tokens,
+                first_token_file=first_token_file(settings.security, settings.data_dir),
+                random_bytes=os.urandom,
+            )
             self._watch = watch
             if settings.demo_controls:
                 await self._add_faults(nodes, health, kv)
+            await self._audit_changes(nodes, health, kv, leases, watch, tasks, admin, token_manager)
             node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
             health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
             kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
@@ -100,7 +137,14 @@ class Term:
             watch_pb2_grpc.add_TopicServiceServicer_to_server(watch, server)
             task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+            token_pb2_grpc.add_TokenServiceServicer_to_server(token_manager, server)
             yield
+
+    async def _audit_changes(self, *servicers: Module) -> None:
+        for servicer in servicers:
+            # On the modules' loops, where alone they may be changed.
+            module: Any = type(servicer)
+            await self._provider.io_context(module).submit(self._audit.install, servicer)
 
     async def _add_faults(self, nodes: NodeManager, health: HealthMonitor, kv: KvManager) -> None:
         provider = self._provider
@@ -158,6 +202,7 @@ class Term:
             "TopicService": WatchManager,
             "TaskService": TaskManager,
             "AdminService": AdminManager,
+            "TokenService": TokenManager,
         }
         settings = self._settings
         _log.info(
@@ -167,6 +212,8 @@ class Term:
             services={service: self._provider.io_context(module).name for service, module in modules.items()},
             heartbeat_interval=settings.detector.heartbeat_interval,
             dead_after=settings.detector.dead_after,
+            tls=settings.security.has_tls,
+            tokens=settings.security.tokens,
             demo_controls=settings.demo_controls,
         )
 
