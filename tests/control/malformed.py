@@ -8,7 +8,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 
-from atoll_control.api.v1 import admin_pb2, health_pb2, kv_pb2, node_pb2, rules_pb2, task_pb2, watch_pb2
+from atoll_control.api.v1 import admin_pb2, health_pb2, kv_pb2, node_pb2, rules_pb2, task_pb2, token_pb2, watch_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, MethodDescriptor
     from google.protobuf.message import Message
 
-FILES = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2)
+FILES = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2)
 OWN_FILES = {file.DESCRIPTOR for file in FILES}
 # A pattern's text that matches it, and one that does not.
 MATCHING = "localhost:80"

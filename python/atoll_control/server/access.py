@@ -103,6 +103,15 @@ def rules_of(files: Iterable[FileDescriptor] = FILES) -> Mapping[str, Rule]:
     return {rule.path: rule for rule in rules}
 
 
+def methods_of(servicer: object) -> Iterator[MethodDescriptor]:
+    """The methods of the services whose generated classes it derives from."""
+    names = {base.__name__ for base in type(servicer).__mro__}
+    for file in FILES:
+        for service in file.services_by_name.values():
+            if f"{service.name}Servicer" in names:
+                yield from service.methods
+
+
 def values_at(message: Any, path: Path) -> Iterator[Any]:  # noqa: ANN401 - any message
     """The values of a field, in each of the messages on the way to it.
 

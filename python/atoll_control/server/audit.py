@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from atoll.errors import AbortError
-from atoll_control.server.access import FILES, Rule, rule_of, values_at
+from atoll_control.server.access import Rule, methods_of, rule_of, values_at
 from atoll_control.server.calls import actor_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-    from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
     # Takes the fields of a line.
@@ -102,15 +101,6 @@ class Audit:
                 record(actor_of(context), name, target_of(rule, request), outcome)
 
         return audited
-
-
-def methods_of(servicer: object) -> Iterator[MethodDescriptor]:
-    """The methods of the services whose generated classes it derives from."""
-    names = {base.__name__ for base in type(servicer).__mro__}
-    for file in FILES:
-        for service in file.services_by_name.values():
-            if f"{service.name}Servicer" in names:
-                yield from service.methods
 
 
 def _outcome(problem: BaseException, context: Any) -> str:  # noqa: ANN401 - grpcio's context or ours

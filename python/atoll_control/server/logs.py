@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 
@@ -31,13 +31,12 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-_format: LogFormat | None = None
+_configured: tuple[LogFormat, logging.StreamHandler[TextIO]] | None = None
 
 
 def configure(log_format: LogFormat) -> None:
     """Sends every log line of this process to standard error in the given form."""
-    global _format  # noqa: PLW0603 - as that of logging and structlog
-    _format = log_format
+    global _configured  # noqa: PLW0603 - as what logging and structlog know
     shared: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -63,6 +62,7 @@ def configure(log_format: LogFormat) -> None:
             foreign_pre_chain=shared,
         )
     )
+    _configured = log_format, handler
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
@@ -74,16 +74,16 @@ def audit_sink() -> Callable[[Mapping[str, Any]], None]:
     After `configure` its lines are like any others to who reads them, but are written without the steps that others go
     through, which take 75 us: changes come by the ten thousand per second, and each has its line.
     """
-    if _format is None:
+    if _configured is None:
         return lambda fields: structlog.get_logger(AUDIT).info("audit", **fields)
-    line = _json_line if _format is LogFormat.JSON else _console_line
-    (handler,) = logging.getLogger().handlers
+    log_format, handler = _configured
+    line = _json_line if log_format is LogFormat.JSON else _console_line
 
     def write(fields: Mapping[str, Any]) -> None:
         text = line(fields)
         handler.acquire()
         try:
-            sys.stderr.write(text)
+            handler.stream.write(text)
         finally:
             handler.release()
 

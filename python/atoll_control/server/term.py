@@ -75,8 +75,9 @@ class Term:
         self._provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
         self._tokens = known_tokens(settings.security, time.time)
         self._audit = Audit(audit_sink())
+        self._check = TokenCheck(self._tokens, self._audit) if settings.security.tokens else None
         self._server = rpc.server(
-            interceptors=[TokenCheck(self._tokens, self._audit)] if settings.security.tokens else None,
+            interceptors=None if self._check is None else [self._check],
             placement=self._provider,
             network_threads=settings.network_threads,
         )
@@ -128,7 +129,7 @@ class Term:
             self._watch = watch
             if settings.demo_controls:
                 await self._add_faults(nodes, health, kv)
-            await self._audit_changes(nodes, health, kv, leases, watch, tasks, admin, token_manager)
+            await self._guard(nodes, health, kv, leases, watch, tasks, admin, token_manager)
             node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
             health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
             kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
@@ -140,11 +141,15 @@ class Term:
             token_pb2_grpc.add_TokenServiceServicer_to_server(token_manager, server)
             yield
 
-    async def _audit_changes(self, *servicers: Module) -> None:
+    async def _guard(self, *servicers: Module) -> None:
+        """Stands before the handlers that the access rules are about; each on the loop of its module."""
         for servicer in servicers:
-            # On the modules' loops, where alone they may be changed.
             module: Any = type(servicer)
-            await self._provider.io_context(module).submit(self._audit.install, servicer)
+            io_context = self._provider.io_context(module)
+            if self._check is not None:
+                await io_context.submit(self._check.install, servicer)
+            # Around it: what was refused is in the audit, too.
+            await io_context.submit(self._audit.install, servicer)
 
     async def _add_faults(self, nodes: NodeManager, health: HealthMonitor, kv: KvManager) -> None:
         provider = self._provider

@@ -6,6 +6,8 @@ only (`tokens.py`). A method that is not declared, or declares nobody, is refuse
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -18,8 +20,10 @@ from atoll_control.server.access import (
     REFLECTION_SERVICES,
     Rule,
     is_allowed,
+    methods_of,
     other_node,
     role_name,
+    rule_of,
     rules_of,
 )
 from atoll_control.server.tokens import CALLER, secret_in
@@ -53,8 +57,22 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._audit = audit
         self._rules = rules_of()
+        # The paths of methods whose handlers look at the node that a request is about.
+        self._looks_at_nodes: set[str] = set()
         self._refused = 0
         self._logged_at = float("-inf")
+
+    def install(self, servicer: object) -> None:
+        """Has the servicer's handlers look at which node a request is about, where the caller's own is asked for.
+
+        On its loop, before the servicer is added to a server. As methods of the servicer, because a handler that an
+        interceptor makes anew for each call costs it 16 us, and nodes call all the time.
+        """
+        for method in methods_of(servicer):
+            if (rule := rule_of(method)).own_node:
+                handler: Any = getattr(servicer, method.name)
+                setattr(servicer, method.name, types.MethodType(_for_own_node(rule, handler.__func__), servicer))
+                self._looks_at_nodes.add(rule.path)
 
     async def intercept_service(
         self,
@@ -84,8 +102,9 @@ class TokenCheck(grpc.aio.ServerInterceptor):
             return _refusing(grpc.StatusCode.PERMISSION_DENIED, f"{path} declares nobody who may call it", rule)
         if not is_allowed(rule, caller.role):
             return self._denied(rule, caller)
-        if caller.role == NODE and caller.node_id and rule.own_node:
-            return _of_own_node(handler, rule, caller)
+        if caller.node_id and rule.own_node and path not in self._looks_at_nodes:
+            message = f"{rule.name}: nobody looks at which node its requests are about"
+            return _refusing(grpc.StatusCode.PERMISSION_DENIED, message, rule)
         return handler
 
     def _unauthenticated(self, rule: Rule | None, *, is_shown: bool) -> grpc.RpcMethodHandler[Any, Any]:
@@ -110,23 +129,18 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         return _refusing(grpc.StatusCode.PERMISSION_DENIED, message, rule)
 
 
-def _of_own_node(
-    handler: grpc.RpcMethodHandler[Any, Any], rule: Rule, caller: Caller
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """The handler, for requests that are about the caller's own node."""
-    function: Any = handler.unary_unary
+def _for_own_node(rule: Rule, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The handler, for requests that are about the caller's own node, if it speaks for one."""
 
-    async def check(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 - any message
-        if (other := other_node(rule, request, caller.node_id)) is not None:
+    @functools.wraps(handler)
+    async def check(module: object, request: Any, context: Any) -> Any:  # noqa: ANN401 - any message
+        caller = CALLER.get()
+        if caller is not None and caller.node_id and (other := other_node(rule, request, caller.node_id)) is not None:
             message = f"{rule.name}: {caller.actor} speaks for the node {caller.node_id!r} only, not for {other!r}"
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
-        return await function(request, context)
+        return await handler(module, request, context)
 
-    return grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+    return check
 
 
 def _refusing(code: grpc.StatusCode, message: str, rule: Rule | None) -> grpc.RpcMethodHandler[Any, Any]:
