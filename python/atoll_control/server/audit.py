@@ -116,10 +116,12 @@ def target_of(rule: Rule, request: Message) -> dict[str, Any]:
     """What is changed, by the names of fields; those that are empty are left out."""
     target: dict[str, Any] = {}
     for path in rule.targets:
-        values = [_shown(request, path, value) for value in values_at(request, path) if value or len(path) > 1]
-        if len(path) == 1 and values:
-            target[path[0]] = values[0]
-        elif values:
+        if len(path) == 1:
+            if value := getattr(request, path[0]):
+                target[path[0]] = _shown(request, path, value)
+            continue
+        values = [_shown(request, path, value) for value in values_at(request, path)]
+        if values:
             more = len(values) - MAX_VALUES
             target[".".join(path)] = [*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else ())]
     return target
