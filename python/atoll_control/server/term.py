@@ -165,6 +165,7 @@ class Term:
             await watched.io_context.submit(watched.switch.install, servicer, methods)
             modules[module.__name__] = watched
         self._faults = FaultInjector(modules, provider.ref(NodeManager))
+        self._audit.install(self._faults)
         fault_pb2_grpc.add_FaultServiceServicer_to_server(self._faults, self._server)
 
     async def serve(self, address: str, stop: Stop, lost: asyncio.Event) -> None:
