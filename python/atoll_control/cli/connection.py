@@ -36,11 +36,13 @@ class Connection:
     ] = None
     tls_cert: Annotated[
         Path | None,
-        typer.Option("--tls-cert", envvar="ATOLL_TLS_CERT", metavar="FILE", help="A certificate to show the server."),
+        typer.Option(
+            "--tls-cert", envvar="ATOLL_TLS_CLIENT_CERT", metavar="FILE", help="A certificate to show the server."
+        ),
     ] = None
     tls_key: Annotated[
         Path | None,
-        typer.Option("--tls-key", envvar="ATOLL_TLS_KEY", metavar="FILE", help="The key of that certificate."),
+        typer.Option("--tls-key", envvar="ATOLL_TLS_CLIENT_KEY", metavar="FILE", help="The key of that certificate."),
     ] = None
     tls_server_name: Annotated[
         str | None,

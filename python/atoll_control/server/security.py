@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -125,8 +126,12 @@ def known_tokens(settings: SecuritySettings, wall_clock: Callable[[], float]) ->
         SecuritySettingsError: the file of the administrator's token can't be used.
     """
     path = settings.admin_token_file
-    if path is None:
-        return Tokens(wall_clock)
+    return Tokens(wall_clock, None if path is None else _permanent(path))
+
+
+@functools.cache
+def _permanent(path: Path) -> Caller:
+    """Who has the token of a file, which is read once: who takes over has the one that the server was started with."""
     try:
         secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as problem:
@@ -140,7 +145,7 @@ def known_tokens(settings: SecuritySettings, wall_clock: Callable[[], float]) ->
         raise SecuritySettingsError(message)
     if path.stat().st_mode & 0o007:
         _log.warning("admin_token_file_is_readable_by_all", file=str(path), remedy=f"chmod 600 {path}")
-    return Tokens(wall_clock, Caller(PERMANENT_ACTOR, ADMIN, digest_of(secret)))
+    return Caller(PERMANENT_ACTOR, ADMIN, digest_of(secret))
 
 
 def is_loopback(listen: str) -> bool:
