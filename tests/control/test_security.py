@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 import structlog
+import typer
 from google.protobuf import message_factory
 from tests.control.malformed import valid
+from typer.testing import CliRunner
 
 from atoll_control.api.v1 import (
     health_pb2,
@@ -31,6 +34,7 @@ from atoll_control.api.v1 import (
     watch_pb2,
     watch_pb2_grpc,
 )
+from atoll_control.cli.commands import app
 from atoll_control.server.access import FILES
 from atoll_control.server.security import SecuritySettings, warn
 
@@ -329,6 +333,25 @@ def test_without_tokens_the_actor_is_the_certificate(serve: Callable[..., Any], 
     ) as channel:
         kv_pb2_grpc.KvServiceStub(channel).Put(kv_pb2.PutRequest(key=b"k"), timeout=TIMEOUT)
     assert server.wait_for_event("audit")["actor"] == "certificate:node-7.example"
+
+
+def commands(app: typer.Typer, *path: str) -> Iterator[tuple[str, ...]]:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        if "server" in inspect.signature(command.callback).parameters:
+            yield (*path, command.name or command.callback.__name__)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance, *path, str(group.name))
+
+
+def test_every_command_that_reaches_a_server_can_do_so_over_tls_and_with_a_token() -> None:
+    reaching = list(commands(app))
+    assert {("status",), ("backup",), ("kv", "put"), ("tokens", "list"), ("tasks", "list")} <= set(reaching)
+    for path in reaching:
+        result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
+        for option in ("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--token-file"):
+            assert option in result.output, path
 
 
 def serve_refused(*arguments: str) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from atoll.errors import OutcomeUnknownError, StoreFullError
 from atoll.store import Store
 from atoll_control.api.v1 import rules_pb2, token_pb2
 from atoll_control.server.access import ADMIN, NODE, READ, WRITE
+from atoll_control.server.security import SecuritySettingsError
 from atoll_control.server.tables import TOKENS
 from atoll_control.server.token_manager import TokenManager
 from atoll_control.server.tokens import SECRET_BYTES, Caller, Tokens, digest_of, new_secret, secret_in
@@ -185,6 +186,13 @@ def test_the_first_administrator_finds_a_token_in_a_file_that_only_he_can_read(t
     secret = path.read_text()
     Keeper(keeper.store, first_token_file=path)
     assert path.read_text() == secret, "there is one already"
+
+
+def test_a_first_token_that_can_not_be_written_is_not_stored_either(tmp_path: Path) -> None:
+    store = Store.in_memory([TOKENS])
+    with pytest.raises(SecuritySettingsError, match="the first administrator's token can't be written"):
+        Keeper(store, first_token_file=tmp_path / "missing" / "admin-token")
+    assert store.count(TOKENS) == 0
 
 
 def test_a_token_for_the_first_administrator_is_made_when_all_others_are_of_other_roles(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from atoll_control.api.v1 import token_pb2, token_pb2_grpc
 from atoll_control.server.access import ADMIN, NODE
 from atoll_control.server.calls import RefusedError, answer, check
 from atoll_control.server.pages import DEFAULT_PAGE
+from atoll_control.server.security import SecuritySettingsError
 from atoll_control.server.tables import TOKENS
 from atoll_control.server.tokens import Caller, digest_of, new_secret
 
@@ -72,7 +73,7 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
         """Reads the tokens, and makes the first when there has to be one.
 
         Raises:
-            OSError: the file of the first token can't be written.
+            SecuritySettingsError: the file of the first token can't be written.
             StoreError: the first token could not be stored.
         """
         start = b""
@@ -122,7 +123,14 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
             name = f"{FIRST_NAME}-{number}"
         secret = new_secret(self._random_bytes)
         # The file first: a token that is stored, and whose secret nobody has, would lock everybody out.
-        write_privately(path, secret + "\n")
+        try:
+            write_privately(path, secret + "\n")
+        except OSError as problem:
+            message = (
+                f"the first administrator's token can't be written to {path}: {problem}; mend that, or name a file "
+                "that has one with --admin-token-file"
+            )
+            raise SecuritySettingsError(message) from problem
         await self._store_token(token_pb2.Token(name=name, role=ADMIN), secret)
         _log.warning("first_admin_token", name=name, file=str(path), remedy="keep it where only administrators read it")
 
