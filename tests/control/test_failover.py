@@ -14,7 +14,16 @@ import grpc
 import pytest
 from tests.interpreters import SERVER_PYTHON
 
-from atoll_control.api.v1 import admin_pb2, kv_pb2, kv_pb2_grpc, node_pb2, node_pb2_grpc
+from atoll_control.api.v1 import (
+    admin_pb2,
+    kv_pb2,
+    kv_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    rules_pb2,
+    token_pb2,
+    token_pb2_grpc,
+)
 from atoll_control.testing.etcd import Etcd
 from atoll_control.testing.history import History
 from atoll_control.testing.server_process import ServerProcess
@@ -214,3 +223,34 @@ def forgetful(address: str) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+def test_who_takes_over_knows_the_tokens_and_a_standby_tells_where_the_leader_is_without_one(
+    member: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    secret = "0123456789abcdef0123456789abcdef"  # noqa: S105 - of this test alone
+    file = tmp_path / "admin-token"
+    file.write_text(secret)
+    leader = member("--tokens", "--admin-token-file", str(file))
+    leader.wait_for("server_started")
+    standby = member("--tokens", "--admin-token-file", str(file))
+    standby.wait_for("leader_seen")
+    assert standby.server().leader_address == leader.address
+    with grpc.insecure_channel(leader.address) as channel:
+        made = token_pb2_grpc.TokenServiceStub(channel).CreateToken(
+            token_pb2.CreateTokenRequest(name="ci", role=rules_pb2.ROLE_WRITE),
+            timeout=10,
+            metadata=(("authorization", f"Bearer {secret}"),),
+        )
+    # None is made for a first administrator: who has the file is one.
+    assert "first_admin_token" not in [line["event"] for line in leader.lines]
+    leader.kill()
+    standby.wait_for("server_started")
+    with grpc.insecure_channel(standby.address) as channel:
+        stub = kv_pb2_grpc.KvServiceStub(channel)
+        shown = (("authorization", f"Bearer {made.secret}"),)
+        assert stub.Put(kv_pb2.PutRequest(key=b"k"), timeout=10, metadata=shown, wait_for_ready=True).applied
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Put(kv_pb2.PutRequest(key=b"k"), timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert standby.wait_for("audit")["actor"] == "token:ci"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time  # noqa: TID251 - the wall clock, by which tokens expire
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,6 +20,7 @@ import structlog
 from atoll.errors import StoreError
 from atoll.store import Election, Store
 from atoll_control.api.v1 import admin_pb2
+from atoll_control.server.security import known_tokens, warn
 from atoll_control.server.standby import Standby
 from atoll_control.server.tables import TABLES
 from atoll_control.server.term import Term, log_opened, reachable
@@ -41,9 +43,13 @@ async def serve_in_turns(
     """Serves until asked to stop.
 
     Raises:
+        SecuritySettingsError: a file of the security's settings can't be used.
         atoll.errors.BindError: the address is in use or not this machine's.
         ValueError: an option of etcd is wrong.
     """
+    # Now, rather than when it is elected.
+    known_tokens(settings.security, time.time)
+    warn(settings.security, settings.listen)
     listen = settings.listen
     while not stop.asked.is_set():
         standby = Standby(settings, server_id)
