@@ -105,12 +105,22 @@ class _Turn:
             at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
             following = asyncio.create_task(self._follow())
             at_the_end.callback(following.cancel)
-            term = Term(self._settings, self._server_id, self._vitals)
-            async with term.modules(store, self._advertised):
-                await self._standby.stop()
-                term.bind(self._listen)
-                await term.serve(self._listen, self._stop, self._lost)
-            _log.info("term_ended", epoch=epoch)
+            try:
+                await self._lead(store)
+            except StoreError as problem:
+                # Before it served: the lead was lost while the modules were made, or the store failed.
+                _log.error("term_not_begun", epoch=epoch, problem=str(problem))
+                await self._pause()
+            else:
+                _log.info("term_ended", epoch=epoch)
+
+    async def _lead(self, store: Store) -> None:
+        """One term; the standby answers until its modules can."""
+        term = Term(self._settings, self._server_id, self._vitals)
+        async with term.modules(store, self._advertised):
+            await self._standby.stop()
+            term.bind(self._listen)
+            await term.serve(self._listen, self._stop, self._lost)
 
     async def _stand(self) -> int | None:
         """Waits to be elected, and returns the epoch; None when the server is to stop."""
