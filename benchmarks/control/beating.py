@@ -104,7 +104,10 @@ class Beating:
         self._since = time.monotonic()
 
     def counts(self) -> dict[str, Any]:
-        """What happened since then; times of hearing are those of the monotonic clock."""
+        """What happened since then.
+
+        When nodes were heard first is told by the monotonic clock, and of heartbeats that were sent since then.
+        """
         durations = sorted(self._durations)
         return {
             "sent": self._sent,
@@ -197,7 +200,8 @@ class Beating:
             node, sent = place.calls.pop(stream)
             self._answered += 1
             self._durations.append(now - sent)
-            self._heard.setdefault(node, now)
+            if sent >= self._since:
+                self._heard.setdefault(node, now)
 
     def _refuse(self, place: _Place, ended: list[int], now: float) -> None:
         """A server that refuses one call refuses all: it does not lead."""

@@ -43,7 +43,8 @@ class FailoverBenchmark:
     def __init__(self, *, quick: bool, size: Size | None = None) -> None:
         """Choose the length of the run."""
         self._size = size or plan.size(quick=quick)
-        self.expected_seconds = _START_SECONDS + self._size.failovers * _ROUND_SECONDS
+        numbers = len(self._size.failover_nodes)
+        self.expected_seconds = numbers * _START_SECONDS + (numbers - 1 + self._size.failovers) * _ROUND_SECONDS
 
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
@@ -52,16 +53,21 @@ class FailoverBenchmark:
             result.applies = False
             result.notes.append("failover was left out: it is measured on Linux only")
             return result
+        rows = []
         try:
-            with folder() as directory, Etcd(directory) as etcd:
-                self._measure(directory, etcd, progress, result)
+            for nodes in self._size.failover_nodes:
+                with folder() as directory, Etcd(directory) as etcd:
+                    rows.append(self._measure(nodes, directory, etcd, progress, result))
         except UnavailableError as error:
             result.applies = False
             result.notes.append(f"left out failover: {error}")
+            return result
+        columns = ("nodes", "kills", *QUANTITIES.values())
+        result.tables.append(Table("Since kill -9 of the leader, two servers on one etcd", columns, tuple(rows)))
         return result
 
-    def _measure(self, directory: Path, etcd: Etcd, progress: Progress, result: Result) -> None:
-        nodes = self._size.failover_nodes
+    def _measure(self, nodes: int, directory: Path, etcd: Etcd, progress: Progress, result: Result) -> tuple[str, ...]:
+        kills = self._size.failovers if nodes == self._size.failover_nodes[-1] else 1
         progress.step(f"failover: two servers, registering {nodes:,} nodes", _START_SECONDS)
         with contextlib.ExitStack() as stack:
             leader = _server(directory, etcd, stack)
@@ -76,47 +82,46 @@ class FailoverBenchmark:
             client.ask("beat")
             history = stack.enter_context(Child("benchmarks.control.writing", leader.address, standby.address))
             rounds = []
-            for number in range(self._size.failovers):
-                progress.step(f"failover {number + 1} of {self._size.failovers}", _ROUND_SECONDS)
+            for number in range(kills):
+                progress.step(f"failover {number + 1} of {kills} with {nodes:,} nodes", _ROUND_SECONDS)
                 time.sleep(min(_BEFORE_SECONDS, self._size.beat_seconds))
                 # A machine that is busy with other things may have changed leaders by itself.
                 leader, standby = self._leader_first(leader, standby, asker)
-                rounds.append(self._kill(leader, standby, client, history))
+                rounds.append(self._kill(nodes, leader, standby, client, history))
                 leader, standby = standby, _server(directory, etcd, stack, port=leader.port)
                 standby.wait_for("standing_by")
             leader, standby = self._leader_first(leader, standby, asker)
             listed = asker.ask(f"list {leader.address}", timeout=60.0)
             told = history.ask("end", timeout=120.0)
-        report(rounds, result)
-        result.figures["failover.nodes_lost"] = Figure.of([nodes - listed["alive"]])
-        result.figures["failover.problems"] = Figure.of([len(told["problems"])])
-        result.tables.append(_table(nodes, rounds, result))
+        measured = {quantity: [each[quantity] for each in rounds] for quantity in QUANTITIES}
+        measured["nodes_lost"] = [nodes - listed["alive"]]
+        measured["problems"] = [len(told["problems"])]
+        report(nodes, measured, result)
         result.notes.append(
-            f"{told['writes']:,} writes were acknowledged, {told['unknown']:,} had an unknown outcome, "
+            f"with {nodes:,} nodes {told['writes']:,} writes were acknowledged, {told['unknown']:,} had an unknown "
+            "outcome, "
             f"{told['reads']:,} reads were made, and the history has {len(told['problems'])} mistakes; "
             f"{listed['alive']:,} of {nodes:,} nodes are alive"
         )
         result.notes.extend(told["problems"][:5])
+        figures = [result.figures[f"failover.{nodes}.{quantity}"] for quantity in QUANTITIES]
+        return (f"{nodes:,}", f"{kills}", *(f"{it.median:.2f} s ({it.low:.2f}-{it.high:.2f})" for it in figures))
 
-    def _kill(self, leader: Server, standby: Server, client: Child, history: Child) -> dict[str, float]:
-        before = history.ask("counts")["writes"]
-        beats = client.ask("counts")
-        client.ask("forget")
+    def _kill(self, nodes: int, leader: Server, standby: Server, client: Child, history: Child) -> dict[str, float]:
         terms = standby.count("server_started")
         started = time.monotonic()
         leader.kill()
         killed = time.monotonic()
+        client.ask("forget")
         standby.wait_for("server_started", _TIMEOUT, number=terms + 1)
         led = time.monotonic()
         first_write = self._wait_for(lambda: history.ask(f"after {killed}")["first"], "write")
-        heard = self._wait_for(lambda: self._all_heard(client), "heartbeat of all nodes")
+        heard = self._wait_for(lambda: self._all_heard(nodes, client), "heartbeat of all nodes")
         return {
             "write_seconds": first_write - started,
             "leader_seconds": led - started,
             "heartbeat_seconds": heard["first_heard"] - started,
             "all_nodes_seconds": heard["last_heard"] - started,
-            "writes_before": before,
-            "beats_before": beats["answered"],
         }
 
     def _leader_first(self, one: Server, other: Server, asker: Child) -> tuple[Server, Server]:
@@ -129,9 +134,10 @@ class FailoverBenchmark:
         found: tuple[Server, Server] = self._wait_for(look, "question who leads")
         return found
 
-    def _all_heard(self, client: Child) -> dict[str, Any] | None:
+    @staticmethod
+    def _all_heard(nodes: int, client: Child) -> dict[str, Any] | None:
         counts = client.ask("counts")
-        return counts if counts["nodes_heard"] == self._size.failover_nodes else None
+        return counts if counts["nodes_heard"] == nodes else None
 
     @staticmethod
     def _wait_for(look: Any, what: str) -> Any:
@@ -143,22 +149,13 @@ class FailoverBenchmark:
         return found
 
 
-def report(rounds: list[dict[str, float]], result: Result) -> None:
-    """Add the figures of all rounds."""
-    for quantity in QUANTITIES:
-        result.figures[f"failover.{quantity}"] = Figure.of([each[quantity] for each in rounds])
+def report(nodes: int, measured: dict[str, list[float]], result: Result) -> None:
+    """Add the figures of one number of nodes."""
+    for quantity, values in measured.items():
+        result.figures[f"failover.{nodes}.{quantity}"] = Figure.of(values)
 
 
 def _server(directory: Path, etcd: Etcd, stack: contextlib.ExitStack, port: int = 0) -> Server:
     server = Server(directory, "--etcd", etcd.endpoint, port=port)
     stack.callback(server.kill)
     return server
-
-
-def _table(nodes: int, rounds: list[dict[str, float]], result: Result) -> Table:
-    row = [f"{nodes:,}", f"{len(rounds)}"]
-    for quantity in QUANTITIES:
-        figure = result.figures[f"failover.{quantity}"]
-        row.append(f"{figure.median:.2f} s ({figure.low:.2f}-{figure.high:.2f})")
-    columns = ("nodes", "kills", *QUANTITIES.values())
-    return Table("Since kill -9 of the leader, two servers on one etcd", columns, (tuple(row),))

@@ -69,7 +69,8 @@ class KvBenchmark:
         """Choose the length of the run."""
         self._size = size or plan.size(quick=quick)
         self._turn = self._size.kv_seconds * _OVERHEAD + 0.3
-        self.expected_seconds = _START_SECONDS + 5 * (self._size.kv_rounds + 1) * self._turn
+        turns = 5 * (self._size.kv_rounds + 1) + 3 * len(self._size.other_keys)
+        self.expected_seconds = _START_SECONDS + turns * self._turn
 
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
@@ -96,13 +97,17 @@ class KvBenchmark:
         with contextlib.ExitStack() as stack:
             progress.step("kv: starting both servers, and filling them", _START_SECONDS)
             server = stack.enter_context(Server(directory, "--data-dir", str(directory / "data")))
-            measured = {"atoll": Measured(server, stack.enter_context(self._client("atoll", server.port)), _OURS)}
+            measured = {
+                "atoll": Measured(
+                    server, stack.enter_context(self._client("atoll", server.port, self._size.keys)), _OURS
+                )
+            }
             try:
                 etcd = stack.enter_context(Etcd(directory))
             except UnavailableError as error:
                 result.notes.append(f"left out etcd: {error}")
             else:
-                client = stack.enter_context(self._client("etcd", etcd.port))
+                client = stack.enter_context(self._client("etcd", etcd.port, self._size.keys))
                 measured["etcd"] = Measured(etcd, client, tuple(METHODS))
             for method, title in METHODS.items():
                 chosen = {name: each for name, each in measured.items() if method in each.methods}
@@ -117,13 +122,35 @@ class KvBenchmark:
                         sample = each.run(method, self._calls(rates[name]))
                         rates[name] = sample["calls_per_second"]
                         samples.setdefault((name, method), []).append(sample)
+            self._measure_others(server, progress, result)
         return samples
+
+    def _measure_others(self, server: Server, progress: Progress, result: Result) -> None:
+        """How the rates go with the number of keys, the least first: the server keeps them."""
+        rows = []
+        for keys in self._size.other_keys:
+            progress.step(f"kv, filling to {keys:,} keys", self._turn)
+            with self._client("atoll", server.port, keys) as client:
+                measured = Measured(server, client, _OURS)
+                row = [f"{keys:,}"]
+                for method in _OURS:
+                    progress.step(f"kv {METHODS[method]} with {keys:,} keys", self._turn)
+                    rate = measured.run(method, _CALIBRATION_CALLS)["calls_per_second"]
+                    rate = measured.run(method, self._calls(rate / 2))["calls_per_second"]
+                    sample = measured.run(method, self._calls(rate))
+                    for quantity in ("calls_per_second", "cpu_us"):
+                        result.figures[f"kv.{keys}_keys.{method}.{quantity}"] = Figure.of([sample[quantity]])
+                    row += [f"{sample['calls_per_second']:,.0f}", f"{sample['cpu_us']:.2f} us"]
+                rows.append(tuple(row))
+        columns = ("keys", "durable puts/s", "server CPU/call", "gets/s", "server CPU/call")
+        result.tables.append(Table("Other numbers of keys, atoll, once each", columns, tuple(rows)))
 
     def _calls(self, rate: float) -> int:
         return max(_CALIBRATION_CALLS, round(rate * self._size.kv_seconds))
 
-    def _client(self, server: str, port: int) -> Child:
-        arguments: tuple[Any, ...] = (server, port, CONNECTIONS, STREAMS, self._size.keys)
+    @staticmethod
+    def _client(server: str, port: int, keys: int) -> Child:
+        arguments: tuple[Any, ...] = (server, port, CONNECTIONS, STREAMS, keys)
         return Child("benchmarks.control.calling", *map(str, arguments), start_timeout=120.0)
 
 

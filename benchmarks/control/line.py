@@ -30,6 +30,9 @@ CALL_TIMEOUT: Final = 60.0
 _CONNECT_TIMEOUT: Final = 30.0
 _RECEIVED_AT_A_TIME: Final = 1 << 18
 _HEAD: Final = 9
+# A length of three bytes, kind, flags and stream; of a message whether it is compressed, which none is, and its length.
+_FRAME_HEAD: Final = struct.Struct(">BHBBI")
+_MESSAGE_HEAD: Final = struct.Struct(">xI")
 # ":method: POST" and ":scheme: http" of the static table.
 _INDEXED: Final = b"\x83\x86"
 _FIRST_DYNAMIC: Final = 62
@@ -59,8 +62,8 @@ class Line:
         self.refused = 0
         self._next_stream = 1
         self._unread = b""
-        # Calls of which a message has come, by the four bytes of their stream.
-        self._answered: set[bytes] = set()
+        # The streams of calls of which a message has come.
+        self._answered: set[int] = set()
         self._table: list[tuple[str, str]] = []
         self._blocks: dict[str, bytes] = {}
 
@@ -123,30 +126,34 @@ class Line:
         received = self.socket.recv(_RECEIVED_AT_A_TIME)
         if not received:
             raise ConnectionLostError("the server closed a connection")
-        content = self._unread + received
+        content = self._unread + received if self._unread else received
         at, size = 0, len(content)
+        last_head = size - _HEAD
         ended: list[int] = []
-        answered = self._answered
-        while size - at >= _HEAD:
-            length = content[at] << 16 | content[at + 1] << 8 | content[at + 2]
+        answered, head_of, message_of = self._answered, _FRAME_HEAD.unpack_from, _MESSAGE_HEAD.unpack_from
+        while at <= last_head:
+            high, low, kind, flags, stream = head_of(content, at)
+            length = high << 16 | low
             end = at + _HEAD + length
             if end > size:
                 break
-            kind = content[at + 3]
             if kind == DATA:
                 self.data_bytes += length
-                self.messages += self._messages_in(content, at + _HEAD, end)
-                answered.add(content[at + 5 : at + 9])
+                # One message in one frame is what nearly all are.
+                if length >= _MESSAGE_HEAD.size and message_of(content, at + _HEAD)[0] + _MESSAGE_HEAD.size == length:
+                    self.messages += 1
+                elif length:
+                    self.messages += self._messages_in(content, at + _HEAD, end)
+                answered.add(stream)
             if kind <= HEADERS:
-                if content[at + 4] & END_STREAM:
-                    stream = content[at + 5 : at + 9]
+                if flags & END_STREAM:
                     if stream in answered:
                         answered.remove(stream)
                     else:
                         self.refused += 1
-                    ended.append(int.from_bytes(stream, "big"))
+                    ended.append(stream)
             else:
-                self._control(kind, content[at + 4], content[at + _HEAD : end])
+                self._control(kind, flags, content[at + _HEAD : end])
             at = end
         self._unread = content[at:]
         return ended

@@ -17,13 +17,14 @@ class Size:
         lists: how often all nodes are listed.
         kv_rounds: how often each server gets its turn.
         kv_seconds: how long a turn is.
-        keys: how many keys are read and written.
+        keys: how many keys are read and written; with the others there are more or less of them, without etcd.
+        other_keys: those numbers.
         watchers: how many streams hear of a change, one number after the other.
         changes: how many they hear of.
         restart_keys: of how many keys restarts are measured, one number after the other.
         restarts: how often it is started with the last number.
-        failover_nodes: how many nodes send heartbeats meanwhile.
-        failovers: how often the leader is killed.
+        failover_nodes: how many nodes send heartbeats meanwhile, one number after the other.
+        failovers: how often the leader is killed with the last number.
     """
 
     nodes: tuple[int, ...]
@@ -33,11 +34,12 @@ class Size:
     kv_rounds: int
     kv_seconds: float
     keys: int
+    other_keys: tuple[int, ...]
     watchers: tuple[int, ...]
     changes: int
     restart_keys: tuple[int, ...]
     restarts: int
-    failover_nodes: int
+    failover_nodes: tuple[int, ...]
     failovers: int
 
 
@@ -49,11 +51,12 @@ FULL: Final = Size(
     kv_rounds=3,
     kv_seconds=2.5,
     keys=10_000,
+    other_keys=(100, 100_000),
     watchers=(100, 1_000, 10_000),
     changes=10,
     restart_keys=(10_000, 100_000, 1_000_000),
     restarts=3,
-    failover_nodes=10_000,
+    failover_nodes=(100, 1_000, 10_000),
     failovers=3,
 )
 QUICK: Final = Size(
@@ -64,11 +67,12 @@ QUICK: Final = Size(
     kv_rounds=2,
     kv_seconds=1.0,
     keys=10_000,
+    other_keys=(100, 100_000),
     watchers=(100, 1_000, 10_000),
     changes=4,
     restart_keys=(10_000, 1_000_000),
     restarts=1,
-    failover_nodes=10_000,
+    failover_nodes=(10_000,),
     failovers=1,
 )
 SMOKE: Final = Size(
@@ -79,11 +83,12 @@ SMOKE: Final = Size(
     kv_rounds=1,
     kv_seconds=0.1,
     keys=50,
+    other_keys=(10,),
     watchers=(5, 20),
     changes=2,
     restart_keys=(100, 2_000),
     restarts=1,
-    failover_nodes=20,
+    failover_nodes=(5, 20),
     failovers=1,
 )
 

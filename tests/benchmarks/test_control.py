@@ -195,6 +195,7 @@ def test_the_quick_and_the_full_run_have_what_the_thresholds_name() -> None:
         assert size.nodes[-1] in sizes
         assert size.watchers[-1] in sizes
         assert size.restart_keys[-1] in sizes
+        assert size.failover_nodes[-1] in sizes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process takes of the machine is told on Linux only")
@@ -214,6 +215,6 @@ def test_a_benchmark_runs_at_its_smallest(benchmark: Any, capsys: pytest.Capture
     assert all(name.startswith(f"{measuring.name}.") for name in result.figures)
     assert all(figure.low >= 0 for name, figure in result.figures.items() if "bytes_per" not in name)
     if benchmark is FailoverBenchmark:
-        assert result.figures["failover.problems"].high == 0
-        assert result.figures["failover.nodes_lost"].high == 0
+        assert result.figures["failover.20.problems"].high == 0
+        assert result.figures["failover.20.nodes_lost"].high == 0
     assert measuring.name in capsys.readouterr().err
