@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.control import plan
 from benchmarks.control.nodes import INTERVAL
-from benchmarks.control.servers import Etcd, Server, folder
+from benchmarks.control.servers import Etcd, Server, folder, missing
 from benchmarks.processes import Child, ChildFailedError, UnavailableError
 from benchmarks.result import Result, Table
 from benchmarks.summary import Figure
@@ -49,9 +48,9 @@ class FailoverBenchmark:
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
         result = Result()
-        if sys.platform != "linux":
+        if (lack := missing()) is not None:
             result.applies = False
-            result.notes.append("failover was left out: it is measured on Linux only")
+            result.notes.append(f"failover left out: {lack}")
             return result
         rows = []
         try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.control import plan
-from benchmarks.control.servers import Etcd, Server, folder, sync_microseconds
+from benchmarks.control.servers import Etcd, Server, folder, missing, sync_microseconds
 from benchmarks.processes import Child, UnavailableError
 from benchmarks.result import Result, Table, times, us
 from benchmarks.summary import Figure, ratio
@@ -75,9 +74,9 @@ class KvBenchmark:
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
         result = Result()
-        if sys.platform != "linux":
+        if (lack := missing()) is not None:
             result.applies = False
-            result.notes.append("keys were left out: only Linux tells what another process takes of the processor")
+            result.notes.append(f"keys left out: {lack}")
             return result
         with folder() as directory:
             synced = Figure.of_quartiles(sync_microseconds(directory))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.control import plan
-from benchmarks.control.servers import Server, folder
+from benchmarks.control.servers import Server, folder, missing
 from benchmarks.processes import Child, ChildFailedError
 from benchmarks.result import Result, Table, us
 from benchmarks.summary import Figure
@@ -42,9 +41,9 @@ class NodesBenchmark:
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
         result = Result()
-        if sys.platform != "linux":
+        if (lack := missing()) is not None:
             result.applies = False
-            result.notes.append("nodes were left out: only Linux tells what another process takes of the processor")
+            result.notes.append(f"nodes left out: {lack}")
             return result
         for nodes in self._size.nodes:
             with folder() as directory:

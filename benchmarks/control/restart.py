@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.control import plan
 from benchmarks.control.line import Lines
 from benchmarks.control.requests import METHODS
-from benchmarks.control.servers import Server, folder
+from benchmarks.control.servers import Server, folder, missing
 from benchmarks.processes import Child, ChildFailedError
 from benchmarks.result import Result, Table
 from benchmarks.summary import Figure
@@ -41,9 +40,9 @@ class RestartBenchmark:
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
         result = Result()
-        if sys.platform != "linux":
+        if (lack := missing()) is not None:
             result.applies = False
-            result.notes.append("restarts were left out: only Linux tells how much of a process is in memory")
+            result.notes.append(f"restarts left out: {lack}")
             return result
         with folder() as directory:
             data = directory / "data"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -193,6 +194,15 @@ class Etcd(Process):
     ) -> None:
         """Ends it."""
         self.kill()
+
+
+def missing() -> str | None:
+    """Why the control plane can't be measured here; None when it can."""
+    if sys.platform != "linux":
+        return "only Linux tells what another process takes of the machine"
+    if importlib.util.find_spec("grpc") is None:
+        return "its clients and its server need grpcio, which is not installed"
+    return None
 
 
 @contextlib.contextmanager
