@@ -25,9 +25,9 @@ def main() -> None:
         for line in sys.stdin:
             match line.split():
                 case ["counts"]:
-                    say(writes=len(history.times), reads=history.reads, unknown=history.unknown)
+                    say(writes=len(history.acknowledgements), reads=history.reads, unknown=history.unknown)
                 case ["after", then]:
-                    later = [it for it in list(history.times) if it > float(then)]
+                    later = [at for at, _ in list(history.acknowledgements) if at > float(then)]
                     say(first=min(later, default=None))
                 case ["end"]:
                     break
@@ -35,7 +35,8 @@ def main() -> None:
                     say(error=f"unknown request: {line.strip()}")
         else:
             os._exit(0)
-    say(problems=history.problems(), writes=len(history.times), reads=history.reads, unknown=history.unknown)
+    writes = len(history.acknowledgements)
+    say(problems=history.problems(), writes=writes, reads=history.reads, unknown=history.unknown)
     os._exit(0)
 
 
