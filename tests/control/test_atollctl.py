@@ -63,6 +63,7 @@ def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_lo
         "node_registered",
         "node_registered",
         "node_left",
+        "stopping",
         "server_stopped",
     ]
     assert (own[2]["node_id"], own[2]["host"], own[2]["cpus"]) == ("n", "box", 3)

@@ -13,11 +13,11 @@ import typer
 from atoll.errors import BindError, StoreError
 from atoll_control.cli import health, kv, nodes, store, tasks
 from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
-from atoll_control.server.app import ServerSettings
 from atoll_control.server.app import serve as run_server
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat, configure
+from atoll_control.server.settings import ServerSettings
 
 app = typer.Typer(
     help="Runs and operates the Atoll control plane.",
@@ -180,5 +180,3 @@ def serve(
         asyncio.run(run_server(settings))
     except (BindError, StoreError) as error:
         fail(str(error))
-    except asyncio.CancelledError:
-        pass

@@ -1,0 +1,180 @@
+"""`Term`: the modules on their loops over one opened store, and the port at which they are reached.
+
+A server that never shares its store has one term, from its start to its end. One of several, on etcd, has a term each
+time that it is elected: everything of a term is made anew, so nothing of an earlier one is left in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import time  # noqa: TID251 - the wall clock, handed to those who tell people the time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import structlog
+
+from atoll import IoContextProvider, rpc
+from atoll_control.api.demo.v1 import fault_pb2_grpc
+from atoll_control.api.v1 import (
+    admin_pb2_grpc,
+    health_pb2_grpc,
+    kv_pb2_grpc,
+    node_pb2_grpc,
+    task_pb2_grpc,
+    watch_pb2_grpc,
+)
+from atoll_control.server.admin_manager import AdminManager
+from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
+from atoll_control.server.health_monitor import HealthMonitor
+from atoll_control.server.kv_manager import KvManager
+from atoll_control.server.lease_manager import LeaseManager
+from atoll_control.server.node_manager import NodeManager
+from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
+from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.watch_manager import WatchManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from atoll.store import Store
+    from atoll_control.server.settings import ServerSettings
+    from atoll_control.server.stopping import Stop
+
+_log = structlog.get_logger("atoll_control.server")
+
+NODE_METHODS: Final = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
+HEALTH_METHODS: Final = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
+KV_METHODS: Final = ("Put", "Get", "MultiGet", "Exists", "Delete", "Keys", "Scan", "Transact", "ListNamespaces")
+
+# Seconds that running calls get when somebody else leads: what they ask for is refused anyhow.
+LOST_GRACE: Final = 0.5
+
+
+class Term:
+    """One term of a server. On the loop of the main thread."""
+
+    def __init__(self, settings: ServerSettings, server_id: str) -> None:
+        """Takes what the server was told, and its name."""
+        self._settings = settings
+        self._server_id = server_id
+        self._provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
+        self._server = rpc.server(placement=self._provider, network_threads=settings.network_threads)
+        self._faults: FaultInjector | None = None
+        self._watch: WatchManager | None = None
+
+    def bind(self, listen: str) -> str:
+        """Takes a port, and returns the address with it. Nobody is answered yet.
+
+        Raises:
+            atoll.errors.BindError: the address is in use or not this machine's.
+        """
+        return f"{listen.rpartition(':')[0]}:{self._server.add_insecure_port(listen)}"
+
+    @contextlib.asynccontextmanager
+    async def modules(self, store: Store, advertised: str) -> AsyncIterator[None]:
+        """Within, the modules run over `store`, and tell that the server is reached at `advertised`."""
+        settings, server_id, provider, server = self._settings, self._server_id, self._provider, self._server
+        async with provider:
+            nodes = await provider.create(NodeManager, settings.nodes, store, server_id=server_id, wall_clock=time.time)
+            health = await provider.create(
+                HealthMonitor, settings.detector, store, provider.ref(NodeManager), server_id=server_id
+            )
+            leases = await provider.create(LeaseManager, store)
+            kv = await provider.create(KvManager, store, leases, settings.kv)
+            watch = await provider.create(WatchManager, store, settings.watch, settings.topics, wall_clock=time.time)
+            tasks = await provider.create(TaskManager, settings.tasks, wall_clock=time.time)
+            admin = await provider.create(
+                AdminManager, store, server_id=server_id, version=version("atoll"), address=advertised
+            )
+            self._watch = watch
+            if settings.demo_controls:
+                await self._add_faults(nodes, health, kv)
+            node_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
+            health_pb2_grpc.add_HealthServiceServicer_to_server(health, server)
+            kv_pb2_grpc.add_KvServiceServicer_to_server(kv, server)
+            kv_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+            watch_pb2_grpc.add_WatchServiceServicer_to_server(watch, server)
+            watch_pb2_grpc.add_TopicServiceServicer_to_server(watch, server)
+            task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+            yield
+
+    async def _add_faults(self, nodes: NodeManager, health: HealthMonitor, kv: KvManager) -> None:
+        provider = self._provider
+        servicers = (
+            (NodeManager, nodes, NODE_METHODS),
+            (HealthMonitor, health, HEALTH_METHODS),
+            (KvManager, kv, KV_METHODS),
+        )
+        modules = {}
+        # On the modules' loops, where alone they may be changed.
+        for module, servicer, methods in servicers:
+            watched = WatchedModule(provider.io_context(module), SlowSwitch())
+            await watched.io_context.submit(watched.switch.install, servicer, methods)
+            modules[module.__name__] = watched
+        self._faults = FaultInjector(modules, provider.ref(NodeManager))
+        fault_pb2_grpc.add_FaultServiceServicer_to_server(self._faults, self._server)
+
+    async def serve(self, address: str, stop: Stop, lost: asyncio.Event) -> None:
+        """Answers at the port that was taken, until asked to stop or until the leadership is lost."""
+        if self._faults is not None:
+            self._faults.start()
+        await self._server.start()
+        self._log_started(address)
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop.asked, lost)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await self._stop(stop, self._settings.grace if stop.asked.is_set() else LOST_GRACE)
+
+    async def _stop(self, stop: Stop, grace: float) -> None:
+        """Ends the streams that would take the whole grace, then the rest."""
+        if self._faults is not None:
+            self._faults.stop()
+        if self._watch is not None:
+            reason = "the server stops: resume at another one, or when it is back"
+            io_context = self._provider.io_context(WatchManager)
+            await io_context.submit(self._watch.end_streams, grpc.StatusCode.UNAVAILABLE, reason)
+        stopping = asyncio.ensure_future(self._server.stop(grace))
+        hurry = asyncio.ensure_future(stop.hurry.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(None)
+        hurry.cancel()
+        await stopping
+
+    def _log_started(self, address: str) -> None:
+        modules = {
+            "NodeService": NodeManager,
+            "HealthService": HealthMonitor,
+            "KvService": KvManager,
+            "LeaseService": LeaseManager,
+            "WatchService": WatchManager,
+            "TopicService": WatchManager,
+            "TaskService": TaskManager,
+            "AdminService": AdminManager,
+        }
+        settings = self._settings
+        _log.info(
+            "server_started",
+            address=address,
+            server_id=self._server_id,
+            services={service: self._provider.io_context(module).name for service, module in modules.items()},
+            heartbeat_interval=settings.detector.heartbeat_interval,
+            dead_after=settings.detector.dead_after,
+            demo_controls=settings.demo_controls,
+        )
+
+
+def reachable(address: str) -> str:
+    """Where clients reach a server that listens on this address; empty when it listens on all of its machine's."""
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return "" if ipaddress.ip_address(host).is_unspecified else address
+    except ValueError:
+        return address
