@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atoll.errors import BindError, StoreError
-from atoll_control.cli import health, kv, nodes, store, tasks
+from atoll_control.cli import health, kv, nodes, store, tasks, topics, watch
 from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
 from atoll_control.server.app import serve as run_server
 from atoll_control.server.detector import DetectorSettings
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(kv.app, name="kv")
+app.add_typer(watch.app, name="watch")
+app.add_typer(topics.app, name="topics")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(health.app, name="health")
 for command in (store.status, store.backup, store.restore, store.doctor):

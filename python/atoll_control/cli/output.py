@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs."""
+"""How commands print: tables for people, JSON for programs, YAML for both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 import json
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 from google.protobuf import json_format
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+# Texts are not folded.
+_YAML_WIDTH: Final = 1 << 30
+
+
 class Output(enum.StrEnum):
     """What a command prints."""
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
@@ -35,9 +40,9 @@ OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help=
 def print_messages(
     output: Output, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    """Prints a list: as a JSON array of the messages, or as a table of `rows`."""
-    if output is Output.JSON:
-        print_json([as_json(message) for message in messages])
+    """Prints a list: as a JSON or YAML array of the messages, or as a table of `rows`."""
+    if output is not Output.TABLE:
+        print_data(output, [as_json(message) for message in messages])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -50,9 +55,9 @@ def print_messages(
 
 
 def print_fields(output: Output, message: Message, fields: Iterable[tuple[str, str]]) -> None:
-    """Prints one thing: as a JSON object, or one line per field."""
-    if output is Output.JSON:
-        print_json(as_json(message))
+    """Prints one thing: as a JSON or YAML object, or one line per field."""
+    if output is not Output.TABLE:
+        print_data(output, as_json(message))
         return
     lines = list(fields)
     width = max((len(name) for name, _ in lines), default=0)
@@ -60,9 +65,20 @@ def print_fields(output: Output, message: Message, fields: Iterable[tuple[str, s
         typer.echo(f"{name:<{width}}  {value}")
 
 
-def print_json(value: object) -> None:
-    """Prints JSON for programs, and for people who look at it."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_data(output: Output, value: object) -> None:
+    """Prints JSON or YAML, for programs, and for people who look at it."""
+    if output is Output.YAML:
+        typer.echo(as_yaml(value), nl=False)
+    else:
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def as_yaml(value: object) -> str:
+    """What JSON can say, in YAML; ends with a newline."""
+    import yaml  # noqa: PLC0415 - few commands need it
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_YAML_WIDTH)
+    return text
 
 
 def as_json(message: Message) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, print_fields, print_json, seconds_of
+from atoll_control.cli.output import Output, OutputOption, print_data, print_fields, seconds_of
 
 DataDirectory = Annotated[
     Path, typer.Option("--data-dir", envvar="ATOLL_DATA_DIR", metavar="DIRECTORY", help="The server's data directory.")
@@ -121,8 +121,9 @@ def doctor(
     except StoreError as problem:
         fail(str(problem))
     tables = dict(report.tables)
-    if output is Output.JSON:
-        print_json(
+    if output is not Output.TABLE:
+        print_data(
+            output,
             {
                 "path": str(report.path),
                 "schema_version": report.schema_version,
@@ -134,7 +135,7 @@ def doctor(
                 "locked_by": report.locked_by,
                 "is_clean": report.is_clean,
                 "problems": report.problems,
-            }
+            },
         )
     else:
         typer.echo(f"{report.path}: {report.bytes:,} bytes, schema {report.schema_version}")

@@ -33,7 +33,13 @@ class Reconnecting:
     """What one watch knows of its streams."""
 
     def __init__(
-        self, router: Router, *, first_patience: float, patience: float | None, chance: Callable[[], float]
+        self,
+        router: Router,
+        *,
+        first_patience: float,
+        patience: float | None,
+        chance: Callable[[], float],
+        wait_for_server: bool = True,
     ) -> None:
         """Begins.
 
@@ -42,11 +48,14 @@ class Reconnecting:
             first_patience: seconds without an answer before the first stream is given up.
             patience: the same later; None: never.
             chance: gives numbers from 0 to 1.
+            wait_for_server: be patient for the first stream also when no endpoint can be connected to.
         """
         self._router = router
         self._patience: float | None = first_patience
         self._later_patience = patience
         self._chance = chance
+        self._wait_for_server = wait_for_server
+        self._not_connected: set[str] = set()
         self._was_open = False
         self._down_since: float | None = None
         self._number = 0
@@ -83,7 +92,12 @@ class Reconnecting:
             return 0.0
         self._number += 1
         delay = pause(self._number, self._chance())
-        if self._patience is not None and now + delay - self._down_since >= self._patience:
+        if failure.was_not_sent:
+            self._not_connected.add(endpoint)
+        nobody_there = not self._wait_for_server and self._not_connected.issuperset(self._router.endpoints)
+        is_over = self._patience is not None and now + delay - self._down_since >= self._patience
+        if is_over or (nobody_there and not self._was_open):
             self._down_since = None
+            self._not_connected.clear()
             raise unreachable(self._router, endpoint, failure)
         return delay
