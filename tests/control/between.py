@@ -61,14 +61,15 @@ class Proxy:
     Attributes:
         upstream: where the server listens; may change.
         refuses: connections are closed as they are made.
-        loses_answers: what the server says from now on is lost, and the client's connection with it. The server's is
-            not, so that it does what it was asked to do.
+        loses_answer_to: once the client has said this, its connection breaks before it is answered. The server's does
+            not, so that it does what it was asked to do. Once only.
     """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.refuses = False
-        self.loses_answers = False
+        self.loses_answer_to: bytes | None = None
+        self._unanswered: set[socket.socket] = set()
         self.connections = 0
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -91,7 +92,7 @@ class Proxy:
             host, port = self.upstream.rsplit(":", 1)
             try:
                 if self.refuses:
-                    raise ConnectionRefusedError  # noqa: TRY301 - as if the server did
+                    raise ConnectionRefusedError
                 server = socket.create_connection((host, int(port)))
             except OSError:
                 client.close()
@@ -99,19 +100,28 @@ class Proxy:
             self.connections += 1
             with self._lock:
                 self._sockets |= {client, server}
-            self._run(self._pass_on, client, server, False)
-            self._run(self._pass_on, server, client, True)
+            self._run(self._pass_on, client, server)
+            self._run(self._pass_back, server, client)
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:  # noqa: FBT001
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if is_answer and self.loses_answers:
-                    self._shut(target)
-                    continue
-                target.sendall(data)
-        if not (self.loses_answers and not is_answer):
-            self._shut(source)
-            self._shut(target)
+            while data := client.recv(65536):
+                if self.loses_answer_to is not None and self.loses_answer_to in data:
+                    self.loses_answer_to = None
+                    self._unanswered.add(server)
+                server.sendall(data)
+        if server not in self._unanswered:
+            self._shut(server)
+
+    def _pass_back(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                if server in self._unanswered:
+                    self._shut(client)
+                else:
+                    client.sendall(data)
+        self._shut(client)
+        self._shut(server)
 
     def _shut(self, it: socket.socket) -> None:
         with contextlib.suppress(OSError):

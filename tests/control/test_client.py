@@ -80,7 +80,7 @@ async def test_keys_leases_and_transactions(address: str) -> None:
         assert (await kv.delete("groups/d", namespace="async")).deleted
         assert "async" in [name async for name in kv.namespaces(page_size=1)]
         assert await kv.delete_prefix("groups/", namespace="async") == 1
-        with pytest.raises(InvalidRequestError, match="^key: "):
+        with pytest.raises(InvalidRequestError, match=r"^key: "):
             await kv.get("")
         with pytest.raises(ValueError, match="one owner at most"):
             await kv.put("k", "v", ttl=1, keep_owner=True)
@@ -174,10 +174,12 @@ async def test_a_standbys_word_is_followed(address: str) -> None:
             assert await client.kv.exists("led", namespace="async")
             assert client.endpoint == address
             assert other.calls == ["/atoll.v1.KvService/Put"], "then it knows"
-            channel = client._channel
-            channel.router.current = other.address
-            events = [event async for event in client.watch.kv("async", key="led", follow=False)]
-            assert len(events) == 2
+            for _ in range(30):
+                # Which grpc.aio does not always pass on: then it is asked again.
+                client._channel.router.current = other.address
+                events = [event async for event in client.watch.kv("async", key="led", follow=False)]
+                assert len(events) == 2
+                assert client.endpoint == address
 
 
 def test_a_standbys_word_is_followed_without_asyncio(address: str) -> None:
@@ -259,10 +261,10 @@ def wait_for_value(address: str, key: str, value: bytes) -> None:
 
 def test_a_plain_put_whose_answer_is_lost_is_not_repeated(address: str) -> None:
     with proxy(address) as between, warmed(between) as client:
-        between.loses_answers = True
-        with pytest.raises(UnknownOutcomeError, match="^Put: "):
-            client.kv.put("plain", "1", namespace="lost")
-    wait_for_value(address, "plain", b"1")
+        between.loses_answer_to = b"a plain value"
+        with pytest.raises(UnknownOutcomeError, match=r"^Put: "):
+            client.kv.put("plain", "a plain value", namespace="lost")
+    wait_for_value(address, "plain", b"a plain value")
     with Client(address) as client:
         got = client.kv.get("plain", namespace="lost")
         assert got is not None
@@ -270,13 +272,14 @@ def test_a_plain_put_whose_answer_is_lost_is_not_repeated(address: str) -> None:
 
 
 def test_a_conditional_put_whose_answer_is_lost_is_repeated_and_done_once(address: str) -> None:
-    with Client(address) as direct, proxy(address) as between, warmed(between, timeout=2) as client:
+    with Client(address) as direct, proxy(address) as between, warmed(between) as client:
         revision = direct.kv.put("conditional", "1", namespace="lost").revision
-        between.loses_answers = True
+        between.loses_answer_to = b"a conditional value"
         with pytest.raises(UnknownOutcomeError):
             # The second answer says only that the key is another by now.
-            client.kv.put("conditional", "2", namespace="lost", expected_revision=revision)
-        wait_for_value(address, "conditional", b"2")
+            client.kv.put("conditional", "a conditional value", namespace="lost", expected_revision=revision)
+        assert between.connections == 2
+        wait_for_value(address, "conditional", b"a conditional value")
         got = direct.kv.get("conditional", namespace="lost")
         assert got is not None
         assert got.version == 2
@@ -332,7 +335,7 @@ async def test_conditional_puts_count_right_while_connections_break(address: str
 def test_a_client_that_is_closed_says_so(address: str) -> None:
     client = Client(address)
     client.close()
-    with pytest.raises(ClientClosedError, match="`with` block"):
+    with pytest.raises(ClientClosedError, match="the client is closed"):
         client.kv.get("k")
 
     async def use() -> None:

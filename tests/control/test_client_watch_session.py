@@ -155,7 +155,9 @@ def test_a_snapshot_that_is_interrupted_is_told_anew_and_says_so() -> None:
 )
 @pytest.mark.parametrize("skip_snapshot", [False, True])
 def test_lost_history_is_said_and_the_watch_begins_anew(
-    reason: watch_pb2.WatchEndReason.ValueType, told: ResetReason, skip_snapshot: bool
+    reason: watch_pb2.WatchEndReason.ValueType,
+    told: ResetReason,
+    skip_snapshot: bool,  # noqa: FBT001 - pytest gives it by name
 ) -> None:
     template = watch_pb2.OpenWatch(kv=watch_pb2.KvSource(prefix=True), skip_snapshot=skip_snapshot)
     watch = session(template, after=at(5))

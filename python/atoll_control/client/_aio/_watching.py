@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from atoll_control.api.v1 import watch_pb2_grpc
-from atoll_control.client._failure import Failure
+from atoll_control.client._failure import ENDED_EARLY, Failure
 from atoll_control.client._reconnecting import Reconnecting
 from atoll_control.client._watch_session import OLDEST, WatchSession
 
@@ -111,11 +111,13 @@ class Watch(Generic[E]):
             self._failed(Failure.of(error))
             return
         except asyncio.CancelledError:
-            # Either this task is cancelled, and may come back for more, or the call was, by `close`.
             self._hang_up()
             task = asyncio.current_task()
-            if self._is_closed and task is not None and not task.cancelling():
+            if task is not None and not task.cancelling():
+                # Not this task, but the call was: by `close`, or by grpc, which found it ended when it was to send.
+                self._failed(ENDED_EARLY)
                 return
+            # It may come back for more.
             self._pending.extend(self._session.interrupted())
             raise
         if response is grpc.aio.EOF:
