@@ -27,7 +27,12 @@ __all__ = [
     "CertificatesCore",
     "CheckedFunction",
     "ConnectionCore",
+    "ElectionCore",
+    "ElectionLeader",
+    "ElectionState",
+    "ElectionSubscription",
     "EndpointCore",
+    "EtcdOptionsCore",
     "FaultStream",
     "Gate",
     "GilGauge",
@@ -521,7 +526,9 @@ class ServerCall:
     @property
     def _cancel_reason(
         self,
-    ) -> Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"] | None: ...
+    ) -> (
+        Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client", "slow body"] | None
+    ): ...
     @property
     def _code(self) -> int | None: ...
     def _metadata(self) -> list[tuple[str, str | bytes]]: ...
@@ -948,6 +955,99 @@ def restore_store(
 ) -> tuple[str, int, int, Path | None]: ...
 
 @final
+class ElectionLeader:
+    """Who leads, as its key in etcd says.
+
+    Attributes:
+        name: The server's.
+        address: Where clients reach it.
+        started: When its election began, in seconds since 1970 by its own clock.
+        epoch: Of its term.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def started(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+
+@final
+class ElectionState:
+    """Where an election stands.
+
+    Attributes:
+        role: The last two are final.
+        leader: Who leads, as far as a standby knows.
+        epoch: Of this server's term, while it leads and after it has lost.
+        problem: Of a standby: why etcd could not be asked the last time. Of a server that has lost: how it came.
+    """
+
+    @property
+    def role(self) -> Literal["standby", "leading", "lost", "resigned"]: ...
+    @property
+    def leader(self) -> ElectionLeader | None: ...
+    @property
+    def epoch(self) -> int | None: ...
+    @property
+    def problem(self) -> str | None: ...
+
+@final
+class ElectionSubscription:
+    """A loop is told when an election has changed, until this is closed or collected. Any thread."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exc_info: object) -> None: ...
+
+@final
+class EtcdOptionsCore:
+    """What `atoll.store.EtcdOptions` says, checked.
+
+    Raises:
+        ValueError: An option is wrong.
+    """
+
+    def __new__(
+        cls,
+        *,
+        endpoints: list[str],
+        prefix: str,
+        user: str | None,
+        password: str | None,
+        ca: bytes | None,
+        cert: bytes | None,
+        key: bytes | None,
+        server_name: str | None,
+        lease: float,
+        keepalive: float,
+        validity: float,
+        request_timeout: float,
+        connect_timeout: float,
+        load_timeout: float,
+        max_operations: int,
+        max_request_bytes: int,
+        history_revisions: int,
+    ) -> Self: ...
+
+class ElectionCore:
+    """The native half of `atoll.store.Election`.
+
+    Raises:
+        ForkedError: In a child of the process that began it.
+    """
+
+    def __new__(cls, options: EtcdOptionsCore, name: str, address: str) -> Self: ...
+    @property
+    def state(self) -> ElectionState: ...
+    @property
+    def remaining(self) -> float: ...
+    def subscribe(self, io_context: LoopCore, callback: Callable[[int], object]) -> ElectionSubscription: ...
+    def resign_blocking(self) -> None: ...
+
+@final
 class StoreBatch:
     """Checks and operations that are done together or not at all; made by `store.batch()`. One thread at a time.
 
@@ -993,7 +1093,8 @@ class StoreCore:
 
     Raises:
         StoreError: Of a class of its own for each reason; see `atoll.errors`.
-        ValueError: The store has no such table.
+        ForkedError: The store is that of the process that this one was forked from.
+        ValueError: The store has no such table, or the batch was made by another store.
     """
 
     def __new__(
@@ -1002,6 +1103,7 @@ class StoreCore:
         generation: str | None = None,
         directory: str | PathLike[str] | None = None,
         max_bytes: int | None = None,
+        election: ElectionCore | None = None,
     ) -> Self: ...
     def backup_blocking(
         self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None

@@ -13,6 +13,7 @@ from atoll_control.api.v1 import health_pb2, node_pb2
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.node_manager import NodeManager, NodeSettings
+from atoll_control.server.tables import TABLES
 from atoll_control.testing import answer, refusal
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ T = TypeVar("T")
 
 ALIVE, DEAD, LEFT = node_pb2.NODE_STATE_ALIVE, node_pb2.NODE_STATE_DEAD, node_pb2.NODE_STATE_LEFT
 REPLACED = node_pb2.NODE_STATE_REPLACED
-TABLES = ("nodes", "endings", "kv")
 # Real seconds until what a test waits for has to be the case.
 PATIENCE = 30.0
 WALL = 1_700_000_000

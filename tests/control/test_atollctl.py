@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.control.malformed import methods
 
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
@@ -125,6 +126,8 @@ def test_help_tells_what_there_is_and_hides_what_is_for_the_demo_only() -> None:
     for text in ("--listen", "--heartbeat-interval", "--dead-after", "--network-threads", "--log-format", "Ctrl-C"):
         assert text in result.stdout
     assert "--demo-controls" not in result.stdout
+    for service in {method.containing_service.name for method in methods()}:
+        assert service in result.stdout
 
 
 def test_a_missing_extra_gets_one_line_with_the_remedy() -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import typer
 
+import atoll.store
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc, task_pb2, task_pb2_grpc
+from atoll_control.cli.store import backup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +56,23 @@ def test_keys_are_put_got_listed_and_deleted(atollctl: functools.partial[subproc
     assert table[1].split()[0] == "jobs/1"
     deleted = atollctl("kv", "delete", "jobs/", "--prefix")
     assert "2" in deleted.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("ttl", ["-1", "0", "nan", "inf", "1e30"])
+def test_a_time_to_live_that_is_none_is_wrong_usage(ttl: str) -> None:
+    refused = run("kv", "put", "k", "v", f"--ttl={ttl}", address="127.0.0.1:1")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"atollctl: --ttl: must be a number of seconds above 0 and not beyond the server's limit, got {float(ttl):g}\n"
+    )
+
+
+def test_a_time_to_live_that_the_server_does_not_allow_is_wrong_usage(
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
+) -> None:
+    refused = atollctl("kv", "put", "k", "v", "--ttl", "31536001")
+    assert refused.returncode == 2
+    assert "ttl: must be at most 31,536,000 s" in refused.stderr
 
 
 def test_exit_codes_say_what_was_the_matter(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
@@ -118,9 +138,32 @@ def test_a_backup_is_taken_through_the_server_and_checked(
     assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "it is sound")
 
 
+def test_a_backup_replaces_no_file_that_appears_while_it_is_taken(
+    atollctl: functools.partial[subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, draft_of_another = tmp_path / "backup.db", tmp_path / "backup.db.partial"
+    draft_of_another.write_text("half of another backup")
+    check = atoll.store.check
+
+    def appear(draft: Path) -> atoll.store.StoreReport:
+        path.write_text("precious")
+        return check(draft)
+
+    monkeypatch.setattr(atoll.store, "check", appear)
+    with pytest.raises(typer.Exit):
+        backup(path, server=atollctl.keywords["address"], timeout=60)
+    assert "is there already" in capsys.readouterr().err
+    assert (path.read_text(), draft_of_another.read_text()) == ("precious", "half of another backup")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
+    assert told["leader_address"] == atollctl.keywords["address"]
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0"])

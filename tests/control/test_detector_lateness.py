@@ -54,6 +54,16 @@ def test_deadlines_move_by_exactly_what_the_sweep_was_late() -> None:
     assert [type(action) for action in detector.sweep(107.0, 107.0)] == [Suspected, Probe]
 
 
+def test_the_worst_lateness_is_that_since_the_start(cluster: Cluster) -> None:
+    cluster.stall(3.0)
+    cluster.advance(600.0)
+    cluster.stall(1.5)
+    cluster.advance(600.0)
+    lateness = cluster.detector.stats().lateness
+    assert lateness.last == 0.0
+    assert 2.75 <= lateness.worst <= 3.0
+
+
 def test_the_jitter_of_timers_is_no_lateness() -> None:
     detector = FailureDetector(DetectorSettings(), 0.0)
     for tick in range(1, 100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,16 @@ import structlog.testing
 from tests.control.cluster import ALIVE, DEAD, LEFT, Cluster, FlakyStore
 
 from atoll.errors import OutcomeUnknownError, StoreFullError
+from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import health_pb2, node_pb2
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.health_monitor import LOOK_INTERVAL
+from atoll_control.testing import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from atoll import IoContext
 
 # Beyond the grace after the start, in which nobody dies.
 GRACE = 13.0
@@ -321,6 +326,51 @@ def test_an_operators_verdict_is_recorded_audited_and_final(cluster: Cluster) ->
     assert cluster.refused_heartbeat()[0] == "FAILED_PRECONDITION"
     assert cluster.explain().verdict == "dead"
     assert cluster.detector().nodes == 0
+
+
+@pytest.mark.parametrize("command", ["Drain", "DeclareDead"])
+def test_what_an_operator_wanted_is_audited_also_when_he_does_not_wait_for_it(
+    make: Callable[..., Cluster], command: str
+) -> None:
+    store = FlakyStore()
+    cluster = make(store=store)
+    cluster.register()
+    loop: IoContext = cluster.node_loop
+    method: Any = cluster.nodes.Drain
+    request: Any = node_pb2.DrainRequest(node_id="a", draining=True, reason="it burns")
+    if command == "DeclareDead":
+        loop, method = cluster.health_loop, cluster.health.DeclareDead
+        request = health_pb2.DeclareDeadRequest(node_id="a", reason="it burns")
+    calls: list[asyncio.Task[Any]] = []
+
+    async def begin() -> None:
+        context = FakeServicerContext(connection=cluster.connection_of(""))
+        calls.append(asyncio.create_task(answer(method, request, context)))
+
+    async def close_the_gate() -> None:
+        store.gate = asyncio.Event()
+
+    async def open_the_gate() -> None:
+        assert store.gate is not None
+        store.gate.set()
+
+    async def give_up() -> None:
+        calls[0].cancel()
+        await asyncio.wait(calls)
+        assert calls[0].cancelled()
+
+    cluster.run(cluster.node_loop, close_the_gate)
+    attempts = store.attempts
+    with structlog.testing.capture_logs() as logs:
+        cluster.run(loop, begin)
+        cluster.wait_for(lambda: store.attempts > attempts)
+        cluster.run(loop, give_up)
+        cluster.run(cluster.node_loop, open_the_gate)
+        cluster.wait_for(lambda: cluster.node().draining or cluster.node().state == DEAD)
+    audit = [entry for entry in logs if entry["event"] in {"node_drained", "node_declared_dead"}]
+    assert [(entry["node_id"], entry["by"], entry["reason"]) for entry in audit] == [
+        ("a", cluster.connection_of("").peer, "it burns")
+    ]
 
 
 def test_an_operators_verdict_on_who_is_not_alive_is_refused(cluster: Cluster) -> None:

@@ -15,9 +15,9 @@ from atoll_control.server import kv_manager, pages
 from atoll_control.server.kv_manager import KvManager, KvSettings
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.owners import node_owner
+from atoll_control.server.tables import TABLES
 from atoll_control.testing import ManualLoop, Refused, answer, refusal
 
-TABLES = ["kv", "leases", "nodes"]
 MAX_NAMESPACE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 256, 1024, 1 << 20
 
 

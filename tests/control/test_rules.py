@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from tests.control.malformed import malformed, methods, valid
+from tests.control.malformed import RULES, declared, malformed, methods, valid
 
 from atoll_control.api.v1 import kv_pb2, node_pb2, task_pb2, watch_pb2
 from atoll_control.server import rules
@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("method", list(methods()), ids=lambda method: method.full_name)
 def test_a_request_that_breaks_a_rule_is_refused_by_the_name_of_its_field(method: MethodDescriptor) -> None:
     assert rules.problem(valid(method.input_type)) is None
-    for path, message in malformed(method.input_type):
+    for path, rule, message in malformed(method.input_type):
         found = rules.problem(message)
-        assert found is not None, f"{path} is wrong and was let pass"
-        assert found.startswith(path), f"{path} is wrong, and the message is: {found}"
+        assert found is not None, f"{path} breaks {rule} and was let pass"
+        assert found.startswith(path), f"{path} breaks {rule}, and the message is: {found}"
+
+
+@pytest.mark.parametrize("method", list(methods()), ids=lambda method: method.full_name)
+def test_every_rule_of_a_request_is_broken_once(method: MethodDescriptor) -> None:
+    broken = {rule for _, rule, _ in malformed(method.input_type)}
+    assert declared(method.input_type) - broken == set()
+
+
+def test_the_protos_have_rules() -> None:
+    found = set().union(*(declared(method.input_type) for method in methods()))
+    assert len(found) >= 150
+    assert {rule.partition(": ")[2] for rule in found} == RULES
 
 
 @pytest.mark.parametrize(

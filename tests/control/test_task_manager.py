@@ -246,7 +246,7 @@ def test_a_summary_has_the_most_frequent_names_only(tasks: Tasks) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_malformed_request_is_refused_and_names_its_field(method: str, tasks: Tasks) -> None:
     async def refuse_all() -> None:
-        for path, request in malformed(task_pb2.DESCRIPTOR.message_types_by_name[f"{method}Request"]):
+        for path, _, request in malformed(task_pb2.DESCRIPTOR.message_types_by_name[f"{method}Request"]):
             refused = await refusal(getattr(tasks.manager, method), request)
             assert refused.code.name == "INVALID_ARGUMENT"
             assert refused.details.startswith(path)

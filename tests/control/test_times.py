@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll_control.api.times import duration, seconds, timestamp
+from atoll_control.api.times import MAX_DURATION_SECONDS, duration, seconds, timestamp
 
 
 @given(st.integers(min_value=-(10**6), max_value=10**6))
@@ -32,7 +32,11 @@ def test_a_time_is_rounded_to_nanoseconds_that_are_never_negative() -> None:
     assert timestamp(1_700_000_000.25) == Timestamp(seconds=1_700_000_000, nanos=250_000_000)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 1e30])
+def test_the_longest_duration_is_one() -> None:
+    assert duration(MAX_DURATION_SECONDS) == Duration(seconds=MAX_DURATION_SECONDS)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 1e30, MAX_DURATION_SECONDS + 1])
 def test_what_is_no_duration_is_refused(number: float) -> None:
-    with pytest.raises((OverflowError, ValueError)):
+    with pytest.raises(ValueError, match="at most 315,576,000,000 s"):
         duration(number)

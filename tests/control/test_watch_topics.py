@@ -214,6 +214,23 @@ async def test_an_idle_topic_goes_and_comes_back_with_numbers_that_none_of_its_e
 
 
 @on_a_loop
+async def test_a_topic_stays_for_its_whole_time_after_its_last_watcher_has_left() -> None:
+    clock = ManualClock()
+    # Idle ones are looked for once a minute.
+    async with serving(topics=TopicSettings(idle_after=100), clock=clock) as served:
+        stream = served.stream()
+        await stream.open_topic("t")
+        watch_id = (await stream.next()).watch_id
+        await asyncio.to_thread(clock.advance, 1079)
+        await stream.close_watch(watch_id)
+        await served.until(lambda it: it.watches == 0)
+        await asyncio.to_thread(clock.advance, 62)
+        assert [it.name for it in (await listed(served)).topics] == ["t"]
+        await asyncio.to_thread(clock.advance, 60)
+        assert (await listed(served)).topics == []
+
+
+@on_a_loop
 async def test_a_request_that_breaks_its_rules_names_the_field() -> None:
     async with serving() as served:
         with pytest.raises(grpc.aio.AioRpcError, match="topic: is required"):
@@ -267,20 +284,6 @@ def test_some_events_are_found_from_either_end_of_the_window() -> None:
         found, through = topic.some_after(start, 95, 10)
         assert [it.sequence for it in found] == list(range(start + 1, min(start + 10, 95) + 1))
         assert through == max(start, min(start + 10, 95)) or start >= 95
-
-
-def test_a_topic_stays_for_its_time_after_its_last_watcher_has_left() -> None:
-    topics = Topics(1, TopicSettings(idle_after=100.0))
-    fill(topics, "quiet", 3)
-    topic = topics.obtain("quiet", 0.0)
-    topic.watchers += 1
-    for now in (60.0, 120.0, 1000.0):
-        topics.drop_idle(now)
-    topic.watchers -= 1
-    topics.drop_idle(1060.0)
-    assert len(topics) == 1
-    topics.drop_idle(1100.0)
-    assert (len(topics), topics.bytes) == (0, 0)
 
 
 def test_one_topic_too_many_is_refused() -> None:

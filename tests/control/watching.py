@@ -14,6 +14,7 @@ from atoll import IoContext, testing
 from atoll.store import Store
 from atoll_control.api.v1 import kv_pb2, node_pb2, watch_pb2, watch_pb2_grpc
 from atoll_control.server.kv_manager import row_key
+from atoll_control.server.tables import TABLES
 from atoll_control.server.watch_manager import WatchManager, WatchStatistics
 from atoll_control.server.watch_settings import TopicSettings, WatchSettings
 
@@ -124,7 +125,7 @@ async def serving(
     store: Store | None = None,
 ) -> AsyncIterator[Served]:
     """Serves watches of a store in memory."""
-    store = store or Store.in_memory(["kv", "nodes", "leases"], generation="0123456789abcdef")
+    store = store or Store.in_memory(TABLES, generation="0123456789abcdef")
     seen: list[tuple[WatchManager, IoContext]] = []
     manager = functools.partial(SeenManager, seen, store, settings, topics, wall_clock=lambda: WALL)
     try:

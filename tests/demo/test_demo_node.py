@@ -21,6 +21,7 @@ from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager, NodeSettings
+from atoll_control.server.tables import TABLES
 
 # Server and client live in one process, on one loop.
 pytestmark = pytest.mark.whole_grpcio
@@ -67,7 +68,7 @@ def live(
     settings = DetectorSettings.scaled(heartbeat_interval=0.05, dead_after=60)
 
     async def run() -> dict[str, int]:
-        store = Store.in_memory(("nodes", "endings", "kv", "leases"))
+        store = Store.in_memory(TABLES)
         manager = NodeManager(NodeSettings(), store, server_id="s", wall_clock=time.time)
         await manager.start()
         monitor = health(settings, store, ModuleRef(IoContext.current(), manager), server_id="s")

@@ -8,6 +8,7 @@ import functools
 import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -217,13 +218,26 @@ async def test_what_comes_from_a_client_is_stamped_on_the_loops_clock(client: Cl
         assert kept.last.last_received > heard, "an answer to a ping counts, too"
 
 
-async def test_a_connection_that_is_kept_holds_no_call_and_no_loop(client: ClientProcess, new_loop: NewLoop) -> None:
-    kept = Kept()
-    async with serving(Call=kept.call) as target:
-        await client.call(target, path("Call"))
-    connection = kept.last
+async def test_a_connection_that_is_kept_holds_no_call_and_no_loop(client: ClientProcess) -> None:
+    kept: list[rpc.Connection] = []
+    others: list[weakref.ref[Any]] = []
+
+    async def call(request: bytes, context: Any) -> bytes:
+        kept.append(context.connection)
+        others.extend([weakref.ref(context), weakref.ref(IoContext.current())])
+        return b""
+
+    thread = IoContextThread("gone")
+    thread.start()
+    try:
+        async with serving(thread.io_context, Call=call) as target:
+            await client.call(target, path("Call"))
+    finally:
+        thread.stop()
+    del thread
     gc.collect()
-    assert not [each for each in gc.get_referents(connection) if isinstance(each, IoContext | rpc.ServicerContext)]
+    assert len(kept) == 1
+    assert [other() for other in others] == [None, None]
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])

@@ -129,6 +129,7 @@ def test_defaults_are_the_transports_own_and_the_page_shows_them() -> None:
         "atoll.max_waiting_bytes": "64 MiB",
         "atoll.max_waiting_bytes_per_connection": "4 MiB",
         "atoll.max_unread_bytes_per_connection": "64 MiB",
+        "atoll.kept_memory_bytes": "32 MiB",
         "atoll.http2.max_pings": "100",
         "atoll.http2.max_settings": "100",
         "atoll.http2.max_resets": "1000",
@@ -144,6 +145,7 @@ def test_defaults_are_the_transports_own_and_the_page_shows_them() -> None:
     assert (read.max_receive_message_size, read.max_header_list_size) == (4 * mebi, 16 * kibi)
     assert (read.max_concurrent_streams, read.initial_stream_window) == (1000, 2 * mebi)
     assert (read.max_waiting_bytes, read.max_waiting_bytes_per_connection) == (64 * mebi, 4 * mebi)
+    assert read.kept_memory == 32 * mebi
     assert read.limits == ConnectionLimits(
         max_connections=65536,
         max_connections_per_peer=None,

@@ -27,6 +27,7 @@ from tests.rpc.test_stream_placement import generator, reader_and_writer, tasks,
 
 from atoll import IoContext, rpc
 from atoll.errors import NotOnLoopError
+from atoll.rpc import _interceptors, _kinds
 
 ONE = grpc.unary_unary_rpc_method_handler
 REPLIES = grpc.unary_stream_rpc_method_handler
@@ -175,9 +176,7 @@ async def test_each_message_is_answered_before_the_next_one_is_sent(
 
 
 @pytest.mark.parametrize("interceptors", list(WRAPPERS))
-async def test_large_messages_pass_at_the_pace_of_who_takes_them(
-    client: ClientProcess, new_loop: NewLoop, interceptors: str
-) -> None:
+async def test_large_messages_pass_both_ways(client: ClientProcess, new_loop: NewLoop, interceptors: str) -> None:
     async def sizes(requests: Any, context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
             yield bytes(len(request))
@@ -192,6 +191,42 @@ async def test_large_messages_pass_at_the_pace_of_who_takes_them(
         assert [len(reply) for reply in replies] == [100_000] * 30
         assert writing.done()
         assert done.done()
+
+
+@pytest.mark.parametrize("interceptors", list(WRAPPERS))
+async def test_large_messages_pass_at_the_pace_of_who_takes_them(
+    client: ClientProcess, new_loop: NewLoop, interceptors: str
+) -> None:
+    mib, count, ahead, yielded = 1 << 20, 200, 64, 0
+
+    async def give(requests: Any, context: Any) -> AsyncIterator[bytes]:
+        nonlocal yielded
+        async for _ in requests:
+            for _ in range(count):
+                yielded += 1
+                yield bytes(mib)
+
+    async def settled() -> int:
+        """What has been yielded when nothing more is."""
+        before = 0
+        while before != yielded or not before:
+            before = yielded
+            await asyncio.sleep(0.3)
+        return before
+
+    server = rpc.server(interceptors=WRAPPERS[interceptors]())
+    add_methods(server.on(new_loop("new")), service="a.New", Talk=give, kind=BOTH)
+    async with running(server) as target:
+        stream = client.open(target, "/a.Old/Talk", timeout=60)
+        await stream.write(b"?")
+        first = await settled()
+        # The reply buffer, h2's, the sockets', the client's read-ahead and its window, which it widens as it goes.
+        assert first <= ahead
+        for _ in range(first):
+            assert await stream.read() == bytes(mib)
+        await until(lambda: yielded > first)
+        assert await settled() <= first + ahead < count
+        await stream.take("cancel")
 
 
 @pytest.mark.parametrize("interceptors", list(WRAPPERS))
@@ -220,7 +255,8 @@ async def test_a_redirected_stream_has_its_calls_deadline_and_the_interceptors_v
     async def talk(requests: Any, context: Any) -> AsyncIterator[bytes]:
         try:
             yield said.get().encode()
-            yield b"in time" if 0 < context.time_remaining() <= 1 else b"wrong"
+            # gRPC rounds time-outs up on their way.
+            yield b"in time" if 0 < context.time_remaining() <= 1.1 else b"wrong"
             await asyncio.Event().wait()
         finally:
             ended.set()
@@ -358,6 +394,45 @@ async def test_a_plain_function_of_nobody_runs_on_the_thread_pool_when_a_loop_se
     async with running(server) as target:
         outcome = await client.call(target, "/a.Old/Plainly")
         assert (outcome.reply, outcome.trailing) == (b"pool", (("k", "v"),))
+
+
+async def test_a_plain_function_of_a_generic_handler_runs_on_the_thread_pool_wherever_its_call_comes_from(
+    client: ClientProcess, new_loop: NewLoop
+) -> None:
+    def plainly(request: bytes, context: Any) -> bytes:
+        name = threading.current_thread().name
+        return b"pool" if name not in {"MainThread", "old"} else name.encode()
+
+    class Generic(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            return ONE(plainly) if handler_call_details.method.startswith("/a.New/") else None
+
+    server = rpc.server(interceptors=[Intercept(redirect)], handlers=[Generic()])
+    add_methods(server.on(IoContext.current()), service="a.Old", Here=echo)
+    add_methods(server.on(new_loop("old")), service="a.Old", There=echo)
+    async with running(server) as target:
+        methods = ("/a.Old/Here", "/a.Old/There", "/a.Old/Nowhere", "/a.New/Any")
+        replies = [(await client.call(target, method)).reply for method in methods]
+    assert replies == [b"pool"] * 4
+
+
+@pytest.mark.parametrize("interceptors", [[], [Intercept(redirect)]])
+async def test_each_registered_handler_is_prepared_once_and_only_where_an_interceptor_may_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, new_loop: NewLoop, interceptors: list[Any]
+) -> None:
+    prepared: list[Any] = []
+
+    def prepare(handler: Any, made: Any) -> Any:
+        prepared.append(handler)
+        return _kinds.prepare(handler, made)
+
+    monkeypatch.setattr(_interceptors, "prepare", prepare)
+    server = rpc.server(interceptors=interceptors)
+    for io_context in (IoContext.current(), new_loop("new")):
+        for number in range(10):
+            add_methods(server.on(io_context), service=f"a.{io_context.name}{number}", Echo=echo)
+    async with running(server):
+        assert len(prepared) == (20 if interceptors else 0)
 
 
 @both

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from tests.rpc.support import TIMEOUT, ClientProcess, Stream, probe_pb2, probe_pb2_grpc, running, until
 from tests.rpc.test_broadcast import watch
 
 from atoll import IoContext, rpc
+from atoll.errors import MailboxFull
 
 
 async def text_of(stream: Stream) -> str:
@@ -82,7 +84,8 @@ async def test_a_slow_subscriber_leaves_with_its_position_and_can_be_given_the_r
         stream = await watch(client, target, "slow")
         await until(lambda: resumed.broadcast.stats().subscribers == 1)
         while not resumed.left:
-            resumed.send()
+            with contextlib.suppress(MailboxFull):
+                resumed.send()
             await asyncio.sleep(0.001)
         assert [it.tag for it in resumed.left] == [7]
         assert 0 < resumed.left[0].position < resumed.sent
@@ -93,6 +96,31 @@ async def test_a_slow_subscriber_leaves_with_its_position_and_can_be_given_the_r
         assert (await text_of(stream)).split()[0] == str(resumed.sent)
         assert resumed.broadcast.stats().left == 1
     resumed.slow.close()
+
+
+async def test_a_slow_subscriber_is_told_of_although_only_the_broadcast_holds_who_tells(client: ClientProcess) -> None:
+    told: list[rpc.SlowSubscriber] = []
+    broadcast: rpc.Broadcast[Any] = rpc.Broadcast(
+        slow_subscribers=rpc.SlowSubscribers(IoContext.current(), told.extend), max_waiting=200_000
+    )
+
+    class Watched(probe_pb2_grpc.StreamsServicer):  # type: ignore[misc] # generated at test time
+        async def Watch(self, request: Any, context: Any) -> None:
+            broadcast.subscribe(context, tag=7)
+            await asyncio.get_running_loop().create_future()
+
+    server = rpc.server()
+    probe_pb2_grpc.add_StreamsServicer_to_server(Watched(), server)
+    async with running(server) as target:
+        await watch(client, target, "slow")
+        await until(lambda: broadcast.stats().subscribers == 1)
+        note = probe_pb2.Note(text="x" * 50_000)
+        while broadcast.stats().left == 0:
+            with contextlib.suppress(MailboxFull):
+                broadcast.send(note)
+            await asyncio.sleep(0.001)
+        await until(lambda: told)
+    assert [it.tag for it in told] == [7]
 
 
 async def test_a_subscription_that_is_closed_tells_how_far_it_came(client: ClientProcess) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
+import sys
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -143,6 +146,68 @@ def test_the_commit_of_a_cancelled_task_goes_on(store: atoll.store.Store) -> Non
 
     asyncio.run(main())
     assert store.get("kv", b"a") is not None
+
+
+def test_a_future_that_can_not_be_told_keeps_no_other_from_being_told(store: atoll.store.Store) -> None:
+    class Failing(asyncio.Future[Any]):
+        def set_result(self, result: Any) -> None:
+            raise RuntimeError(f"on purpose: {result.revision}")
+
+    async def main() -> int:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: problems.append(str(context.get("exception"))))
+        loop.create_future = lambda: Failing(loop=loop)
+        store.commit(store.batch().put("kv", b"a", b"1"))
+        del loop.create_future
+        told = store.commit(store.batch().put("kv", b"b", b"2"))
+        # When this is done both outcomes wait for the loop, which learns of them together.
+        put(store, b"c", b"3")
+        return (await asyncio.wait_for(told, TIMEOUT)).revision
+
+    problems: list[str] = []
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        assert runner.run(main()) == 2
+    assert problems == ["on purpose: 1"]
+
+
+def test_a_batch_of_another_store_is_refused_and_stays_whole(store: atoll.store.Store) -> None:
+    other = atoll.store.Store.in_memory(["nodes", "kv"])
+    batch = other.batch().put("kv", b"a", b"1")
+    with pytest.raises(ValueError, match=r"made by another store: make it with batch\(\) of the store"):
+        store.commit_blocking(batch)
+
+    async def commit() -> None:
+        with pytest.raises(ValueError, match="made by another store"):
+            await store.commit(batch)
+
+    asyncio.run(commit())
+    assert store.revision == 0
+    other.commit_blocking(batch)
+    assert other.get("kv", b"a") is not None
+    other.close_blocking()
+
+
+@pytest.mark.parametrize("reading", ["count", "owned"])
+def test_what_may_look_at_many_rows_lets_other_threads_run_meanwhile(store: atoll.store.Store, reading: str) -> None:
+    batch = store.batch()
+    for number in range(10_000):
+        batch.put("kv", b"%d" % number, b"", b"owner")
+    store.commit_blocking(batch)
+    read = partial(store.count, "kv", b"0") if reading == "count" else partial(store.owned, b"owner")
+    has_run: list[int] = []
+    reads = 0
+    interval = sys.getswitchinterval()
+    # From here on a thread runs until it waits or says that others may.
+    sys.setswitchinterval(1000)
+    try:
+        # `Thread.start` would wait.
+        _thread.start_new_thread(has_run.append, (1,))
+        while not has_run and reads < 1000:
+            read()
+            reads += 1
+    finally:
+        sys.setswitchinterval(interval)
+    assert reads < 1000
 
 
 def test_a_loop_is_told_of_commits_once_however_many_there_were(store: atoll.store.Store) -> None:

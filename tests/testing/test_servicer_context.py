@@ -505,6 +505,14 @@ async def test_a_fakes_connection_answers_pings_until_it_is_closed() -> None:
     assert connection.pings == 3
 
 
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
+async def test_a_fake_refuses_a_time_out_that_is_none_as_the_real_one_does(seconds: float) -> None:
+    connection = FakeConnection(round_trip=1.0)
+    with pytest.raises(ValueError, match="is not a number of seconds above 0"):
+        await connection.ping(seconds)
+    assert connection.pings == 0
+
+
 async def test_fake_connections_are_given_to_contexts_and_differ() -> None:
     one, two = FakeConnection(), FakeConnection("ipv4:10.0.0.1:1", last_received=5.0)
     assert FakeServicerContext(connection=one).connection is one

@@ -2,21 +2,27 @@
 
 mod transport_support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::transport::{CancelReason, Offence, Received, Reply, TransportConfig, frame};
+use atoll_core::transport::{
+    CancelReason, Gate, Offence, Received, Refused, Reply, TransportConfig, WhenFull, frame,
+};
 use bytes::Bytes;
 use transport_support::{HELD, Server, request};
 
 const SHORT: Duration = Duration::from_millis(200);
 
-fn server() -> Server {
-    let config = TransportConfig {
+fn config() -> TransportConfig {
+    TransportConfig {
         body_timeout: Some(SHORT),
         request_buffer: 8 << 10,
         ..TransportConfig::default()
-    };
-    Server::with_routes(config, |held| held.with_streaming(true, true))
+    }
+}
+
+fn server() -> Server {
+    Server::with_routes(config(), |held| held.with_streaming(true, true))
 }
 
 #[tokio::test]
@@ -36,12 +42,35 @@ async fn a_stream_that_stops_in_the_middle_of_a_message_is_given_up_and_counted(
         assert_eq!(answer.status(), 4);
         let text = answer.message();
         assert!(text.contains("no progress for 0.2 s"), "{text}");
-        assert_eq!(call.cancelled_by(), Some(CancelReason::BadRequest));
+        assert_eq!(call.cancelled_by(), Some(CancelReason::SlowBody));
         while !matches!(server.told().await, transport_support::Told::Cancelled(_)) {}
     }
     let stats = server.transport.stats();
     assert_eq!(stats.offences.get(Offence::SlowBody), 3);
     assert_eq!(stats.calls_in_flight, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_stops_while_it_waits_for_its_place_is_refused_as_slow() {
+    let gate = Arc::new(Gate::new(1));
+    let mut server = Server::with_routes(config(), |held| {
+        held.with_streaming(true, true)
+            .with_gate(gate, WhenFull::Wait)
+    });
+    let mut client = server.client().await;
+    let first = client.open(request(HELD), None).await;
+    let call = server.call().await;
+    let mut pending = client.open(request(HELD), None).await;
+    let beginning = Bytes::from_static(b"\0\0\0\0\x05ab");
+    pending.stream.send_data(beginning, false).unwrap();
+    assert_eq!(pending.answer().await.status(), 4);
+    let route = server.transport.routes().find(HELD).map(Arc::clone);
+    let stats = route.expect("a route").stats();
+    assert_eq!(stats.refused[Refused::SlowBody as usize], 1);
+    assert_eq!(stats.refused[Refused::BadRequest as usize], 0);
+    assert_eq!(stats.finished[4], 1);
+    assert!(call.reply(Reply::end()));
+    assert_eq!(first.answer().await.status(), 0);
 }
 
 #[tokio::test]

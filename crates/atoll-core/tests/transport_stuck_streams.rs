@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use atoll_core::transport::{Call, FrameLimit, Received, Reply, TransportConfig, frame};
 use bytes::Bytes;
-use transport_support::frames::{ACK, DATA, Frame, FrameClient, SETTINGS, WINDOW_UPDATE};
+use transport_support::frames::{ACK, DATA, Frame, FrameClient, SETTINGS, Script, WINDOW_UPDATE};
 use transport_support::{ECHO, HELD, Server, request};
 
 const STREAM_WINDOW: usize = 64 << 10;
@@ -99,6 +99,8 @@ struct Accountant {
     allowed: usize,
     /// The window of new streams that the server last asked for.
     stream_window: Option<usize>,
+    /// SETTINGS that the server has sent.
+    settings: usize,
     acknowledges: bool,
     /// How far the windows of streams were opened.
     opened: HashMap<u32, usize>,
@@ -111,6 +113,7 @@ impl Accountant {
             window: 65_535,
             allowed: 65_535,
             stream_window: None,
+            settings: 0,
             acknowledges: true,
             opened: HashMap::new(),
         };
@@ -138,6 +141,7 @@ impl Accountant {
                 *self.opened.entry(stream).or_default() += number(&frame.payload) as usize;
             }
             (SETTINGS, _, 0) => {
+                self.settings += 1;
                 for setting in frame.payload.chunks(6) {
                     if setting[..2] == INITIAL_WINDOW.to_be_bytes() {
                         self.stream_window = Some(number(&setting[2..]) as usize);
@@ -255,4 +259,52 @@ async fn a_stream_whose_bytes_were_all_read_is_open_after_the_windows_have_shrun
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn answers_to_the_servers_own_settings_are_no_flood_however_often_the_windows_change() {
+    let most_settings = 100;
+    let server = Server::with_routes(
+        TransportConfig {
+            initial_connection_window: 128 << 10,
+            max_unread_bytes: 1 << 20,
+            max_concurrent_streams: 20,
+            settings: FrameLimit::new(most_settings, Duration::from_secs(3600)),
+            close_timeout: Duration::from_secs(10),
+            ..config()
+        },
+        |held| held.with_streaming(true, true),
+    );
+    let mut client = Accountant::connect(&server, true);
+    let start = Instant::now();
+    let mut stream = 1;
+    for swing in 0..70 {
+        let first = stream;
+        let is_tight = |client: &Accountant| client.stream_window < Some(STREAM_WINDOW);
+        while !is_tight(&client) {
+            client.client.send_request(stream, HELD, 0, &[]);
+            client.fill(stream, STREAM_WINDOW);
+            client.look();
+            stream += 2;
+            assert!(start.elapsed() < Duration::from_secs(60), "{swing}");
+        }
+        // What was held goes with the calls, to which no reply earns the client anything.
+        for stream in (first..stream).step_by(2) {
+            client.client.play(&Script::new().reset(stream));
+        }
+        while is_tight(&client) {
+            client.look();
+            assert!(start.elapsed() < Duration::from_secs(60), "{swing}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(client.settings > most_settings as usize);
+    assert_eq!(server.transport.stats().offences.total(), 0);
+    // Those that nobody has asked for count as ever.
+    let settings = Script::new().settings(&[]);
+    client
+        .client
+        .play(&settings.repeated(most_settings as usize + 1));
+    let farewell = client.client.farewell().expect("a GOAWAY");
+    assert_eq!(farewell.words, "settings_flood");
 }

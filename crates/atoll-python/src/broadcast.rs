@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::loop_core::{LoopCore, lock};
+use crate::notice::Notice;
 use crate::server_call::ServerCall;
-use crate::store::subscription::Notice;
 
 /// Those who have left and of whom the loop has not been told.
 struct Left {

@@ -176,8 +176,8 @@ impl LoopCore {
                     Self::commits_completed(py, &completions)?;
                     core.stamp();
                 }
-                Item::Committed { notice, queued_at } => {
-                    if let Some(job) = core.committed_job(py, &notice, queued_at)? {
+                Item::Notice { notice, queued_at } => {
+                    if let Some(job) = core.notice_job(py, &notice, queued_at)? {
                         Self::run_job(slf, asyncio_loop, job)?;
                     }
                 }

@@ -67,6 +67,13 @@ pub(crate) fn forked_monitor() -> PyErr {
     )
 }
 
+/// The election belongs to the process that this one has forked off.
+pub(crate) fn forked_election() -> PyErr {
+    classes::ForkedError::new_err(
+        "the election belongs to the parent of this process, whose threads a fork does not copy: start one after the fork",
+    )
+}
+
 /// The loop has been closed.
 pub(crate) fn loop_closed(loop_name: &str) -> PyErr {
     classes::LoopClosedError::new_err(format!(

@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::method::Method;
+use crate::notice::Notice;
 use crate::store::completions::Completions;
-use crate::store::subscription::Notice;
 
 /// A posted handler.
 pub(crate) struct Job {
@@ -47,8 +47,8 @@ pub(crate) enum Item {
     Progress(Arc<Call>),
     /// Batches that handlers of this loop wait for are committed.
     Completions(Arc<Completions>),
-    /// A store has changed that this loop watches.
-    Committed {
+    /// Native threads have told of something, such as the changes of a store.
+    Notice {
         notice: Arc<Notice>,
         /// When it was queued; in ticks.
         queued_at: u64,
@@ -68,7 +68,7 @@ impl Item {
         match self {
             Self::Job(job) => job.lane,
             Self::Call { call, .. } => Method::of(call).lane,
-            Self::Probe { .. } | Self::Committed { .. } => Lane::Normal,
+            Self::Probe { .. } | Self::Notice { .. } => Lane::Normal,
             Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Completions(_) => {
                 Lane::Control
             }
@@ -90,7 +90,7 @@ impl Item {
             | Self::Cancel(_)
             | Self::Progress(_)
             | Self::Completions(_)
-            | Self::Committed { .. }
+            | Self::Notice { .. }
             | Self::Probe { .. } => Ok(()),
         }
     }
@@ -100,7 +100,7 @@ impl Item {
         match self {
             Self::Job(job) => job.queued_at = now,
             Self::Call { queued_at, .. }
-            | Self::Committed { queued_at, .. }
+            | Self::Notice { queued_at, .. }
             | Self::Probe { queued_at, .. } => *queued_at = now,
             Self::Internal(_) | Self::Cancel(_) | Self::Progress(_) | Self::Completions(_) => {}
         }
@@ -115,7 +115,7 @@ impl Post for Item {
         match self {
             Self::Job(job) => record.events.slot(job.slot).accepted(),
             Self::Call { call, .. } => record.events.slot(Method::of(call).slot).accepted(),
-            Self::Committed { notice, .. } => record.events.slot(notice.slot).accepted(),
+            Self::Notice { notice, .. } => record.events.slot(notice.slot).accepted(),
             Self::Internal(_)
             | Self::Cancel(_)
             | Self::Progress(_)
@@ -138,7 +138,7 @@ impl Post for Item {
     fn queued_at(&self) -> u64 {
         match self {
             Self::Job(job) => job.queued_at,
-            Self::Call { queued_at, .. } | Self::Committed { queued_at, .. } => *queued_at,
+            Self::Call { queued_at, .. } | Self::Notice { queued_at, .. } => *queued_at,
             // An observer that waits says nothing of handlers.
             Self::Probe { .. }
             | Self::Internal(_)

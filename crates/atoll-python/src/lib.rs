@@ -14,6 +14,7 @@
 //! * [`python_bytes`]: large replies, which are sent from Python's memory.
 //! * [`certificates`], [`authentication`]: who may connect, and who may call.
 //! * [`broadcast`]: one message to many open streams.
+//! * [`notice`]: how native threads tell a loop that there is news, such as a broadcast's or a store's.
 //! * [`store`]: atoll-store, for loops.
 //! * [`chaos`]: delays and fault sites, for tests.
 //! * [`vectorcall`]: calls of our classes without a tuple.
@@ -54,6 +55,7 @@ mod module_check;
 mod module_home;
 mod moment;
 mod monitor;
+mod notice;
 mod overload;
 mod posting;
 mod python_bytes;
@@ -129,6 +131,10 @@ mod _core {
     use crate::store::StoreCore;
     #[pymodule_export]
     use crate::store::batch::Batch;
+    #[pymodule_export]
+    use crate::store::election::{
+        ElectionCore, ElectionState, ElectionSubscription, EtcdOptionsCore, Leader,
+    };
     #[pymodule_export]
     use crate::store::files::{StoreReport, check_store, restore_store};
     #[pymodule_export]

@@ -29,12 +29,12 @@ use crate::item::Item;
 use crate::manual_timers::ManualTimers;
 use crate::method::Method;
 use crate::module_home::Residents;
+use crate::notice::Callbacks;
 use crate::posting::{handler_name, parse_lane};
 use crate::server_call::ServerCall;
 use crate::shared::Shared;
 use crate::snapshot::{self, HandlerTuple};
 use crate::store::completions::Completions;
-use crate::store::subscription::Callbacks;
 use crate::work_guard::WorkGuard;
 
 /// Locks `mutex`; every critical section here leaves its data consistent at each step.
@@ -108,7 +108,7 @@ pub(crate) struct LoopCore {
     pub(crate) residents: Residents,
     /// Name to slot index, for names seen before.
     pub(crate) slots: Py<PyDict>,
-    /// What is called when a store has changed.
+    /// What is called when a native thread has told of something.
     pub(crate) callbacks: Callbacks,
     /// The commits that handlers here wait for; made by the first.
     completions: OnceLock<Arc<Completions>>,
@@ -503,7 +503,7 @@ impl LoopCore {
                     let reply = Reply::error(Status::new(Code::Unavailable, text));
                     call.turn_away(Refused::LoopClosed, reply);
                 }
-                Item::Committed { notice, .. } => {
+                Item::Notice { notice, .. } => {
                     self.shared.tracker().slot(notice.slot).dropped();
                 }
                 Item::Internal(_)

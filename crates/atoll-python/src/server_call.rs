@@ -410,6 +410,7 @@ impl ServerCall {
             CancelReason::Shutdown => "shutdown",
             CancelReason::BadRequest => "bad request",
             CancelReason::SlowClient => "slow client",
+            CancelReason::SlowBody => "slow body",
         }))
     }
 

@@ -89,6 +89,7 @@ pub(crate) fn default_limits(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         "max_waiting_bytes_per_connection",
         config.max_waiting_bytes_per_connection,
     )?;
+    values.set_item("kept_memory", config.kept_memory)?;
     values.set_item("max_connections", config.max_connections)?;
     values.set_item("max_connections_per_peer", config.max_connections_per_peer)?;
     values.set_item("handshake_timeout", config.handshake_timeout.as_secs_f64())?;

@@ -1,20 +1,29 @@
 //! Copies of a store: a backup of a running one, whatever its engine, and a store made from a backup.
 //!
 //! A backup is a single `SQLite` file of the schema of [`crate::sqlite`]: all rows at one revision, and no changes. It is written under
-//! another name and gets its own when it is complete.
+//! a name that nobody else uses (`PATH.partial-…`, which a process that is killed leaves behind) and gets its own when it is complete,
+//! unless there is such a file by then.
+//!
+//! A restore writes `atoll.db.restoring`, moves what is there aside, then puts it in place. Wherever that is interrupted, there is the
+//! old store, or the new one, or none and a server refuses to start on what is left.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
-use crate::check::check_file;
+use crate::check::{Report, check_file};
 use crate::engine::draw_generation;
 use crate::error::{OpenError, ReadError};
 use crate::sqlite::lock::{DirectoryLock, LOCK_FILE, io_error, now};
-use crate::sqlite::record::checksum;
+use crate::sqlite::record::PutRow;
 use crate::sqlite::schema::{self, Identity, open_error};
-use crate::sqlite::{DATABASE_FILE, put_in_place, remove, with_suffix};
+use crate::sqlite::{
+    DATABASE_FILE, DATABASE_SUFFIXES, RESTORE_SUFFIX, remove, remove_database, synchronise,
+    synchronise_directory, with_suffix,
+};
 use crate::store::Store;
 use crate::types::{Revision, TableId};
 
@@ -63,32 +72,25 @@ impl Store {
     /// a loop. `progress` is called now and then, and stops the backup by returning `false`.
     ///
     /// # Errors
-    /// [`OpenError::Exists`] when the file is there already, [`OpenError::Unavailable`] when the store can't be read, and those of the
-    /// disk. Nothing is left behind then.
+    /// [`OpenError::Exists`] when the file is there already, or appears meanwhile; [`OpenError::Stopped`] when `progress` says so,
+    /// [`OpenError::Unavailable`] when the store can't be read, and those of the disk. Nothing is left behind then.
     pub fn backup(
         &self,
         path: &Path,
         progress: &mut dyn FnMut(BackupProgress) -> bool,
     ) -> Result<BackupInfo, OpenError> {
         if path.symlink_metadata().is_ok() {
-            return Err(OpenError::Exists {
-                path: path.to_owned(),
-                remedy: "choose another name, or move it away".to_owned(),
-            });
+            return Err(exists_already(path));
         }
-        let draft = with_suffix(path, ".partial");
-        remove(&draft)?;
-        let written = self.write_backup(&draft, progress);
-        let finished = written.and_then(|info| {
-            put_in_place(&draft, path)?;
-            let size = path.metadata().map(|it| it.len());
-            let bytes = size.map_err(|error| io_error(path, "can't look at it", &error))?;
+        let draft = with_suffix(path, &format!(".partial-{}", draw_generation()?));
+        let finished = self.write_backup(&draft, progress).and_then(|info| {
+            let size = draft.metadata().map(|it| it.len());
+            let bytes = size.map_err(|error| io_error(&draft, "can't look at it", &error))?;
+            publish(&draft, path)?;
             Ok(BackupInfo { bytes, ..info })
         });
         if finished.is_err() {
-            for suffix in ["", "-journal"] {
-                let _ = remove(&with_suffix(&draft, suffix));
-            }
+            let _ = remove_database(&draft);
         }
         finished
     }
@@ -155,23 +157,35 @@ fn write_rows(
     table: i64,
     rows: &[(Bytes, std::sync::Arc<crate::types::Row>)],
 ) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO rows (table_id, key, value, owner, created, revision, version, checksum) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
-    for (key, row) in rows {
-        insert.execute(params![
-            table,
-            &key[..],
-            &row.value[..],
-            &row.owner[..],
-            row.created as i64,
-            row.revision as i64,
-            row.version as i64,
-            checksum(table, key, row.revision, Some(row)),
-        ])?;
+    let mut put = PutRow::new(connection)?;
+    rows.iter()
+        .try_for_each(|(key, row)| put.put(table, key, row))
+}
+
+fn exists_already(path: &Path) -> OpenError {
+    OpenError::Exists {
+        path: path.to_owned(),
+        remedy: "choose another name, or move it away".to_owned(),
     }
-    Ok(())
+}
+
+/// Gives a finished backup its name, durably, unless something has that name.
+fn publish(draft: &Path, path: &Path) -> Result<(), OpenError> {
+    synchronise(draft)?;
+    let named = std::fs::hard_link(draft, path).or_else(|error| match error.kind() {
+        // Not on every file system. Then an empty file takes the name first, and the rename replaces that.
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+            File::create_new(path).map(drop)?;
+            std::fs::rename(draft, path).inspect_err(|_| drop(remove(path)))
+        }
+        _ => Err(error),
+    });
+    named.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => exists_already(path),
+        _ => io_error(path, "can't put it in place", &error),
+    })?;
+    let is_durable = remove(draft).and_then(|()| synchronise_directory(path));
+    is_durable.inspect_err(|_| drop(remove(path)))
 }
 
 /// Makes a data directory from a backup, or from another store's `atoll.db`. The store gets a new generation: revisions of the old one
@@ -180,46 +194,85 @@ fn write_rows(
 /// # Errors
 /// [`OpenError::Corrupt`] when the backup is damaged, [`OpenError::Exists`] when the directory is not empty and `force` is not set (with
 /// it, the file that is there is kept beside the new one), [`OpenError::Locked`] while a server runs on it, and those of the disk. The
-/// directory is as before then.
+/// directory is as before then, but for the lock file.
 pub fn restore(from: &Path, directory: &Path, force: bool) -> Result<RestoreInfo, OpenError> {
-    let report = check_file(from)?;
-    if let Some(problem) = report.problems.first() {
-        return Err(OpenError::Corrupt {
-            path: from.to_owned(),
-            found: problem.clone(),
-        });
-    }
+    // Before anything is touched. What is put in place is checked itself.
+    refuse_damaged(from, &check_file(from)?)?;
     if !force {
         refuse_unless_empty(directory)?;
     }
     let _lock = DirectoryLock::acquire(directory)?;
     let path = directory.join(DATABASE_FILE);
-    let draft = with_suffix(&path, ".new");
-    remove(&draft)?;
+    let draft = with_suffix(&path, RESTORE_SUFFIX);
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let had_store = is_there(&path) || is_there(&draft);
+    remove_all_but_first(&draft)?;
+    empty(&draft)?;
+    let restored = write_draft(from, &path, &draft).and_then(|report| {
+        synchronise(&draft)?;
+        Ok(RestoreInfo {
+            replaced: replace(&draft, &path)?,
+            generation: report.generation,
+            revision: report.revision,
+            rows: report.tables.iter().map(|it| it.1).sum(),
+        })
+    });
+    if restored.is_err() {
+        let _ = if had_store && !is_there(&path) {
+            // No server may make an empty store where there was another that could not be put back, now or the last time.
+            remove_all_but_first(&draft).and_then(|()| empty(&draft))
+        } else {
+            remove_database(&draft)
+        };
+    }
+    restored
+}
+
+fn remove_all_but_first(draft: &Path) -> Result<(), OpenError> {
+    let mut others = DATABASE_SUFFIXES.iter().skip(1);
+    others.try_for_each(|it| remove(&with_suffix(draft, it)))
+}
+
+fn empty(draft: &Path) -> Result<(), OpenError> {
+    let emptied = File::create(draft).map(drop);
+    emptied.map_err(|error| io_error(draft, "can't make it", &error))
+}
+
+fn refuse_damaged(from: &Path, report: &Report) -> Result<(), OpenError> {
+    match report.problems.first() {
+        None => Ok(()),
+        Some(problem) => Err(OpenError::Corrupt {
+            path: from.to_owned(),
+            found: problem.clone(),
+        }),
+    }
+}
+
+/// Writes the store that is to be at `path`. What it holds.
+fn write_draft(from: &Path, path: &Path, draft: &Path) -> Result<Report, OpenError> {
     let (source, version) = schema::open_to_read(from)?;
-    let fail = |error: rusqlite::Error| open_error(&draft, &error);
     let name = draft.to_string_lossy();
-    source.execute("VACUUM INTO ?1", [&name]).map_err(fail)?;
+    let copied = source.execute("VACUUM INTO ?1", [&name]);
+    copied.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt) => open_error(from, &error),
+        _ => open_error(draft, &error),
+    })?;
     drop(source);
-    let epoch = epoch_after(&path, report.epoch);
-    let generation = draw_generation()?;
-    let connection = Connection::open(&draft).map_err(fail)?;
-    schema::migrate(&draft, &connection, version)?;
+    let fail = |error: rusqlite::Error| open_error(draft, &error);
+    let connection = Connection::open(draft).map_err(fail)?;
+    schema::migrate(draft, &connection, version)?;
+    let (backup, _) = schema::identity(&connection).map_err(fail)?;
+    let epoch = epoch_after(path, backup.epoch);
     connection
         .execute(
             "UPDATE store SET generation = ?1, epoch = ?2, oldest = revision, is_clean = 1",
-            params![generation, epoch as i64],
+            params![draw_generation()?, epoch as i64],
         )
         .map_err(fail)?;
     connection.close().map_err(|(_, error)| fail(error))?;
-    let replaced = keep(&path)?;
-    put_in_place(&draft, &path)?;
-    Ok(RestoreInfo {
-        generation,
-        revision: report.revision,
-        rows: report.tables.iter().map(|it| it.1).sum(),
-        replaced,
-    })
+    let report = check_file(draft)?;
+    refuse_damaged(from, &report)?;
+    Ok(report)
 }
 
 fn refuse_unless_empty(directory: &Path) -> Result<(), OpenError> {
@@ -228,7 +281,11 @@ fn refuse_unless_empty(directory: &Path) -> Result<(), OpenError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io_error(directory, "can't look into it", &error)),
     };
-    let is_ours = |name: &std::ffi::OsStr| name == LOCK_FILE;
+    // A restore that was interrupted before it had moved anything leaves nothing that anybody needs.
+    let draft = DATABASE_FILE.to_owned() + RESTORE_SUFFIX;
+    let is_ours = |name: &std::ffi::OsStr| {
+        name == LOCK_FILE || name.as_encoded_bytes().starts_with(draft.as_bytes())
+    };
     if entries.flatten().any(|it| !is_ours(&it.file_name())) {
         return Err(OpenError::Exists {
             path: directory.to_owned(),
@@ -250,24 +307,52 @@ fn epoch_after(path: &Path, backup: u64) -> u64 {
     }
 }
 
-/// Moves the file that is there, and what belongs to it, aside.
-fn keep(path: &Path) -> Result<Option<PathBuf>, OpenError> {
+/// Moves the database that is there aside, and puts the draft in its place. Where the old one is now.
+fn replace(draft: &Path, path: &Path) -> Result<Option<PathBuf>, OpenError> {
     let aside = with_suffix(path, &format!(".replaced-{}", now()));
-    if aside.exists() {
+    if aside.symlink_metadata().is_ok() {
         return Err(OpenError::Exists {
             path: aside,
             remedy: "wait a second, then try again".to_owned(),
         });
     }
-    let mut kept = None;
-    for suffix in ["-wal", ""] {
-        let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
-        match std::fs::rename(&from, &to) {
-            Ok(()) => kept = Some(to),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(&from, "can't move it aside", &error)),
+    let mut moved = Vec::new();
+    let replaced = move_all(draft, path, &aside, &mut moved);
+    if replaced.is_err() {
+        for (from, to) in moved.iter().rev() {
+            let _ = std::fs::rename(to, from);
+        }
+        let _ = synchronise_directory(path);
+    }
+    replaced?;
+    // The last is the draft.
+    moved.pop();
+    Ok(moved.into_iter().next().map(|(_, to)| to))
+}
+
+/// Notes in `moved` what it has moved from where to where, also if it fails.
+fn move_all(
+    draft: &Path,
+    path: &Path,
+    aside: &Path,
+    moved: &mut Vec<(PathBuf, PathBuf)>,
+) -> Result<(), OpenError> {
+    let mut rename = |from: PathBuf, to: PathBuf| {
+        let renamed = std::fs::rename(&from, &to);
+        renamed.map(|()| moved.push((from, to)))
+    };
+    for suffix in DATABASE_SUFFIXES {
+        let from = with_suffix(path, suffix);
+        match rename(from.clone(), with_suffix(aside, suffix)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(io_error(&from, "can't move it aside", &error));
+            }
+            _ => {}
         }
     }
-    remove(&with_suffix(path, "-shm"))?;
-    Ok(kept)
+    // The old log must never be beside the new file.
+    synchronise_directory(path)?;
+    rename(draft.to_owned(), path.to_owned())
+        .map_err(|error| io_error(path, "can't put it in place", &error))?;
+    synchronise_directory(path)
 }

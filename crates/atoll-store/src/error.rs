@@ -41,6 +41,9 @@ impl Display for CommitError {
                 f,
                 "{reason}; nothing was changed; try again later or submit less at a time"
             ),
+            Self::Fenced { epoch: 0 } => f.write_str(
+                "another server may write to this store now; nothing was changed; stop this one, or find the leader",
+            ),
             Self::Fenced { epoch } => write!(
                 f,
                 "another server (epoch {epoch}) writes to this store now; nothing was changed; stop this one, or find the leader"
@@ -159,7 +162,7 @@ pub enum ReadError {
     Closed,
     /// This process was forked from the one that opened the store.
     Forked,
-    /// The snapshot had to be given up: what has changed since did not fit `max_snapshot_bytes`, or the store was closed.
+    /// The snapshot had to be given up: what has changed since did not fit `max_snapshot_bytes`.
     SnapshotExpired,
 }
 

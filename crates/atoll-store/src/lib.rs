@@ -8,7 +8,7 @@
 //! * [`engine`]: what an engine has to do, and the one that keeps nothing.
 //! * [`sqlite`]: the engine of one machine.
 //! * [`store`]: the store itself: one writer thread, any number of readers.
-//! * `etcd`, a feature that is on by default: the engine for several machines, and the election of the one that writes.
+//! * [`etcd`]: the engine for several machines, and the election of the one that writes.
 //! * [`statistics`]: what a store has counted.
 //!
 //! Guarantees:
@@ -26,7 +26,6 @@ pub mod backup;
 pub mod check;
 pub mod engine;
 pub mod error;
-#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod settings;
 pub mod sqlite;

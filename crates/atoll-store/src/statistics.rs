@@ -1,4 +1,4 @@
-//! What a store has counted. The writer thread alone writes the counters and timings, so relaxed atomics are enough.
+//! What a store has counted. Each number stands for itself, so relaxed atomics are enough; [`Counters`] says who writes them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -116,7 +116,7 @@ impl TimingCounters {
     }
 }
 
-/// Counters of the writer thread; `busy`, `errors` and `panics` also of submitters.
+/// Written by the writer thread; `busy`, `errors` and `panics` by any thread, so they are added to atomically.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) groups: AtomicU64,

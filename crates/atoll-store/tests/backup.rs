@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use atoll_store::{Batch, MemoryEngine, OpenError, Store, check, check_file, restore};
-use support::{Directory, KV, NODES, open, settings};
+use atoll_store::{
+    Batch, MemoryEngine, OpenError, SqliteEngine, SqliteSettings, Store, check, check_file, restore,
+};
+use support::{Directory, KV, NODES, Pinned, open, settings};
 
 /// Each revision sets both keys to the same number, so that a mixture would show.
 fn write(store: &Store, number: u64) {
@@ -176,4 +179,155 @@ fn a_damaged_backup_changes_nothing() {
     );
     let store = open(&directory.file("data"));
     assert_eq!(store.revision().unwrap(), 199);
+}
+
+/// As a restore in so many seconds will write it.
+fn time(seconds: u32) -> String {
+    let database = rusqlite::Connection::open_in_memory().unwrap();
+    let ask = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', 'now', ?1)";
+    let seconds = format!("+{seconds} seconds");
+    database
+        .query_row(ask, [seconds], |row| row.get(0))
+        .unwrap()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_that_appears_while_a_backup_is_written_is_not_replaced() {
+    let directory = Directory::new();
+    let store = open(&directory.file("data"));
+    write(&store, 1);
+    let path = directory.file("backup");
+    let refused = store.backup(&path, &mut |_| {
+        std::fs::write(&path, "precious").unwrap();
+        true
+    });
+    assert!(
+        matches!(refused, Err(OpenError::Exists { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    assert_eq!(names(directory.path()), ["backup", "data"]);
+}
+
+#[test]
+fn of_two_backups_to_one_path_the_first_to_end_is_kept_and_the_other_refused() {
+    let directory = Directory::new();
+    let store = open(&directory.file("data"));
+    write(&store, 1);
+    let path = directory.file("backup");
+    let mut first = None;
+    let refused = store.backup(&path, &mut |_| {
+        first.get_or_insert_with(|| store.backup(&path, &mut |_| true).unwrap());
+        true
+    });
+    assert!(
+        matches!(refused, Err(OpenError::Exists { .. })),
+        "{refused:?}"
+    );
+    let report = check_file(&path).unwrap();
+    assert_eq!(
+        (report.problems, report.bytes),
+        (vec![], first.unwrap().bytes)
+    );
+    assert_eq!(names(directory.path()), ["backup", "data"]);
+}
+
+#[test]
+fn a_restore_that_fails_half_way_leaves_the_store_with_all_of_its_commits() {
+    let directory = Directory::new();
+    let live = open(&directory.file("live"));
+    write(&live, 1);
+    let backup = directory.file("backup");
+    live.backup(&backup, &mut |_| true).unwrap();
+    write(&live, 2);
+    for pinned in ["atoll.db", "atoll.db-wal"] {
+        let data = directory.file("data");
+        std::fs::create_dir(&data).unwrap();
+        // As a killed server leaves it: what was committed is in the log only.
+        for name in ["atoll.db", "atoll.db-wal"] {
+            std::fs::copy(directory.file("live").join(name), data.join(name)).unwrap();
+        }
+        let Some(pin) = Pinned::new(data.join(pinned)) else {
+            return;
+        };
+        let failed = restore(&backup, &data, true);
+        assert!(matches!(failed, Err(OpenError::Io { .. })), "{failed:?}");
+        drop(pin);
+        let left = names(&data).into_iter().filter(|it| it != "atoll.db-shm");
+        assert_eq!(
+            left.collect::<Vec<_>>(),
+            ["atoll.db", "atoll.db-wal", "atoll.lock"]
+        );
+        let store = open(&data);
+        assert_eq!(store.revision().unwrap(), 2);
+        store.close();
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+}
+
+#[test]
+fn a_restore_for_which_there_is_no_room_can_be_repeated_when_there_is() {
+    let directory = Directory::new();
+    let store = Store::open(Box::new(MemoryEngine::new()), settings()).unwrap();
+    write(&store, 1);
+    store
+        .commit(Batch::new().put(KV, "large", vec![b'v'; 500_000]))
+        .unwrap();
+    let backup = directory.file("backup");
+    store.backup(&backup, &mut |_| true).unwrap();
+    let Some(small) = Directory::file_system("size=200k") else {
+        return;
+    };
+    let data = small.file("data");
+    let full = restore(&backup, &data, false);
+    assert!(matches!(full, Err(OpenError::Io { .. })), "{full:?}");
+    assert_eq!(names(&data), ["atoll.lock"]);
+    small.remount("remount,size=16m");
+    assert_eq!(restore(&backup, &data, false).unwrap().rows, 4);
+}
+
+#[test]
+fn where_a_restore_was_interrupted_no_server_starts_and_it_can_be_repeated() {
+    let directory = Directory::new();
+    let store = open(&directory.file("old"));
+    write(&store, 1);
+    let backup = directory.file("backup");
+    store.backup(&backup, &mut |_| true).unwrap();
+    let data = directory.file("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("atoll.db.restoring"), "half of it").unwrap();
+    std::fs::write(data.join("atoll.db.restoring-journal"), "and more").unwrap();
+    let refused = SqliteEngine::open(&SqliteSettings::new(&data)).unwrap_err();
+    let message = refused.to_string();
+    assert!(
+        message.contains("missing, but") && message.contains("atoll.db.restoring is there"),
+        "{message}"
+    );
+    for elsewhere in 0..120 {
+        let aside = data.join(format!("atoll.db.replaced-{}", time(elsewhere)));
+        std::fs::create_dir(aside).unwrap();
+    }
+    let failed = restore(&backup, &data, true);
+    assert!(
+        matches!(failed, Err(OpenError::Exists { .. })),
+        "{failed:?}"
+    );
+    SqliteEngine::open(&SqliteSettings::new(&data)).unwrap_err();
+    for name in names(&data).iter().filter(|it| it.contains("replaced")) {
+        std::fs::remove_dir(data.join(name)).unwrap();
+    }
+    assert_eq!(names(&data), ["atoll.db.restoring", "atoll.lock"]);
+    restore(&backup, &data, false).unwrap();
+    assert_eq!(names(&data), ["atoll.db", "atoll.lock"]);
+    let store = open(&data);
+    assert_eq!(store.revision().unwrap(), 1);
 }

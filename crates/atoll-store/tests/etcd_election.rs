@@ -1,5 +1,4 @@
 //! Who leads on a real etcd: taking over, fencing, and an etcd that stalls, dies and comes back.
-#![cfg(feature = "etcd")]
 
 mod etcd_support;
 

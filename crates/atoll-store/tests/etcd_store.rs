@@ -1,9 +1,9 @@
 //! The store on a real etcd: it does what it does on every engine, keeps it, and touches nothing else.
-#![cfg(feature = "etcd")]
 
 mod etcd_support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use atoll_store::error::ChangesError;
@@ -302,6 +302,46 @@ fn a_full_etcd_is_said_to_be_full_and_reads_go_on() {
         "{refused}"
     );
     assert_eq!(server.store.count(KV, b"", None).unwrap(), kept);
+    server.stop();
+}
+
+/// etcd takes a transaction while there is room, and answers that there is none if that is so when it applies it, which it does.
+#[test]
+fn what_a_full_etcd_has_applied_all_the_same_is_not_said_to_be_refused() {
+    const OTHERS: usize = 4;
+    let etcd = etcd_or_skip!("--quota-backend-bytes=16000000");
+    let options = etcd.options();
+    let server = Server::start(&options);
+    let is_over = AtomicBool::new(false);
+    let refused = std::thread::scope(|scope| {
+        for other in 0..OTHERS {
+            let (etcd, is_over) = (&etcd, &is_over);
+            scope.spawn(move || {
+                let mut number = 0;
+                etcd.ask(|client| async move {
+                    while !is_over.load(SeqCst) {
+                        number += 1;
+                        let key = format!("other/{other}/{number}");
+                        let mut kv = client.kv_client();
+                        if kv.put(key, vec![7; 1 << 16], None).await.is_err() {
+                            break;
+                        }
+                    }
+                    Ok(())
+                });
+            });
+        }
+        let refused = (0..100_000).find_map(|number| {
+            let batch = Batch::new().put(KV, format!("{number:06}"), "value");
+            server.store.commit(batch).err()
+        });
+        is_over.store(true, SeqCst);
+        refused.expect("etcd has a quota of 16 MB")
+    });
+    assert!(matches!(refused, CommitError::Full(_)), "{refused:?}");
+    let data = etcd.everything("/atoll/data/");
+    let rows = server.store.scan(KV, b"", None, 100_000, false).unwrap();
+    assert_eq!(data.len(), rows.rows.len(), "{refused}");
     server.stop();
 }
 

@@ -644,8 +644,54 @@ fn a_guard_that_says_no_stops_reads() {
         store.changes(0, 1, 1),
         Err(ChangesError::Read(ReadError::NotLeader))
     ));
+    // Batches that change nothing are reads, too: of what may be old.
+    let fenced = Err(CommitError::Fenced { epoch: 0 });
+    assert!(
+        fenced
+            .as_ref()
+            .is_err_and(|it| it.to_string().starts_with("another server may write")),
+        "its epoch is not known"
+    );
+    for batch in [
+        Batch::new().check_absent(KV, "a"),
+        Batch::new().check_exists(KV, "a").delete(KV, "b"),
+        Batch::new().delete(KV, "a"),
+    ] {
+        assert_eq!(store.commit(batch), fenced);
+    }
     guard.1.store(true, SeqCst);
     assert_eq!(store.get(KV, b"a"), Ok(None));
+    commit(&store, Batch::new().check_absent(KV, "a"));
+    assert_eq!(store.statistics().unwrap().stopped, None);
+}
+
+#[test]
+fn a_forked_child_is_refused_at_once_and_its_listener_is_told() {
+    let recorder = Arc::new(Recorder(Mutex::default(), AtomicBool::new(true)));
+    let store = open(Settings {
+        listener: Some(recorder.clone()),
+        ..settings()
+    });
+    assert!(!store.is_forked());
+    // SAFETY: the child touches locks of this thread only, and ends without running anything of the parent's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = Arc::new(AtomicBool::new(false));
+        let seen = refused.clone();
+        let completion = move |outcome| {
+            seen.store(matches!(outcome, Err(CommitError::Unavailable(_))), SeqCst);
+        };
+        store.submit(Batch::new().put(KV, "a", "1"), Box::new(completion));
+        let is_told = recorder.0.lock().unwrap().concat() == "completed";
+        let is_right = store.is_forked() && refused.load(SeqCst) && is_told;
+        // SAFETY: it ends the process, here and now.
+        unsafe { libc::_exit(i32::from(!is_right)) };
+    }
+    let mut status = -1;
+    // SAFETY: the pointer is to a number of ours.
+    let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!((ended, status), (child, 0));
+    commit(&store, Batch::new().put(KV, "a", "1"));
 }
 
 #[test]

@@ -110,6 +110,8 @@ class Broadcast(Generic[T]):
             raise ValueError(f"max_waiting={max_waiting!r}: it is a number of bytes, from 1")
         self._serializer: Callable[[Any], bytes] = serializer or _serialize
         self._core = BroadcastCore(max_waiting, slow_subscribers == "end", leaving)
+        # It tells nobody any more when nobody holds it, and the core does not.
+        self._leaving = leaving
         self._max_waiting = max_waiting
 
     def send(self, message: T, *, since: int = 0, position: int = 0) -> None:

@@ -5,16 +5,16 @@ is chosen and the request parsed, for unknown methods too, in the handler's task
 called path says on which loop. Servers without interceptors know nothing of all this.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from atoll.loop import IoContext
 from atoll.rpc._context import ServicerContext
 from atoll.rpc._generic import DetailsOfCall, GenericRpcHandler, HandlerCallDetails
-from atoll.rpc._kinds import only_request, prepare, runner
+from atoll.rpc._kinds import Prepared, Runner, only_request, prepare, runner
 from atoll.rpc._method import Resolved, RpcMethodHandler
 from atoll.rpc._posted import Located, PostedHandler
 from atoll.rpc._spread import Spread
@@ -59,6 +59,7 @@ class KnownHandlers:
     """The handlers that a server was given, for those who look for one when a call has come.
 
     Args:
+        by_path: Those that were registered, by their methods' paths.
         generic: Those that decide for each call whether they serve it.
         home: The loop of what nobody placed, which is theirs.
         pool: Where plain functions run that are on no loop; None for the loop's default executor.
@@ -67,16 +68,29 @@ class KnownHandlers:
 
     def __init__(
         self,
+        by_path: Mapping[str, Located | SpreadLocated],
         generic: Sequence[GenericRpcHandler],
         home: IoContext,
         pool: Executor | None,
         use: Callable[[ServicerContext], None],
     ) -> None:
-        self.by_path: dict[str, Located | SpreadLocated] = {}
+        self.by_path = by_path
         self.generic = tuple(generic)
         self.home = home
         self.pool = pool
         self.use = use
+
+    @cached_property
+    def _prepared(self) -> dict[IoContext, dict[int, Prepared]]:
+        """Made once, and only for a server that finds its handlers when a call has come."""
+        tables: dict[IoContext, dict[int, Prepared]] = {}
+        for it in _all(self.by_path):
+            tables.setdefault(it.io_context, {})[id(it.handler)] = prepare(it.handler, it.made)
+        return tables
+
+    def prepared_on(self, io_context: IoContext) -> Mapping[int, Prepared]:
+        """What runs the registered handlers of a loop, by ids that no other has: they are kept."""
+        return self._prepared.get(io_context, {})
 
     def find(self, path: str, context: ServicerContext, details: HandlerCallDetails) -> Located | None:
         """What serves `path`."""
@@ -114,22 +128,19 @@ class Interception:
         self._known = known
         self._io_context = io_context
         self._on_loop = on_loop
-        # Of handlers that are kept by the server, so that none has another's id.
-        self._prepared = {
-            id(it.handler): prepare(it.handler, it.made) for it in _all(known) if it.io_context is io_context
-        }
+        self._prepared = known.prepared_on(io_context)
 
     async def run(self, request: bytes | None, context: ServicerContext) -> object:
         """Answers a call."""
-        handler = await self._ask(0, context, DetailsOfCall(context))
+        found: list[Located] = []
+        handler = await self._ask(0, found, context, DetailsOfCall(context))
         if handler is None:
             await context.abort(StatusCode.UNIMPLEMENTED, "Method not found!")
         if isinstance(handler, PostedHandler):
             return await handler.run(request, context)
         prepared = self._prepared.get(id(handler))
         if prepared is None:
-            path = context._path  # noqa: SLF001 - the native half's
-            prepared = prepare(handler, runner(path, handler, on_loop=self._on_loop, pool=self._known.pool))
+            prepared = prepare(handler, self._made(handler, found, context))
         made, deserializer, serializer, streams = prepared
         if made.takes_sync_context:
             self._known.use(context)
@@ -139,24 +150,37 @@ class Interception:
         reply = made.run(message, context)
         return await reply if made.is_coroutine else reply
 
-    async def _ask(self, index: int, context: ServicerContext, details: HandlerCallDetails) -> RpcMethodHandler | None:
+    def _made(self, handler: RpcMethodHandler, found: list[Located], context: ServicerContext) -> Runner:
+        """How a handler runs that a generic one has given for this call, or an interceptor has brought."""
+        for located in found:
+            if located.handler is handler:
+                return located.made
+        path = context._path  # noqa: SLF001 - the native half's
+        return runner(path, handler, on_loop=self._on_loop, pool=self._known.pool)
+
+    async def _ask(
+        self, index: int, found: list[Located], context: ServicerContext, details: HandlerCallDetails
+    ) -> RpcMethodHandler | None:
         if index == len(self._interceptors):
-            return self._find(context, details)
-        continuation = partial(self._ask, index + 1, context)
+            return self._find(found, context, details)
+        continuation = partial(self._ask, index + 1, found, context)
         return await self._interceptors[index].intercept_service(continuation, details)
 
-    def _find(self, context: ServicerContext, details: HandlerCallDetails) -> RpcMethodHandler | None:
-        """The handler of a path, which an interceptor may have changed."""
+    def _find(
+        self, found: list[Located], context: ServicerContext, details: HandlerCallDetails
+    ) -> RpcMethodHandler | None:
+        """The handler of a path, which an interceptor may have changed; those of this loop are `found`."""
         located = self._known.find(details.method, context, details)
         if located is None:
             return None
         if located.io_context is self._io_context:
+            found.append(located)
             return located.handler
         return PostedHandler(located, context, self._io_context, self._known.use)
 
 
-def _all(known: KnownHandlers) -> Iterator[Located]:
-    for entry in known.by_path.values():
+def _all(by_path: Mapping[str, Located | SpreadLocated]) -> Iterator[Located]:
+    for entry in by_path.values():
         if isinstance(entry, SpreadLocated):
             yield from entry.located
         else:

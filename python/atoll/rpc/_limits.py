@@ -49,10 +49,10 @@ class ConnectionLimits:
         keepalive_timeout: How long it may be silent then.
         keepalive_without_calls: Whether clients without calls are pinged, too.
         pings: PING frames.
-        settings: SETTINGS frames.
+        settings: SETTINGS frames, besides the answers to the server's.
         resets: Streams reset within 0.1 s of their opening.
         window_updates: WINDOW_UPDATE frames.
-        stray_frames: PRIORITY frames, frames of unknown types, answers to pings.
+        stray_frames: PRIORITY frames, frames of unknown types, answers to pings that nobody sent.
         max_pending_resets: Streams opened and reset before they have been looked at.
         max_stream_errors: Errors on streams in a connection's life.
         small_frame_overhead: What small DATA frames that nobody has read may cost.

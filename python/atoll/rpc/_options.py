@@ -42,7 +42,7 @@ class ServerOptions:
     max_waiting_bytes: int = DEFAULTS["max_waiting_bytes"]
     max_waiting_bytes_per_connection: int = DEFAULTS["max_waiting_bytes_per_connection"]
     share_ports: bool = False
-    kept_memory: int = 32 * 1024 * 1024
+    kept_memory: int = DEFAULTS["kept_memory"]
     limits: ConnectionLimits = ConnectionLimits()  # noqa: RUF009
 
 

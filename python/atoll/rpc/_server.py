@@ -259,10 +259,8 @@ class Server:
         if self._reflection:
             self._add_reflection()
         self._registry.closed = True
-        known = KnownHandlers(self._registry.generic, home, self._thread_pool, self._make_sync)
-        known.by_path.update(
-            (path, self._locate(path, name, it, home)) for path, name, it in self._registry.named_methods()
-        )
+        by_path = {path: self._locate(path, name, it, home) for path, name, it in self._registry.named_methods()}
+        known = KnownHandlers(by_path, self._registry.generic, home, self._thread_pool, self._make_sync)
         methods, spread_methods = self._methods(known)
         fallback = None
         if self._interceptors or known.generic:

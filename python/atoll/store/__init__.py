@@ -9,6 +9,9 @@ which makes what waits durable together; nothing is seen, acknowledged or told t
 """
 
 from atoll._core import (
+    ElectionLeader,
+    ElectionState,
+    ElectionSubscription,
     StoreBatch,
     StoreChange,
     StoreChanges,
@@ -21,9 +24,15 @@ from atoll._core import (
     StoreSubscription,
 )
 from atoll._core import check_store as check
+from atoll.store._etcd import Election, EtcdOptions
 from atoll.store._store import Store, StoreBackup, restore
 
 __all__ = [
+    "Election",
+    "ElectionLeader",
+    "ElectionState",
+    "ElectionSubscription",
+    "EtcdOptions",
     "Store",
     "StoreBackup",
     "StoreBatch",

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Self, final
 
-from atoll._core import StoreCore, restore_store
+from atoll._core import ElectionCore, StoreCore, restore_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,25 @@ class Store(StoreCore):
             StoreError: Anything else, with the remedy.
         """
         return cls(list(tables), None, directory, max_bytes)
+
+    @classmethod
+    def in_etcd(cls, election: ElectionCore, tables: Iterable[str]) -> Self:
+        """Opens the store in etcd, for the leader of `election`, and only for its term. Blocks while it loads.
+
+        When the term is over, reads raise `NotLeaderError`, and nothing is committed any more: close it, and begin a
+        new election.
+
+        Args:
+            election: One whose state has the role "leading".
+            tables: Their names, at most 32.
+
+        Raises:
+            RuntimeError: This server does not lead.
+            StoreUnavailableError: etcd can't be reached, or somebody else leads by now.
+            StoreCorruptError: What is below the prefix is damaged, or is not a store.
+            StoreError: Anything else, with the remedy.
+        """
+        return cls(list(tables), election=election)
 
     async def backup(
         self, path: str | PathLike[str], *, progress: Callable[[int, int], object] | None = None

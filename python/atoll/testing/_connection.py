@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 
 from atoll.errors import ConnectionClosedError, PingTimeoutError
 from atoll.loop import IoContext
@@ -73,7 +74,7 @@ class FakeConnection(Connection):
 
     async def ping(self, timeout: float = 5.0) -> float:  # noqa: ASYNC109 - as the real one
         """Takes `round_trip` seconds, or `timeout`. Returns and raises what the real one does."""
-        if not timeout > 0:
+        if not 0 < timeout < math.inf:
             raise ValueError(f"timeout={timeout!r} is not a number of seconds above 0")
         self.pings += 1
         round_trip = self.round_trip

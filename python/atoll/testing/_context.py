@@ -20,7 +20,7 @@ from atoll.rpc._kinds import BlockingRequestIterator, RequestIterator
 from atoll.testing._connection import FakeConnection
 
 MetadataPairs = Iterable[tuple[str, str | bytes]]
-CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client"]
+CancelReason = Literal["deadline", "client", "connection lost", "shutdown", "bad request", "slow client", "slow body"]
 
 
 class _Clock(Protocol):

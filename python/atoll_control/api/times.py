@@ -8,6 +8,9 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+# The longest time that a `Duration` holds: 10,000 years.
+MAX_DURATION_SECONDS: Final = 315_576_000_000
+
 _SECOND: Final = 1_000_000_000  # in nanoseconds
 
 
@@ -15,9 +18,11 @@ def duration(seconds: float) -> Duration:
     """So many seconds, rounded to nanoseconds.
 
     Raises:
-        OverflowError: they are infinite.
-        ValueError: they are not a number, or more than a `Duration` holds (10,000 years).
+        ValueError: they are not a number, or more than `MAX_DURATION_SECONDS`.
     """
+    if not abs(seconds) <= MAX_DURATION_SECONDS:
+        message = f"must be at most {MAX_DURATION_SECONDS:,} s, which a Duration holds, got {seconds:g} s"
+        raise ValueError(message)
     result = Duration()
     result.FromNanoseconds(_nanoseconds(seconds))
     return result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atoll_control.api.times import duration
+from atoll_control.api.times import MAX_DURATION_SECONDS, duration
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.cli.calling import (
     CONFLICT,
@@ -22,7 +22,20 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, print_fields, print_messages, text_of
+from atoll_control.cli.output import (
+    Output,
+    OutputOption,
+    page_through,
+    print_fields,
+    print_messages,
+    text_of,
+    warn_of_more,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.duration_pb2 import Duration
 
 app = typer.Typer(help="Reads and writes the key-value store.", no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -90,7 +103,7 @@ def put(
     if expected_revision is not None:
         request.expected_revision = expected_revision
     if ttl is not None:
-        request.ttl.CopyFrom(duration(ttl))
+        request.ttl.CopyFrom(_ttl(ttl))
     if lease:
         request.lease_id = lease
     with calling(server) as channel:
@@ -100,6 +113,12 @@ def put(
         fail(f"nothing was stored under {key!r}: {there}", CONFLICT)
     verb = "created" if done.added else "replaced"
     print_fields(output, done, ((verb, key), ("revision", str(done.revision))))
+
+
+def _ttl(seconds: float) -> Duration:
+    if not 0 < seconds <= MAX_DURATION_SECONDS:  # nor is a NaN
+        fail(f"--ttl: must be a number of seconds above 0 and not beyond the server's limit, got {seconds:g}", USAGE)
+    return duration(seconds)
 
 
 def _value(text: str | None, file: Path | None) -> bytes:
@@ -142,22 +161,18 @@ def list_keys(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Lists keys in the order of their bytes."""
-    entries: list[kv_pb2.KeyValue] = []
-    more = True
-    start_after = b""
+    request = kv_pb2.ScanRequest(namespace=namespace, prefix=prefix.encode())
     with calling(server) as channel:
         stub = kv_pb2_grpc.KvServiceStub(channel)
-        while more and len(entries) < limit:
-            request = kv_pb2.ScanRequest(
-                namespace=namespace,
-                prefix=prefix.encode(),
-                limit=min(1000, limit - len(entries)),
-                start_after=start_after,
-            )
-            page = stub.Scan(request, timeout=timeout)
-            entries.extend(page.entries)
-            more = page.more
-            start_after = page.entries[-1].key if page.entries else b""
+
+        def page(count: int) -> tuple[Sequence[kv_pb2.KeyValue], bool]:
+            request.limit = count
+            listed = stub.Scan(request, timeout=timeout)
+            if listed.entries:
+                request.start_after = listed.entries[-1].key
+            return listed.entries, listed.more
+
+        entries, more = page_through(page, limit)
     columns = ["KEY", "REVISION", "VERSION", "BYTES", *(["VALUE"] if values else [])]
     rows = (
         [
@@ -170,17 +185,29 @@ def list_keys(
         for entry in entries
     )
     print_messages(output, entries, columns, rows)
-    if more:
-        typer.echo(f"atollctl: there are more: name a longer prefix, or raise --limit {limit}", err=True)
+    warn_of_more(more, f"name a longer prefix, or raise --limit {limit}")
 
 
 @app.command()
 def namespaces(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 1000,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Lists the namespaces that have keys."""
+    request = kv_pb2.ListNamespacesRequest()
     with calling(server) as channel:
-        listed = kv_pb2_grpc.KvServiceStub(channel).ListNamespaces(kv_pb2.ListNamespacesRequest(), timeout=timeout)
-    print_messages(output, [listed], ["NAMESPACE"], ([repr(name)] for name in listed.namespaces))
+        stub = kv_pb2_grpc.KvServiceStub(channel)
+
+        def page(count: int) -> tuple[Sequence[str], bool]:
+            request.limit = count
+            listed = stub.ListNamespaces(request, timeout=timeout)
+            if listed.namespaces:
+                request.start_after = listed.namespaces[-1]
+            return listed.namespaces, listed.more
+
+        names, more = page_through(page, limit)
+    listed = kv_pb2.ListNamespacesResponse(namespaces=names, more=more)
+    print_messages(output, [listed], ["NAMESPACE"], ([repr(name)] for name in names))
+    warn_of_more(more, f"raise --limit {limit}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,18 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, print_fields, print_messages, seconds_of
+from atoll_control.cli.output import (
+    Output,
+    OutputOption,
+    page_through,
+    print_fields,
+    print_messages,
+    seconds_of,
+    warn_of_more,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(help="Shows and manages nodes.", no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -93,19 +104,19 @@ def list_nodes(
         if name not in node_pb2.ConditionStatus.DESCRIPTOR.values_by_name:
             fail(f"--condition: the status must be true, false or unknown, got {value!r}", USAGE)
         request.conditions.add(name=key, status=node_pb2.ConditionStatus.Value(name))
-    nodes: list[node_pb2.Node] = []
-    more = True
     with calling(server) as channel:
         stub = node_pb2_grpc.NodeServiceStub(channel)
-        while more and len(nodes) < limit:
-            request.limit = min(1000, limit - len(nodes))
-            page = stub.ListNodes(request, timeout=timeout)
-            nodes.extend(page.nodes)
-            more = page.more
-            request.start_after = page.nodes[-1].node_id if page.nodes else ""
+
+        def page(count: int) -> tuple[Sequence[node_pb2.Node], bool]:
+            request.limit = count
+            listed = stub.ListNodes(request, timeout=timeout)
+            if listed.nodes:
+                request.start_after = listed.nodes[-1].node_id
+            return listed.nodes, listed.more
+
+        nodes, more = page_through(page, limit)
     print_messages(output, nodes, COLUMNS, (row_of(node) for node in nodes))
-    if more:
-        typer.echo(f"atollctl: there are more: raise --limit {limit}", err=True)
+    warn_of_more(more, f"raise --limit {limit}")
 
 
 @app.command()
@@ -230,15 +241,26 @@ def declare_dead(
 @app.command()
 def endings(
     node: Annotated[str, typer.Argument(metavar="[NODE]", help="Only of this node.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most this many.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="At most this many, and those that came with the last of them.")
+    ] = 100,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Lists nodes that died, left or were replaced, the newest first, with the reasons."""
+    request = node_pb2.ListEndingsRequest(node_id=node)
     with calling(server) as channel:
-        request = node_pb2.ListEndingsRequest(node_id=node, limit=limit)
-        listed = node_pb2_grpc.NodeServiceStub(channel).ListEndings(request, timeout=timeout)
+        stub = node_pb2_grpc.NodeServiceStub(channel)
+
+        def page(count: int) -> tuple[Sequence[node_pb2.NodeEnding], bool]:
+            request.limit = count
+            listed = stub.ListEndings(request, timeout=timeout)
+            if listed.endings:
+                request.before = listed.endings[-1].revision
+            return listed.endings, listed.more
+
+        found, more = page_through(page, limit)
     rows = (
         [
             ending.time.ToDatetime().isoformat(sep=" ", timespec="seconds"),
@@ -247,6 +269,7 @@ def endings(
             state_of(ending.node),
             ending.node.state_reason,
         ]
-        for ending in listed.endings
+        for ending in found
     )
-    print_messages(output, listed.endings, ["TIME", "NODE", "INCARNATION", "STATE", "REASON"], rows)
+    print_messages(output, found, ["TIME", "NODE", "INCARNATION", "STATE", "REASON"], rows)
+    warn_of_more(more, f"name a node, or raise --limit {limit}")

@@ -6,7 +6,7 @@ import enum
 import json
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 from google.protobuf import json_format
@@ -16,13 +16,17 @@ from rich.table import Table
 from atoll_control.api import times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
 
+T = TypeVar("T")
 
-# Texts are not folded.
+# How much of a list is asked for at a time.
+PAGE: Final = 1000
+
+# Texts in YAML are not folded.
 _YAML_WIDTH: Final = 1 << 30
 
 
@@ -37,6 +41,35 @@ class Output(enum.StrEnum):
 OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
 
 
+def page_through(page: Callable[[int], tuple[Sequence[T], bool]], limit: int) -> tuple[list[T], bool]:
+    """Reads a list page by page until it has `limit` items or its end.
+
+    Args:
+        page: asks for the next page of at most this many, and says whether there are more behind it; keeps its place.
+        limit: how many are wanted. There may be more of them where a page is longer than what was asked for.
+
+    Returns:
+        The items, and whether the server has more.
+    """
+    found: list[T] = []
+    more = True
+    while more and len(found) < limit:
+        items, more = page(min(PAGE, limit - len(found)))
+        found.extend(items)
+    return found, more
+
+
+def warn(text: str) -> None:
+    """Says on standard error what a list does not show."""
+    typer.echo(f"atollctl: {text}", err=True)
+
+
+def warn_of_more(more: bool, remedy: str) -> None:
+    """Says that a list is not whole, if it is not, and what to do."""
+    if more:
+        warn(f"there are more: {remedy}")
+
+
 def print_messages(
     output: Output, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
@@ -44,6 +77,11 @@ def print_messages(
     if output is not Output.TABLE:
         print_data(output, [as_json(message) for message in messages])
         return
+    print_table(columns, rows)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,29 +55,58 @@ def backup(
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=1)] = 3600.0,
 ) -> None:
     """Takes a backup through the server, which goes on serving."""
+    is_there = f"{path} is there already: name another file, or move it away"
     if path.exists():
-        fail(f"{path} is there already: name another file, or move it away")
-    draft = path.with_name(path.name + ".partial")
+        fail(is_there)
     try:
-        with calling(server) as channel, draft.open("wb") as file:
-            chunks = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest(), timeout=timeout)
-            first = next(chunks)
-            with _progress() as progress:
-                task = progress.add_task("backup", total=first.total_bytes)
-                for chunk in chunks:
-                    file.write(chunk.data)
-                    progress.advance(task, len(chunk.data))
-        size = draft.stat().st_size
-        if size != first.total_bytes:
-            fail(f"the backup has {size:,} of {first.total_bytes:,} bytes: try again")
-        if problems := atoll.store.check(draft).problems:
-            fail(f"the backup arrived damaged: {problems[0]}; try again")
-        draft.rename(path)
+        # Whatever ends this, nothing is left; nor do two of these write into one file.
+        with tempfile.TemporaryDirectory(prefix=f"{path.name}.partial-", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            first = _receive(draft, server, timeout)
+            size = draft.stat().st_size
+            if size != first.total_bytes:
+                fail(f"the backup has {size:,} of {first.total_bytes:,} bytes: try again")
+            if problems := atoll.store.check(draft).problems:
+                fail(f"the backup arrived damaged: {problems[0]}; try again")
+            if not _take_name(draft, path):
+                fail(is_there)
     except (OSError, StoreError) as problem:
         fail(f"the backup could not be written: {problem}")
-    finally:
-        draft.unlink(missing_ok=True)
     typer.echo(f"{path}: {size:,} bytes, generation {first.generation}, revision {first.revision}; checked")
+
+
+def _receive(draft: Path, server: list[str], timeout: float) -> admin_pb2.BackupChunk:
+    """Writes what the server sends into a file, durably. The first chunk, which says what there is to come."""
+    with calling(server) as channel, draft.open("xb") as file:
+        chunks = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest(), timeout=timeout)
+        first = next(chunks)
+        with _progress() as progress:
+            task = progress.add_task("backup", total=first.total_bytes)
+            for chunk in chunks:
+                file.write(chunk.data)
+                progress.advance(task, len(chunk.data))
+        file.flush()
+        os.fsync(file.fileno())
+    return first
+
+
+def _take_name(draft: Path, path: Path) -> bool:
+    """Gives a finished file its name, durably, unless something has that name by now."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    try:
+        draft.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException:
+        path.unlink()
+        raise
+    return True
 
 
 def _progress() -> Progress:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,10 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, print_messages
+from atoll_control.cli.output import Output, OutputOption, page_through, print_messages, warn, warn_of_more
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(help="Shows task events.", no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -59,23 +63,23 @@ def list_tasks(
         field, sign, value = match.groups()
         operator = task_pb2.FILTER_OPERATOR_EQUALS if sign == "=" else task_pb2.FILTER_OPERATOR_NOT_EQUALS
         request.filters.add(field=field, operator=operator, value=value.upper() if field == "state" else value)
-    attempts: list[task_pb2.TaskAttempt] = []
     dropped = 0
     with calling(server) as channel:
         stub = task_pb2_grpc.TaskServiceStub(channel)
-        while True:
-            request.limit = min(1000, limit - len(attempts))
-            page = stub.ListTasks(request, timeout=timeout)
-            attempts.extend(page.attempts)
-            dropped = page.dropped
-            request.page_token = page.next_page_token
-            if not request.page_token or len(attempts) >= limit:
-                break
+
+        def page(count: int) -> tuple[Sequence[task_pb2.TaskAttempt], bool]:
+            nonlocal dropped
+            request.limit = count
+            listed = stub.ListTasks(request, timeout=timeout)
+            dropped = listed.dropped
+            request.page_token = listed.next_page_token
+            return listed.attempts, bool(listed.next_page_token)
+
+        attempts, more = page_through(page, limit)
     print_messages(output, attempts, COLUMNS, (_row(attempt) for attempt in attempts))
-    if request.page_token:
-        typer.echo(f"atollctl: there are more: filter, or raise --limit {limit}", err=True)
+    warn_of_more(more, f"filter, or raise --limit {limit}")
     if dropped:
-        typer.echo(f"atollctl: {dropped:,} attempts or events were dropped: the list may be incomplete", err=True)
+        warn(f"{dropped:,} attempts or events were dropped: the list may be incomplete")
 
 
 @app.command()
@@ -90,6 +94,8 @@ def show(
         request = task_pb2.GetTaskRequest(task_id=task)
         found = task_pb2_grpc.TaskServiceStub(channel).GetTask(request, timeout=timeout)
     print_messages(output, found.attempts, COLUMNS, (_row(attempt) for attempt in found.attempts))
+    all_of_them = shlex.quote(f"task_id={task}")
+    warn_of_more(found.more, f"see them with: atollctl tasks list --filter {all_of_them} --limit 100000")
 
 
 @app.command()
@@ -108,17 +114,32 @@ def summary(
         for one in told.summaries
     )
     print_messages(output, told.summaries, ["NAME", "KIND", "STATES"], rows)
+    if told.dropped:
+        warn(f"{told.dropped:,} attempts or events were dropped: the counts may be incomplete")
 
 
 @app.command()
 def jobs(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 10_000,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Lists jobs, and how much of their events was dropped."""
+    request = task_pb2.ListJobsRequest()
     with calling(server) as channel:
-        told = task_pb2_grpc.TaskServiceStub(channel).ListJobs(task_pb2.ListJobsRequest(limit=10_000), timeout=timeout)
+        stub = task_pb2_grpc.TaskServiceStub(channel)
+        told = task_pb2.ListJobsResponse()
+
+        def page(count: int) -> tuple[Sequence[task_pb2.Job], bool]:
+            nonlocal told
+            request.limit = count
+            told = stub.ListJobs(request, timeout=timeout)
+            if told.jobs:
+                request.start_after = told.jobs[-1].job_id
+            return told.jobs, told.more
+
+        found, more = page_through(page, limit)
     rows = (
         [
             job.job_id,
@@ -127,6 +148,12 @@ def jobs(
             f"{job.dropped_by_senders:,}",
             str(job.ended).lower(),
         ]
-        for job in told.jobs
+        for job in found
     )
-    print_messages(output, told.jobs, ["JOB", "ATTEMPTS", "DROPPED HERE", "DROPPED BY SENDERS", "ENDED"], rows)
+    print_messages(output, found, ["JOB", "ATTEMPTS", "DROPPED HERE", "DROPPED BY SENDERS", "ENDED"], rows)
+    warn_of_more(more, f"raise --limit {limit}")
+    if told.forgotten_jobs:
+        warn(
+            f"jobs forgotten to make room for others: {told.forgotten_jobs:,}; dropped of them here: "
+            f"{told.forgotten_dropped_here:,}, by senders: {told.forgotten_dropped_by_senders:,}"
+        )

@@ -20,8 +20,6 @@ from atoll_control.client.errors import (
 )
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from atoll_control.client.errors import ClientError
 
 # In the trailing metadata of a server's UNAVAILABLE: where the leader is, and that nothing was done.
@@ -70,7 +68,7 @@ class Failure:
     answer_is_lost: bool = False
 
     @classmethod
-    def of(cls, error: grpc.RpcError) -> Self:
+    def of(cls, error: grpc.RpcError) -> Failure:
         """Reads grpc's error."""
         # Both of grpc's kinds of errors are calls, too, and only the classes of calls have these methods.
         call: Any = error

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from atoll.store import Store
+from atoll_control.server.failover import serve_in_turns
 from atoll_control.server.stopping import Stop
 from atoll_control.server.tables import TABLES
-from atoll_control.server.term import Term, reachable
+from atoll_control.server.term import Term, log_opened, reachable
+from atoll_control.server.vitals import Vitals
 
 if TYPE_CHECKING:
     from atoll_control.server.settings import ServerSettings
@@ -30,12 +32,18 @@ async def serve(settings: ServerSettings) -> None:
     server_id = settings.server_id or os.urandom(8).hex()
     async with contextlib.AsyncExitStack() as at_the_end:
         stop = await at_the_end.enter_async_context(Stop(with_stdin=settings.exit_with_stdin))
-        term = Term(settings, server_id)
+        vitals = await at_the_end.enter_async_context(Vitals(settings))
+        if settings.etcd is not None:
+            await serve_in_turns(settings, settings.etcd, server_id, stop, vitals)
+            _log.info("server_stopped", server_id=server_id)
+            return
+        term = Term(settings, server_id, vitals)
         # First of all: what fails most often fails before anything has started.
         address = term.bind(settings.listen)
         store = await open_store(settings)
         # After the loops, whose modules commit to it to the end.
         at_the_end.push_async_callback(store.close)
+        at_the_end.enter_context(vitals.metrics.watching_store(store, settings.kv.max_total_bytes))
         async with term.modules(store, settings.advertise or reachable(address)):
             # Only a server that started is said to have stopped, and only when its loops have stopped, too.
             at_the_end.callback(_log.info, "server_stopped", server_id=server_id)
@@ -53,16 +61,3 @@ async def open_store(settings: ServerSettings) -> Store:
     store = await asyncio.to_thread(Store.in_directory, settings.data_dir, TABLES, max_bytes=settings.max_data_bytes)
     log_opened(store, directory=str(settings.data_dir))
     return store
-
-
-def log_opened(store: Store, **where: str) -> None:
-    """Says what a store was opened with."""
-    statistics = store.statistics()
-    _log.info(
-        "store_opened",
-        **where,
-        generation=store.generation,
-        epoch=store.epoch,
-        revision=statistics.revision,
-        rows={name: rows for name, rows, _ in statistics.tables},
-    )

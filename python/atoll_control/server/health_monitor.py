@@ -11,6 +11,7 @@ so that a change which could not be told is noticed as well.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from atoll import rpc
     from atoll.store import Store
     from atoll_control.api.v1 import node_pb2
-    from atoll_control.server.detector import Action, DetectorSettings
+    from atoll_control.server.detector import Action, DetectorSettings, DetectorStats
 
 # Seconds between two comparisons with all records.
 LOOK_INTERVAL: Final = 10.0
@@ -57,6 +58,19 @@ _ROWS_AT_A_TIME: Final = 500
 
 _log = structlog.get_logger("atoll_control.health")
 _audit = structlog.get_logger("atoll_control.audit")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthStatistics:
+    """What there is and was.
+
+    Attributes:
+        detector: in numbers.
+        unrecorded: suspicions and verdicts that are not in the store yet.
+    """
+
+    detector: DetectorStats
+    unrecorded: int
 
 
 class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
@@ -105,6 +119,10 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
         await self._reporter.stop()
+
+    def statistics(self) -> HealthStatistics:
+        """What there is and was."""
+        return HealthStatistics(self._detector.stats(), self._reporter.unrecorded)
 
     # -- who is a member -----------------------------------------------------------------------------------------------
 

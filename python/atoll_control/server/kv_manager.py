@@ -18,12 +18,13 @@ import grpc.aio
 
 from atoll.errors import OutcomeUnknownError, StoreError
 from atoll_control.api.times import seconds
-from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc, node_pb2
+from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server.calls import RefusedError, answer, check
-from atoll_control.server.lease_manager import TABLE as LEASES
 from atoll_control.server.lease_manager import lease_key
-from atoll_control.server.owners import is_private, lease_of, lease_owner, node_of, node_owner, shown_lease
+from atoll_control.server.node_records import ALIVE, node_of
+from atoll_control.server.owners import incarnation_of, is_private, lease_of, lease_owner, node_owner, shown_lease
 from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
+from atoll_control.server.tables import KV, LEASES, NODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow
     from atoll_control.server.lease_manager import LeaseManager
 
-TABLE: Final = "kv"
-NODES: Final = "nodes"
 # What a key costs beside the bytes of key and value, roughly.
 ENTRY_OVERHEAD_BYTES: Final = 256
 # How much may be written before the store is asked anew how much it holds.
@@ -182,7 +181,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def _get(self, request: kv_pb2.GetRequest) -> kv_pb2.GetResponse:
-        row = self._store.get(TABLE, row_key(request.namespace, request.key))
+        row = self._store.get(KV, row_key(request.namespace, request.key))
         if row is None:
             missing = f"namespace {request.namespace!r} has no key {request.key!r}"
             raise RefusedError(grpc.StatusCode.NOT_FOUND, missing)
@@ -191,7 +190,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         )
         if owner := row.owner:
             response.lease_id = shown_lease(owner)
-            response.node_id, response.incarnation = node_of(owner)
+            response.node_id, response.incarnation = incarnation_of(owner)
         return response
 
     async def _multi_get(self, request: kv_pb2.MultiGetRequest) -> kv_pb2.MultiGetResponse:
@@ -199,7 +198,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         # Before the rows: they contain at least what this says.
         response = kv_pb2.MultiGetResponse(revision=self._store.revision)
         size = 0
-        for row in self._store.get_many(TABLE, keys):
+        for row in self._store.get_many(KV, keys):
             if row is not None:
                 entry = self._entry(request.namespace, row)
                 size += entry.ByteSize()
@@ -210,7 +209,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         return response
 
     async def _exists(self, request: kv_pb2.ExistsRequest) -> kv_pb2.ExistsResponse:
-        row = self._store.get(TABLE, row_key(request.namespace, request.key))
+        row = self._store.get(KV, row_key(request.namespace, request.key))
         return kv_pb2.ExistsResponse(exists=row is not None, revision=0 if row is None else row.revision)
 
     async def _keys(self, request: kv_pb2.KeysRequest) -> kv_pb2.KeysResponse:
@@ -244,7 +243,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         limit = request.limit or DEFAULT_PAGE
         found: list[str] = []
         start = _after_namespace(request.start_after) if request.start_after else b""
-        while rows := self._store.scan(TABLE, start, limit=1).rows:
+        while rows := self._store.scan(KV, start, limit=1).rows:
             if len(found) == limit:
                 return kv_pb2.ListNamespacesResponse(namespaces=found, more=True)
             found.append(address_of(rows[0].key)[0])
@@ -277,7 +276,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         plan = self._new_plan()
         if request.HasField("expected_revision"):
             key = row_key(request.namespace, request.key)
-            plan.batch.check_revision(TABLE, key, request.expected_revision)
+            plan.batch.check_revision(KV, key, request.expected_revision)
             plan.checks += 1
         self._add_delete(plan, request)
         committed = await self._commit(plan)
@@ -300,9 +299,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                 for wanted in request.checks:
                     key = row_key(wanted.namespace, wanted.key)
                     if wanted.exists:
-                        plan.batch.check_exists(TABLE, key)
+                        plan.batch.check_exists(KV, key)
                     else:
-                        plan.batch.check_revision(TABLE, key, wanted.revision)
+                        plan.batch.check_revision(KV, key, wanted.revision)
                     plan.checks += 1
                 for operation in request.operations:
                     if operation.HasField("put"):
@@ -353,9 +352,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         """What a put asks of the key; the number of the check."""
         key = row_key(request.namespace, request.key)
         if request.HasField("expected_revision"):
-            plan.batch.check_revision(TABLE, key, request.expected_revision)
+            plan.batch.check_revision(KV, key, request.expected_revision)
         elif not request.overwrite:
-            plan.batch.check_absent(TABLE, key)
+            plan.batch.check_absent(KV, key)
         else:
             return None
         plan.checks += 1
@@ -366,11 +365,11 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         key = row_key(request.namespace, request.key)
         owner = b""
         chosen = request.WhichOneof("owner")
-        row = self._store.get(TABLE, key)
+        row = self._store.get(KV, key)
         if chosen == "keep_owner" and request.keep_owner:
             owner = b"" if row is None else row.owner
             # The owner is that of the row that was seen.
-            plan.batch.check_revision(TABLE, key, 0 if row is None else row.revision)
+            plan.batch.check_revision(KV, key, 0 if row is None else row.revision)
             plan.checks += 1
         elif chosen == "ttl":
             ttl = seconds(request.ttl)
@@ -385,7 +384,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             owner = node_owner(request.node.node_id, request.node.incarnation)
         if row is not None and row.owner != owner:
             self._drop_private(plan, row.owner)
-        plan.batch.put(TABLE, key, request.value, owner)
+        plan.batch.put(KV, key, request.value, owner)
 
     def _drop_private(self, plan: _Plan, owner: bytes) -> None:
         """The key of a private lease goes, or gets another owner: the lease goes with it."""
@@ -404,14 +403,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     def _add_node_check(self, plan: _Plan, owner: kv_pb2.NodeOwner) -> None:
         node_id = owner.node_id.encode()
         row = self._store.get(NODES, node_id)
-        node = None if row is None else node_pb2.Node.FromString(row.value)
+        node = None if row is None else node_of(row)
         missing = f"node: incarnation {owner.incarnation} of node {owner.node_id!r} is not alive, or not registered"
-        if (
-            row is None
-            or node is None
-            or node.incarnation != owner.incarnation
-            or node.state != node_pb2.NODE_STATE_ALIVE
-        ):
+        if row is None or node is None or node.incarnation != owner.incarnation or node.state != ALIVE:
             raise RefusedError(grpc.StatusCode.NOT_FOUND, missing)
         # If the node changes meanwhile, it is looked at again.
         plan.batch.check_revision(NODES, node_id, row.revision)
@@ -421,12 +415,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         """The last operation that it adds is the deletion itself. Private leases of a prefix end by themselves."""
         key = row_key(request.namespace, request.key)
         if request.prefix:
-            plan.batch.delete_range(TABLE, key, after_prefix(key))
+            plan.batch.delete_range(KV, key, after_prefix(key))
         else:
-            row = self._store.get(TABLE, key)
+            row = self._store.get(KV, key)
             if row is not None:
                 self._drop_private(plan, row.owner)
-            plan.batch.delete(TABLE, key)
+            plan.batch.delete(KV, key)
 
     # -- pages and entries ---------------------------------------------------------------------------------------------
 
@@ -436,7 +430,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         start = begin
         if request.start_after:
             start = max(begin, row_key(request.namespace, request.start_after) + b"\0")
-        page = self._store.scan(TABLE, start, end, request.limit or DEFAULT_PAGE)
+        page = self._store.scan(KV, start, end, request.limit or DEFAULT_PAGE)
         return page.rows, page.more, page.revision
 
     def _entry(self, namespace: str, row: StoreRow, key: bytes | None = None) -> kv_pb2.KeyValue:
@@ -470,14 +464,14 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
 
     def _growth(self, put: kv_pb2.PutRequest) -> int:
         key = row_key(put.namespace, put.key)
-        row = self._store.get(TABLE, key)
+        row = self._store.get(KV, key)
         if row is not None:
             return len(put.value) - len(row.value)
         return len(key) + len(put.value) + ENTRY_OVERHEAD_BYTES
 
     def _look_at_usage(self) -> None:
         tables = self._store.statistics().tables
-        self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == TABLE)
+        self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == KV)
         self._used_since = self._in_flight
 
 
@@ -525,7 +519,7 @@ def _after_namespace(namespace: str) -> bytes:
 
 def entry_of(namespace: str, key: bytes, row: StoreRow) -> kv_pb2.KeyValue:
     """A row as clients see it."""
-    node_id, incarnation = node_of(row.owner)
+    node_id, incarnation = incarnation_of(row.owner)
     return kv_pb2.KeyValue(
         namespace=namespace,
         key=key,

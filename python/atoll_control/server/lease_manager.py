@@ -25,6 +25,8 @@ from atoll_control.api.times import duration, seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server.calls import answer, check
 from atoll_control.server.owners import is_private, lease_owner
+from atoll_control.server.pages import DEFAULT_PAGE
+from atoll_control.server.tables import LEASES
 
 if TYPE_CHECKING:
     import random  # noqa: TID251 - the type of the loop's own
@@ -36,8 +38,6 @@ _log = structlog.get_logger("atoll_control.lease_manager")
 
 Ts = TypeVarTuple("Ts")
 
-TABLE: Final = "leases"
-DEFAULT_PAGE: Final = 1_000
 # An end that the store did not take is tried again after this many seconds.
 RETRY_AFTER: Final = 1.0
 # Deadlines of leases that are gone may wait in the heap until they outnumber the others by this many.
@@ -87,7 +87,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         """Gives every lease its whole time."""
         start = b""
         while True:
-            page = self._store.scan(TABLE, start)
+            page = self._store.scan(LEASES, start)
             for row in page.rows:
                 lease = kv_pb2.Lease.FromString(row.value)
                 self.keep(lease.lease_id, seconds(lease.ttl))
@@ -191,7 +191,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 
     async def _grant(self, request: kv_pb2.GrantLeaseRequest) -> kv_pb2.GrantLeaseResponse:
         lease_id = self._new_id(private=False)
-        batch = self._store.batch().check_absent(TABLE, lease_key(lease_id))
+        batch = self._store.batch().check_absent(LEASES, lease_key(lease_id))
         self._add(batch, kv_pb2.Lease(lease_id=lease_id, ttl=request.ttl, description=request.description))
         # Its time runs from before, so that it runs also if nobody waits for the outcome; and anew from now on.
         self.keep(lease_id, seconds(request.ttl))
@@ -213,7 +213,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         """Gives a lease its whole time again."""
         await check(request, context)
         ttl = self._ttls.get(request.lease_id)
-        if ttl is None or self._store.get(TABLE, lease_key(request.lease_id)) is None:
+        if ttl is None or self._store.get(LEASES, lease_key(request.lease_id)) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {request.lease_id} has ended, and its keys with it")
         self.keep(request.lease_id, ttl)
         return kv_pb2.KeepLeaseAliveResponse(ttl=duration(ttl))
@@ -243,7 +243,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
         start = lease_key(request.start_after) + b"\0"
         now = self._io_context.now()
         while True:
-            page = self._store.scan(TABLE, start, limit=limit)
+            page = self._store.scan(LEASES, start, limit=limit)
             for row in page.rows:
                 if is_private(int.from_bytes(row.key, "big")):
                     continue
@@ -268,7 +268,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
 
     def _add(self, batch: StoreBatch, lease: kv_pb2.Lease) -> None:
         owner = lease_owner(lease.lease_id)
-        batch.put(TABLE, lease_key(lease.lease_id), lease.SerializeToString(), owner)
+        batch.put(LEASES, lease_key(lease.lease_id), lease.SerializeToString(), owner)
 
 
 def lease_key(lease_id: int) -> bytes:

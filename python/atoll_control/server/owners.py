@@ -34,7 +34,7 @@ def shown_lease(owner: bytes) -> int:
     return 0 if is_private(lease_id) else lease_id
 
 
-def node_of(owner: bytes) -> tuple[str, int]:
+def incarnation_of(owner: bytes) -> tuple[str, int]:
     """The node id and incarnation that an owner stands for; ("", 0) for another owner."""
     if not owner.startswith(_NODE):
         return "", 0

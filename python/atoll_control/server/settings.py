@@ -34,6 +34,11 @@ class ServerSettings:
         watch: how much watches may take.
         topics: how much of topics is kept.
         tasks: how much of tasks is kept.
+        observe: "host:port" or "unix:path" where `/livez`, `/readyz` and the framework's `/metrics` are told; nowhere
+            when None.
+        metrics: "host:port" where all metrics are told; nowhere when None.
+        observe_beyond_loopback: those two may be addresses that other machines reach.
+        liveness_threshold: seconds that a loop may be without progress before `/livez` fails.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
         server_id: names this run to the nodes; made up when None.
@@ -53,6 +58,10 @@ class ServerSettings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     topics: TopicSettings = field(default_factory=TopicSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    observe: str | None = None
+    metrics: str | None = None
+    observe_beyond_loopback: bool = False
+    liveness_threshold: float = 60.0
     network_threads: int | None = None
     grace: float = 5.0
     server_id: str | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -36,6 +37,25 @@ _SECOND: Final = 1_000_000_000
 _NO_JOB: Final = NewestFirst()
 
 
+@dataclass(frozen=True, slots=True)
+class TaskStatistics:
+    """What is kept and was dropped.
+
+    Attributes:
+        attempts: that are kept.
+        bytes: what they take, as it is estimated.
+        jobs: that are known.
+        dropped_here: attempts that had to go, of all jobs that there ever were.
+        dropped_by_senders: events that never came, as those say who report.
+    """
+
+    attempts: int
+    bytes: int
+    jobs: int
+    dropped_here: int
+    dropped_by_senders: int
+
+
 class TaskManager(task_pb2_grpc.TaskServiceServicer):
     """The module behind `TaskService`. See this file's first lines for its rules."""
 
@@ -51,6 +71,11 @@ class TaskManager(task_pb2_grpc.TaskServiceServicer):
         self._table = TaskTable(self._settings)
         # Tells the tokens of this run from those of another.
         self._run = int(wall_clock() * _SECOND)
+
+    def statistics(self) -> TaskStatistics:
+        """What is kept and was dropped."""
+        table = self._table
+        return TaskStatistics(len(table), table.bytes, table.jobs, table.dropped_here, table.dropped_by_senders)
 
     async def AddTaskEvents(
         self,

@@ -196,8 +196,9 @@ class TaskTable:
         # In the order in which they ended, and in the order in which something was last heard of them.
         self._ended_jobs: OrderedDict[str, JobTasks] = OrderedDict()
         self._running_jobs: OrderedDict[str, JobTasks] = OrderedDict()
-        self._dropped_here = 0
-        self._dropped_by_senders = 0
+        # Of all jobs that there ever were.
+        self.dropped_here = 0
+        self.dropped_by_senders = 0
         self.newest_first = NewestFirst()
         self.next_number = 0
         self.bytes = 0
@@ -208,9 +209,14 @@ class TaskTable:
         return len(self._queues)
 
     @property
+    def jobs(self) -> int:
+        """How many jobs are known."""
+        return len(self._running_jobs) + len(self._ended_jobs)
+
+    @property
     def dropped(self) -> int:
         """Attempts and events that were dropped, of all jobs that there ever were."""
-        return min(MAX_COUNT, self._dropped_here + self._dropped_by_senders)
+        return min(MAX_COUNT, self.dropped_here + self.dropped_by_senders)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -238,7 +244,7 @@ class TaskTable:
 
     def add(self, event: task_pb2.TaskEvent) -> int:
         """Merges an event into its attempt; how many attempts had to go."""
-        before = self._dropped_here
+        before = self.dropped_here
         job = self._obtain_job(event.job_id)
         settings = self._settings
         attempt = self._find(job, event.task_id, event.attempt)
@@ -255,15 +261,15 @@ class TaskTable:
             self._put_in_queue(attempt)
         while self.bytes > settings.max_bytes:
             self._drop(self._queues.first(settings.reserved_share))
-        return self._dropped_here - before
+        return self.dropped_here - before
 
     def add_dropped(self, job_id: str, count: int) -> int:
         """Counts what a sender had to drop; how many attempts had to go for a job that is new."""
-        before = self._dropped_here
+        before = self.dropped_here
         job = self._obtain_job(job_id)
         job.dropped_by_senders = min(MAX_COUNT, job.dropped_by_senders + count)
-        self._dropped_by_senders = min(MAX_COUNT, self._dropped_by_senders + count)
-        return self._dropped_here - before
+        self.dropped_by_senders = min(MAX_COUNT, self.dropped_by_senders + count)
+        return self.dropped_here - before
 
     def end_job(self, job_id: str, now: int) -> JobTasks:
         """Says that a job ended at a time in nanoseconds since 1970; `fail_unfinished()` does the rest.
@@ -333,7 +339,7 @@ class TaskTable:
         job.queues.remove(attempt)
         self.bytes -= attempt.size
         job.dropped_here += 1
-        self._dropped_here += 1
+        self.dropped_here += 1
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
@@ -344,7 +350,7 @@ class TaskTable:
             return job
         if (job := self._ended_jobs.get(job_id)) is not None:
             return job
-        if len(self._running_jobs) + len(self._ended_jobs) >= self._settings.max_jobs:
+        if self.jobs >= self._settings.max_jobs:
             jobs = self._ended_jobs or self._running_jobs
             self._forget(jobs.pop(next(iter(jobs))))
         job = self._running_jobs[job_id] = JobTasks(job_id)

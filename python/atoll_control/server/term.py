@@ -31,6 +31,7 @@ from atoll_control.server.faults import FaultInjector, SlowSwitch, WatchedModule
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
+from atoll_control.server.metrics_collector import questions
 from atoll_control.server.node_manager import NodeManager
 from atoll_control.server.policy import OneLoopPolicy, ServerPolicy
 from atoll_control.server.task_manager import TaskManager
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from atoll.store import Store
+    from atoll_control.server.metrics_collector import Question
     from atoll_control.server.settings import ServerSettings
     from atoll_control.server.stopping import Stop
+    from atoll_control.server.vitals import Vitals
 
 _log = structlog.get_logger("atoll_control.server")
 
@@ -51,19 +54,25 @@ KV_METHODS: Final = ("Put", "Get", "MultiGet", "Exists", "Delete", "Keys", "Scan
 
 # Seconds that running calls get when somebody else leads: what they ask for is refused anyhow.
 LOST_GRACE: Final = 0.5
+# Seconds that the loop of watches gets to end them, before the server stops all the same.
+WATCHES_END_TIMEOUT: Final = 1.0
 
 
 class Term:
     """One term of a server. On the loop of the main thread."""
 
-    def __init__(self, settings: ServerSettings, server_id: str) -> None:
-        """Takes what the server was told, and its name."""
+    def __init__(self, settings: ServerSettings, server_id: str, vitals: Vitals) -> None:
+        """Takes what the server was told, its name, and whom to tell how it is."""
         self._settings = settings
         self._server_id = server_id
+        self._vitals = vitals
         self._provider = IoContextProvider(OneLoopPolicy if settings.one_loop else ServerPolicy)
-        self._server = rpc.server(placement=self._provider, network_threads=settings.network_threads)
+        self._server = rpc.server(
+            placement=self._provider, network_threads=settings.network_threads, readiness=vitals.readiness
+        )
         self._faults: FaultInjector | None = None
         self._watch: WatchManager | None = None
+        self._questions: dict[str, Question] = {}
 
     def bind(self, listen: str) -> str:
         """Takes a port, and returns the address with it. Nobody is answered yet.
@@ -100,6 +109,7 @@ class Term:
             watch_pb2_grpc.add_TopicServiceServicer_to_server(watch, server)
             task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+            self._questions = questions(provider, store)
             yield
 
     async def _add_faults(self, nodes: NodeManager, health: HealthMonitor, kv: KvManager) -> None:
@@ -125,46 +135,58 @@ class Term:
         await self._server.start()
         self._log_started(address)
         waits = [asyncio.ensure_future(event.wait()) for event in (stop.asked, lost)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await self._stop(stop, self._settings.grace if stop.asked.is_set() else LOST_GRACE)
+        with self._vitals.serving(self._questions, address):
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+                if stop.asked.is_set():
+                    self._vitals.stopping()
+                else:
+                    self._vitals.serves_no_more("another server leads")
+                await self._stop(stop, self._settings.grace if stop.asked.is_set() else LOST_GRACE)
 
     async def _stop(self, stop: Stop, grace: float) -> None:
         """Ends the streams that would take the whole grace, then the rest."""
         if self._faults is not None:
             self._faults.stop()
-        if self._watch is not None:
-            reason = "the server stops: resume at another one, or when it is back"
-            io_context = self._provider.io_context(WatchManager)
-            await io_context.submit(self._watch.end_streams, grpc.StatusCode.UNAVAILABLE, reason)
-        stopping = asyncio.ensure_future(self._server.stop(grace))
+        stopping = asyncio.ensure_future(self._end_calls(grace))
         hurry = asyncio.ensure_future(stop.hurry.wait())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
         if not stopping.done():
             await self._server.stop(None)
-        hurry.cancel()
         await stopping
 
+    async def _end_calls(self, grace: float) -> None:
+        """Ends watches first, and stops the server."""
+        if self._watch is not None:
+            reason = "the server stops: resume at another one, or when it is back"
+            # A loop that is stuck does not hold up the others' end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(grace, WATCHES_END_TIMEOUT)):
+                    await self._provider.io_context(WatchManager).submit(
+                        self._watch.refuse_streams, grpc.StatusCode.UNAVAILABLE, reason
+                    )
+        await self._server.stop(grace)
+
     def _log_started(self, address: str) -> None:
-        modules = {
-            "NodeService": NodeManager,
-            "HealthService": HealthMonitor,
-            "KvService": KvManager,
-            "LeaseService": LeaseManager,
-            "WatchService": WatchManager,
-            "TopicService": WatchManager,
-            "TaskService": TaskManager,
-            "AdminService": AdminManager,
-        }
-        settings = self._settings
+        settings, provider = self._settings, self._provider
         _log.info(
             "server_started",
             address=address,
             server_id=self._server_id,
-            services={service: self._provider.io_context(module).name for service, module in modules.items()},
+            services={
+                "NodeService": provider.io_context(NodeManager).name,
+                "HealthService": provider.io_context(HealthMonitor).name,
+                "KvService": provider.io_context(KvManager).name,
+                "LeaseService": provider.io_context(LeaseManager).name,
+                "WatchService": provider.io_context(WatchManager).name,
+                "TopicService": provider.io_context(WatchManager).name,
+                "TaskService": provider.io_context(TaskManager).name,
+                "AdminService": provider.io_context(AdminManager).name,
+            },
             heartbeat_interval=settings.detector.heartbeat_interval,
             dead_after=settings.detector.dead_after,
             demo_controls=settings.demo_controls,
@@ -178,3 +200,16 @@ def reachable(address: str) -> str:
         return "" if ipaddress.ip_address(host).is_unspecified else address
     except ValueError:
         return address
+
+
+def log_opened(store: Store, **where: str) -> None:
+    """Says what a store was opened with."""
+    statistics = store.statistics()
+    _log.info(
+        "store_opened",
+        **where,
+        generation=store.generation,
+        epoch=store.epoch,
+        revision=statistics.revision,
+        rows={name: rows for name, rows, _ in statistics.tables},
+    )

@@ -29,7 +29,7 @@ class Topic:
         newest: the number of the newest event, kept or not; where there was none, the number before the first one.
         published: through which event the groups of its watchers have been served.
         watchers: how many watches it has.
-        active_at: when it last had an event, got a watcher, or was seen to have one.
+        active_at: when it last had an event, or a watcher came or left.
     """
 
     name: str
@@ -140,14 +140,9 @@ class Topics:
         self.bytes -= size
 
     def drop_idle(self, now: float) -> None:
-        """Forgets topics that had neither events nor watchers for long, as far as these looks can tell."""
+        """Forgets topics that had neither events nor watchers for long."""
         end = now - self._settings.idle_after
-        idle = []
-        for topic in self._topics.values():
-            if topic.watchers:
-                topic.active_at = now
-            elif topic.active_at <= end:
-                idle.append(topic)
+        idle = [topic for topic in self._topics.values() if not topic.watchers and topic.active_at <= end]
         for topic in idle:
             self.bytes -= topic.bytes
             self._in_turn.pop(topic, None)

@@ -172,11 +172,12 @@ class Groups:
             topic.watchers += 1
         return group
 
-    def release(self, group: Group) -> None:
+    def release(self, group: Group, now: float) -> None:
         """A watch of the group, which is no member any more, has ended."""
         group.watches -= 1
         if group.topic is not None:
             group.topic.watchers -= 1
+            group.topic.active_at = now
         if group.watches == 0:
             del self._groups[group.key]
             self._shelf(group.key.source).remove(group)

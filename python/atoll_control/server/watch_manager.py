@@ -122,6 +122,8 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         self._is_publishing_later = False
         self._is_retrying = False
         self._stopped = False
+        # What new streams are told from now on.
+        self._refusal: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
         self._messages = 0
         self._was_slow = 0
 
@@ -142,7 +144,14 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         if self._subscription is not None:
             self._subscription.close()
         self._slow.close()
-        self.end_streams(grpc.StatusCode.UNAVAILABLE, "the server stops: resume at another one, or when it is back")
+        self.refuse_streams(grpc.StatusCode.UNAVAILABLE, "the server stops: resume at another one, or when it is back")
+
+    def refuse_streams(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+    ) -> None:
+        """Ends all streams as `end_streams` does, and those that come from now on, of clients that resume at once."""
+        self._refusal = code, details, trailing_metadata
+        self.end_streams(code, details, trailing_metadata)
 
     def end_streams(
         self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
@@ -180,7 +189,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         """A watch has ended."""
         watch.leave_group(0)
         watch.catch_up.close()
-        self.groups.release(watch.group)
+        self.groups.release(watch.group, self._io_context.now())
         del self.watches[watch.number]
 
     def obtain_topic(self, name: str) -> Topic:
@@ -388,6 +397,9 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         context: grpc.aio.ServicerContext[watch_pb2.WatchRequest, watch_pb2.WatchResponse],
     ) -> None:
         """Serves the watches of a stream."""
+        if self._refusal is not None:
+            code, details, trailing_metadata = self._refusal
+            await context.abort(code, details, trailing_metadata)
         stream = WatchStream(self, context)
         self._streams.add(stream)
         try:

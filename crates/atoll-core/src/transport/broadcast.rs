@@ -274,7 +274,7 @@ impl Inner {
                         format!("The subscriber is too slow: more than {limit} bytes wait for it");
                     let status = Status::new(Code::ResourceExhausted, text);
                     if call.give_up(CancelReason::SlowClient, status) {
-                        call.target().cancelled(call);
+                        call.tell_cancelled();
                     }
                     false
                 }

@@ -160,6 +160,13 @@ impl Call {
         other.alone
     }
 
+    /// Tells those who run it that the transport has ended it.
+    pub(super) fn tell_cancelled(self: &Arc<Self>) {
+        self.target().cancelled(self);
+        // Whoever waits there sees that it is over, however long the first one takes.
+        self.tell_other();
+    }
+
     pub(super) fn target_index(&self) -> usize {
         self.route.destination(self.destination).target_index
     }
@@ -451,7 +458,7 @@ impl Call {
 
     /// Sends a message as [`send_message`](Self::send_message) does, but may leave it for later: whoever sends calls
     /// [`let_go`](Self::let_go) when it has sent its last one for now. Also whether it has been left. A message is not left
-    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock).
+    /// when the connection has seen none for `moment`, in ticks of the [`clock`](crate::clock), or for a millisecond.
     pub fn send_riding(&self, framed: Framed, moment: u64) -> (Sent, bool) {
         let bytes = framed.len();
         let counted = self.open_reply().map(|flow| flow.send(bytes));
@@ -588,8 +595,10 @@ impl Call {
             return false;
         }
         count(self.outbox.counters.of(reason));
+        // A connection that is lost at this moment takes it no more, and finds the call ended: nobody else tells of its end.
         self.outbox
-            .push(Outgoing::Reply(self.key, Reply::error(status)))
+            .push(Outgoing::Reply(self.key, Reply::error(status)));
+        true
     }
 
     /// Answers the call with a status and nothing else; as [`reply`](Self::reply).

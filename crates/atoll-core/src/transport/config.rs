@@ -84,13 +84,13 @@ pub struct TransportConfig {
     pub small_frame_overhead: usize,
     /// PINGs that a client may send. Each frame of a reply earns one, because that is when clients measure bandwidth.
     pub pings: FrameLimit,
-    /// SETTINGS that a client may send; each frame of a reply earns one.
+    /// SETTINGS that a client may send, besides its answers to the server's; each frame of a reply earns one.
     pub settings: FrameLimit,
     /// Streams that a client may reset within the first 0.1 s of their life; each reply earns one.
     pub resets: FrameLimit,
     /// `WINDOW_UPDATE`s that a client may send; each frame of a reply earns four.
     pub window_updates: FrameLimit,
-    /// Frames of no use to a server that a client may send: PRIORITY, unknown types, answers to pings.
+    /// Frames of no use to a server that a client may send: PRIORITY, unknown types, answers to pings that nobody sent.
     pub stray_frames: FrameLimit,
     /// Connections that may be open; more are closed as soon as they are accepted.
     pub max_connections: usize,

@@ -78,7 +78,7 @@ pub struct TransportStats {
     /// Requests that named no method of the server, and were refused for that or for something else. The others are in their
     /// methods' statistics.
     pub refused: RefusedCounts,
-    /// Calls answered by the transport because a message broke the protocol or a limit.
+    /// Calls answered by the transport because a message broke the protocol or a limit, `body_timeout` among them.
     pub bad_requests: u64,
     /// Calls given up because their client did not take its messages: none for `send_timeout`, or too few of a broadcast.
     pub stalled_replies: u64,
@@ -94,7 +94,7 @@ impl Counters {
             CancelReason::Client => &self.cancelled_by_client,
             CancelReason::ConnectionLost => &self.lost_with_connection,
             CancelReason::Shutdown => &self.cancelled_by_shutdown,
-            CancelReason::BadRequest => &self.bad_requests,
+            CancelReason::BadRequest | CancelReason::SlowBody => &self.bad_requests,
             CancelReason::SlowClient => &self.stalled_replies,
         }
     }

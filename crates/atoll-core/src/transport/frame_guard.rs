@@ -61,8 +61,9 @@ pub(super) struct FrameGuard<S> {
     ages: Ages,
     /// On Unix sockets.
     authority: Option<Box<AuthorityMender>>,
-    /// PINGs of ours that the client has not acknowledged: what we ask for is no flood.
+    /// PINGs and SETTINGS of ours that the client has not acknowledged: what we ask for is no flood.
     unanswered_pings: u32,
+    unanswered_settings: u32,
     /// Bytes read since the last time that h2 was told to wait.
     turn: usize,
     verdict: Option<Verdict>,
@@ -140,6 +141,7 @@ impl<S> FrameGuard<S> {
                 .is_unix()
                 .then(|| Box::new(AuthorityMender::after(PREFACE.len() as u32))),
             unanswered_pings: 0,
+            unanswered_settings: 0,
             turn: 0,
             verdict: None,
             service,
@@ -173,6 +175,10 @@ impl<S> FrameGuard<S> {
             }
             RST_STREAM if self.ages.is_ripe(head.stream, now) => return None,
             RST_STREAM => (&mut budgets.resets, config.resets, Offence::ResetFlood),
+            SETTINGS if head.has(ACK) && self.unanswered_settings > 0 => {
+                self.unanswered_settings -= 1;
+                return None;
+            }
             SETTINGS => (
                 &mut budgets.settings,
                 config.settings,
@@ -231,6 +237,7 @@ impl<S> FrameGuard<S> {
                     }
                 }
                 PING if !head.has(ACK) => self.unanswered_pings += 1,
+                SETTINGS if !head.has(ACK) => self.unanswered_settings += 1,
                 GOAWAY => {
                     let end = bytes.len().min(at + head.length as usize);
                     self.complain(&bytes[at..end]);

@@ -123,6 +123,7 @@ impl From<CancelReason> for Refused {
             }
             CancelReason::Shutdown => Self::Shutdown,
             CancelReason::BadRequest => Self::BadRequest,
+            CancelReason::SlowBody => Self::SlowBody,
         }
     }
 }

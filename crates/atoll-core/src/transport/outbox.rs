@@ -13,7 +13,8 @@
 //! to do. Whoever adds something takes the waker, so the first reply after idle wakes the task and the
 //! others ride along. A handler that sends message after message may let them ride although the task sleeps: for as long as
 //! its last one that the task has seen is no older than a moment, until then [`Outbox::wake_riding`] is called or
-//! [`MOST_RIDING`] bytes wait, and at the latest until the task looks by itself, [`LOOKS_AGAIN`] after it has seen a message.
+//! [`MOST_RIDING`] bytes wait, and at the latest until the task looks by itself, [`LOOKS_AGAIN`] after it has seen a message:
+//! no moment is longer.
 //! The lock is never held while h2 is called, because h2 calls wakers under its own
 //! lock.
 
@@ -29,7 +30,7 @@ use super::pings::PingRequest;
 use super::reply::{Framed, Reply};
 use super::streams::StreamKey;
 use super::tls::TlsPeer;
-use crate::fork;
+use crate::{clock, fork};
 
 /// Bytes of messages that may wait for a connection's task without waking it.
 const MOST_RIDING: usize = 16 << 10;
@@ -174,8 +175,8 @@ impl Outbox {
         true
     }
 
-    /// Queues a message of a stream, of `bytes` bytes. It rides while the last one that was seen is younger than `moment`, by
-    /// the time `now`; both in ticks.
+    /// Queues a message of a stream, of `bytes` bytes. It rides while the last one that was seen is younger than `moment`, at most
+    /// [`LOOKS_AGAIN`], by the time `now`; both in ticks.
     pub(super) fn push_riding(
         &self,
         outgoing: Outgoing,
@@ -183,6 +184,7 @@ impl Outbox {
         moment: u64,
         now: impl FnOnce() -> u64,
     ) -> Queued {
+        let moment = moment.min(clock::ticks(LOOKS_AGAIN));
         let mut inner = self.lock();
         if inner.closed {
             return Queued::Gone;
@@ -410,6 +412,24 @@ mod tests {
         assert_eq!((push(1130, MOST_RIDING), woken()), (Queued::Seen, 4));
         outbox.close();
         assert_eq!(push(1140, 10), Queued::Gone);
+    }
+
+    #[test]
+    fn no_message_rides_when_the_task_will_not_look_by_itself() {
+        let outbox = Outbox::new("".into(), Arc::default());
+        let cx = Context::from_waker(Waker::noop());
+        let looks_again = clock::ticks(LOOKS_AGAIN);
+        let push = |now| outbox.push_riding(reply(), 10, u64::MAX, || now);
+        let seen_at = 10 * looks_again;
+        for (now, queued) in [
+            (seen_at, Queued::Seen),
+            (seen_at + looks_again - 1, Queued::Rides),
+            (seen_at + looks_again, Queued::Seen),
+        ] {
+            assert!(outbox.sleep(&cx));
+            assert_eq!(push(now), queued, "{}", now - seen_at);
+            outbox.take_replies(&mut Vec::new());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use atoll_store::{Check, Operation};
 use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::loop_core::lock;
@@ -24,9 +25,14 @@ impl Batch {
         }
     }
 
-    /// What it holds; it is empty afterwards.
-    pub(crate) fn take(&self) -> atoll_store::Batch {
-        std::mem::take(&mut *lock(&self.batch))
+    /// What it holds, for the store with these tables; it is empty afterwards. Tables are numbered in each store's own order.
+    pub(crate) fn take(&self, tables: &Arc<Tables>) -> PyResult<atoll_store::Batch> {
+        if !Arc::ptr_eq(&self.tables, tables) {
+            return Err(PyValueError::new_err(
+                "the batch was made by another store: make it with batch() of the store that commits it",
+            ));
+        }
+        Ok(std::mem::take(&mut *lock(&self.batch)))
     }
 
     fn check(slf: PyRef<'_, Self>, check: Check) -> PyRef<'_, Self> {

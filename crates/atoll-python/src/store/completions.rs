@@ -132,27 +132,35 @@ impl GroupListener for Flush {
 }
 
 impl LoopCore {
-    /// Sets the futures whose batches are complete. On the loop.
+    /// Sets the futures whose batches are complete, all of them; what the first raises that can't be set is raised then. On the loop.
     pub(crate) fn commits_completed(py: Python<'_>, completions: &Completions) -> PyResult<()> {
+        let mut all = Ok(());
         for (number, outcome) in completions.take_ready() {
             let future = lock(&completions.futures).remove(&number);
             let Some(future) = future else { continue };
-            let future = future.bind(py);
-            if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-                // Who waited was cancelled. The batch is committed all the same.
-                continue;
-            }
-            match outcome {
-                Ok(committed) => {
-                    let committed = row::Committed::new(committed);
-                    future.call_method1(intern!(py, "set_result"), (committed,))?;
-                }
-                Err(problem) => {
-                    let problem = error::not_committed(&problem).into_value(py);
-                    future.call_method1(intern!(py, "set_exception"), (problem,))?;
-                }
-            }
+            let set = settle(future.bind(py), outcome);
+            all = all.and(set);
         }
-        Ok(())
+        all
     }
+}
+
+/// Tells a future what came of its batch.
+fn settle(future: &Bound<'_, PyAny>, outcome: Outcome) -> PyResult<()> {
+    let py = future.py();
+    if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        // Who waited was cancelled. The batch is committed all the same.
+        return Ok(());
+    }
+    match outcome {
+        Ok(committed) => {
+            let committed = row::Committed::new(committed);
+            future.call_method1(intern!(py, "set_result"), (committed,))?;
+        }
+        Err(problem) => {
+            let problem = error::not_committed(&problem).into_value(py);
+            future.call_method1(intern!(py, "set_exception"), (problem,))?;
+        }
+    }
+    Ok(())
 }

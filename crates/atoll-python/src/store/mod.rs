@@ -3,13 +3,16 @@
 //! * [`batch`]: what is committed together; [`row`]: what comes back.
 //! * [`completions`]: how outcomes get from the writer's thread to the loop that waits for them.
 //! * [`snapshot`], [`subscription`]: reading one revision in pages; being told of commits.
+//! * [`election`]: who leads, where several servers share etcd.
 //! * [`files`]: backups, restores and checks.
 //!
-//! Reads are answered in memory, and may be made on any attached thread: they wait for the writer for microseconds at most, who
-//! never waits for the GIL.
+//! Reads are answered in memory, and may be made on any attached thread. They wait while the writer, who never waits for the GIL, shows
+//! a group: for microseconds as a rule, for milliseconds when the group changes tens of thousands of rows. What may look at all rows of a
+//! table or an owner, `count` and `owned`, lets other threads run meanwhile.
 
 pub(crate) mod batch;
 pub(crate) mod completions;
+pub(crate) mod election;
 pub(crate) mod files;
 pub(crate) mod row;
 pub(crate) mod snapshot;
@@ -19,7 +22,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_store::{Engine, MemoryEngine, Settings, SqliteEngine, SqliteSettings, Store, TableId};
+use atoll_store::etcd::EtcdEngine;
+use atoll_store::{
+    Engine, Guard, MemoryEngine, ReadError, Settings, SqliteEngine, SqliteSettings, Store, TableId,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -30,6 +36,7 @@ use crate::error;
 use crate::loop_core::{LoopCore, lock};
 use crate::store::batch::Batch;
 use crate::store::completions::Flush;
+use crate::store::election::ElectionCore;
 use crate::store::row::{Changes, Page, Row, StoreStatistics};
 use crate::store::snapshot::Snapshot;
 use crate::store::subscription::Subscription;
@@ -84,11 +91,17 @@ pub(crate) struct StoreCore {
 }
 
 impl StoreCore {
-    fn open(py: Python<'_>, engine: Box<dyn Engine>, tables: Vec<String>) -> PyResult<Self> {
+    fn open(
+        py: Python<'_>,
+        engine: Box<dyn Engine>,
+        tables: Vec<String>,
+        guard: Option<Arc<dyn Guard>>,
+    ) -> PyResult<Self> {
         let flush = Arc::new(Flush::default());
         let settings = Settings {
             tables,
             listener: Some(Arc::<Flush>::clone(&flush)),
+            guard,
             ..Settings::default()
         };
         let store = py
@@ -100,20 +113,36 @@ impl StoreCore {
             flush,
         })
     }
+
+    /// Before a lock is touched that a thread of the parent may have held, and anything awaited that no thread here brings about.
+    fn check_fork(&self) -> PyResult<()> {
+        if self.store.is_forked() {
+            return Err(error::not_read(ReadError::Forked));
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
 impl StoreCore {
-    /// Opens a store in a directory, or in memory.
+    /// Opens a store in a directory, in etcd for the leader of `election`, or in memory.
     #[new]
-    #[pyo3(signature = (tables, generation=None, directory=None, max_bytes=None))]
+    #[pyo3(signature = (tables, generation=None, directory=None, max_bytes=None, election=None))]
     fn new(
         py: Python<'_>,
         tables: Vec<String>,
         generation: Option<String>,
         directory: Option<PathBuf>,
         max_bytes: Option<u64>,
+        election: Option<&Bound<'_, ElectionCore>>,
     ) -> PyResult<Self> {
+        if let Some(election) = election {
+            let (options, leadership) = election.get().leadership()?;
+            let guard = Arc::clone(&leadership.validity);
+            let engine = EtcdEngine::new(options, leadership);
+            let engine = engine.map_err(|problem| error::store_not_opened(&problem))?;
+            return Self::open(py, Box::new(engine), tables, Some(guard));
+        }
         if let Some(directory) = directory {
             let settings = SqliteSettings {
                 max_database_bytes: max_bytes,
@@ -121,13 +150,13 @@ impl StoreCore {
             };
             let engine = py.detach(|| SqliteEngine::open(&settings));
             let engine = engine.map_err(|problem| error::store_not_opened(&problem))?;
-            return Self::open(py, Box::new(engine), tables);
+            return Self::open(py, Box::new(engine), tables, None);
         }
         let engine = match generation {
             None => MemoryEngine::new(),
             Some(generation) => MemoryEngine::with_generation(generation),
         };
-        Self::open(py, Box::new(engine), tables)
+        Self::open(py, Box::new(engine), tables, None)
     }
 
     /// The row under `key`, or None. Any thread.
@@ -165,10 +194,15 @@ impl StoreCore {
 
     /// How many keys there are from `start` on and before `end`. Any thread.
     #[pyo3(signature = (table, start=&b""[..], end=None))]
-    fn count(&self, table: &str, start: &[u8], end: Option<&[u8]>) -> PyResult<u64> {
+    fn count(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> PyResult<u64> {
         let number = self.tables.number(table)?;
-        self.store
-            .count(number, start, end)
+        py.detach(|| self.store.count(number, start, end))
             .map_err(error::not_read)
     }
 
@@ -178,7 +212,8 @@ impl StoreCore {
         py: Python<'py>,
         owner: &[u8],
     ) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyBytes>)>> {
-        let owned = self.store.owned(owner).map_err(error::not_read)?;
+        let owned = py.detach(|| self.store.owned(owner));
+        let owned = owned.map_err(error::not_read)?;
         Ok(owned
             .into_iter()
             .map(|(table, key)| (self.tables.name(py, table), PyBytes::new(py, &key)))
@@ -217,6 +252,7 @@ impl StoreCore {
     /// Has `batch` committed; it is empty afterwards. Awaiting what it returns gives a `Committed` once it is durable. On a loop.
     fn commit<'py>(slf: &Bound<'py, Self>, batch: &Batch) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), slf.get());
+        core.check_fork()?;
         let io_context = match current::current(py) {
             Some(io_context) => io_context.to_owned(),
             None => guest(py)?,
@@ -230,18 +266,19 @@ impl StoreCore {
             return Err(error::loop_closed(&io_context.get().shared.name));
         };
         let future = asyncio_loop.call_method0(py, intern!(py, "create_future"))?;
-        let completion =
-            io_context
-                .get()
-                .completions()
-                .expect(&core.flush, future.clone_ref(py));
-        core.store.submit(batch.take(), Box::new(completion));
+        let batch = batch.take(&core.tables)?;
+        let completion = io_context
+            .get()
+            .completions()
+            .expect(&core.flush, future.clone_ref(py));
+        core.store.submit(batch, Box::new(completion));
         Ok(future.into_bound(py))
     }
 
     /// Has `batch` committed and waits for it. On a thread that runs no loop.
     fn commit_blocking(&self, py: Python<'_>, batch: &Batch) -> PyResult<row::Committed> {
-        let batch = batch.take();
+        self.check_fork()?;
+        let batch = batch.take(&self.tables)?;
         match py.detach(|| self.store.commit(batch)) {
             Ok(committed) => Ok(row::Committed::new(committed)),
             Err(problem) => Err(error::not_committed(&problem)),
@@ -275,6 +312,7 @@ impl StoreCore {
         io_context: &Bound<'_, LoopCore>,
         callback: Bound<'_, PyAny>,
     ) -> PyResult<Subscription> {
+        self.check_fork()?;
         Subscription::new(&self.store, io_context, callback)
     }
 

@@ -1,85 +1,13 @@
-//! `StoreSubscription`: a loop is told when a store has changed.
-//!
-//! The writer's thread puts one item into the loop's mailbox, and no second one before the first has been run; the drain makes a
-//! handler of it, which is measured like any other. The callback is the loop's, by number, so that the writer holds nothing
-//! of Python.
+//! `StoreSubscription`: a loop is told when a store has changed, by the writer's thread, in a [`Notice`].
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
-use atoll_core::clock;
-use atoll_core::mailbox::Lane;
-use atoll_core::stats::SlotIndex;
 use atoll_store::{Store, Subscriber, SubscriptionId};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
-use crate::context::copy_current;
-use crate::item::{Item, Job};
-use crate::loop_core::{LoopCore, lock};
-use crate::shared::Shared;
-
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// What the writer's thread, or another native one, holds of a loop that it tells something.
-pub(crate) struct Notice {
-    shared: Weak<Shared>,
-    pub(crate) number: u64,
-    pub(crate) slot: SlotIndex,
-    /// The newest revision that it was told.
-    revision: AtomicU64,
-    /// Whether an item is in the mailbox that has not been run.
-    queued: AtomicBool,
-}
-
-impl Notice {
-    /// Has the loop of `io_context` call `callback` whenever it is told. The callback is the loop's, until [`Notice::end`].
-    pub(crate) fn new(
-        io_context: &Bound<'_, LoopCore>,
-        callback: Bound<'_, PyAny>,
-    ) -> PyResult<Arc<Self>> {
-        let (py, core) = (io_context.py(), io_context.get());
-        core.check_fork()?;
-        let slot = core.slot(&callback, None)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let callback = Callback {
-            callable: callback.unbind(),
-            context: copy_current(py)?,
-        };
-        let before = lock(&core.callbacks.0).insert(number, callback);
-        drop(before);
-        Ok(Arc::new(Self {
-            shared: Arc::downgrade(&core.shared),
-            number,
-            slot,
-            revision: AtomicU64::new(0),
-            queued: AtomicBool::new(false),
-        }))
-    }
-
-    /// Puts an item into the mailbox, unless one is there. Any thread.
-    pub(crate) fn tell(self: &Arc<Self>, revision: u64) {
-        self.revision.store(revision, Ordering::Release);
-        let Some(shared) = self.shared.upgrade() else {
-            return;
-        };
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            let item = Item::Committed {
-                notice: Arc::clone(self),
-                queued_at: clock::now(),
-            };
-            drop(shared.mailbox.push_admitted(Lane::Normal, item));
-        }
-    }
-
-    /// The callback is called no more. `core` is that of the loop.
-    pub(crate) fn end(&self, core: &LoopCore) {
-        let callback = lock(&core.callbacks.0).remove(&self.number);
-        drop(callback);
-    }
-}
+use crate::loop_core::LoopCore;
+use crate::notice::Notice;
 
 /// The store's.
 struct Notifier(Arc<Notice>);
@@ -87,69 +15,6 @@ struct Notifier(Arc<Notice>);
 impl Subscriber for Notifier {
     fn committed(&self, revision: u64) {
         self.0.tell(revision);
-    }
-}
-
-/// What is called for a subscription, in which context.
-struct Callback {
-    callable: Py<PyAny>,
-    context: Py<PyAny>,
-}
-
-/// The callbacks of a loop, by the number of their subscription. The lock is held by attached threads only, and never while Python
-/// code runs.
-#[derive(Default)]
-pub(crate) struct Callbacks(Mutex<HashMap<u64, Callback>>);
-
-impl Callbacks {
-    /// Shows the garbage collector what they refer to.
-    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Ok(callbacks) = self.0.try_lock() else {
-            return Ok(());
-        };
-        callbacks.values().try_for_each(|callback| {
-            visit.call(&callback.callable)?;
-            visit.call(&callback.context)
-        })
-    }
-
-    /// Nobody is told any more.
-    pub(crate) fn clear(&self) {
-        let callbacks = std::mem::take(&mut *lock(&self.0));
-        drop(callbacks);
-    }
-}
-
-impl LoopCore {
-    /// The handler that tells a subscriber; None when the subscription has ended. On the loop.
-    pub(crate) fn committed_job(
-        &self,
-        py: Python<'_>,
-        notice: &Notice,
-        queued_at: u64,
-    ) -> PyResult<Option<Job>> {
-        // In this order: what is committed afterwards brings another item.
-        notice.queued.store(false, Ordering::Release);
-        let revision = notice.revision.load(Ordering::Acquire);
-        let found = {
-            let callbacks = lock(&self.callbacks.0);
-            callbacks
-                .get(&notice.number)
-                .map(|it| (it.callable.clone_ref(py), it.context.clone_ref(py)))
-        };
-        let Some((handler, context)) = found else {
-            self.shared.tracker().slot(notice.slot).dropped();
-            return Ok(None);
-        };
-        Ok(Some(Job {
-            handler,
-            args: PyTuple::new(py, [revision])?.unbind(),
-            context,
-            future: None,
-            slot: notice.slot,
-            lane: Lane::Normal,
-            queued_at,
-        }))
     }
 }
 

@@ -183,6 +183,12 @@ impl Election {
         })
     }
 
+    /// Whether this process began it; a forked child has no part in it. Any thread.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.runtime.is_ours()
+    }
+
     /// Where it stands now. Any thread.
     #[must_use]
     pub fn state(&self) -> ElectionState {
@@ -236,7 +242,7 @@ impl Election {
 
 impl Drop for Election {
     fn drop(&mut self) {
-        if !self.state().is_final() && self.runtime.is_ours() {
+        if self.is_ours() && !self.state().is_final() {
             self.resign();
         }
     }

@@ -132,13 +132,20 @@ impl EtcdEngine {
             trouble = answer;
             match &trouble {
                 Trouble::NotSent(_) => {}
-                Trouble::Unclear(_) => {
-                    is_unclear = true;
+                // The member that finds its quota exceeded when it applies a transaction says so after it has applied it.
+                Trouble::Unclear(_) | Trouble::Full(_) => {
+                    let was_unclear = std::mem::replace(&mut is_unclear, true);
+                    let is_full = matches!(trouble, Trouble::Full(_));
                     // The next attempt would find it out, too, but carries all of the batches.
                     match self.read_marks().await {
                         Ok(Some(marks)) if marks.has_changed(fence) => {
                             return self.judge(&marks, fence, true);
                         }
+                        Ok(Some(_)) if is_full && !was_unclear => {
+                            return Outcome::Failed(CommitError::Full(trouble.to_string()));
+                        }
+                        // etcd has refused it, but an earlier attempt may be on its way.
+                        Ok(Some(_)) if is_full => break,
                         Ok(None) => break,
                         _ => {}
                     }
@@ -146,7 +153,6 @@ impl EtcdEngine {
                 Trouble::LoggedOut(_) if !has_logged_out => has_logged_out = true,
                 // etcd has refused it, but an earlier attempt may be on its way.
                 _ if is_unclear => break,
-                Trouble::Full(_) => return Outcome::Failed(CommitError::Full(trouble.to_string())),
                 Trouble::TooLarge(_) => {
                     return Outcome::Failed(CommitError::TooLarge(trouble.to_string()));
                 }

@@ -25,7 +25,8 @@ const PAGE_BYTES: usize = 4 << 20;
 /// How many rows a page has at most, and how many the first one has.
 const PAGE_ROWS: usize = 10_000;
 const FIRST_PAGE_ROWS: usize = 32;
-/// How often a request is tried, and how often reading starts anew because etcd has compacted its history meanwhile.
+/// How often a request is tried, how often reading the rows starts anew because etcd has compacted their revision meanwhile, and how
+/// often a watch of the history that broke off is taken up again. A history that is compacted under the watch is an error.
 const ATTEMPTS: usize = 5;
 
 /// What `meta/` says when the store is there.

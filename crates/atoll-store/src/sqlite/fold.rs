@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 
-use super::record::checksum;
+use super::record::PutRow;
 use crate::types::{Revision, Row};
 
 type Target = (i64, Bytes);
@@ -126,26 +126,14 @@ impl Fold {
         }
         let end = job.rows.len().min(job.next + steps);
         if job.next < end {
-            let mut put = connection.prepare_cached(
-                "REPLACE INTO rows (table_id, key, value, owner, created, revision, version, checksum) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?;
+            let mut put = PutRow::new(connection)?;
             let mut delete =
                 connection.prepare_cached("DELETE FROM rows WHERE table_id = ?1 AND key = ?2")?;
             for ((table, key), row) in &job.rows[job.next..end] {
                 match row {
-                    Some(row) => put.execute(params![
-                        table,
-                        &key[..],
-                        &row.value[..],
-                        &row.owner[..],
-                        row.created as i64,
-                        row.revision as i64,
-                        row.version as i64,
-                        checksum(*table, key, row.revision, Some(row)),
-                    ])?,
-                    None => delete.execute(params![table, &key[..]])?,
-                };
+                    Some(row) => put.put(*table, key, row)?,
+                    None => delete.execute(params![table, &key[..]]).map(drop)?,
+                }
             }
             return Ok(Some(Progress {
                 next: end,

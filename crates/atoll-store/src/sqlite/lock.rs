@@ -1,6 +1,8 @@
 //! The lock file, which keeps a second server away from a data directory.
 //!
-//! The lock is the system's (`flock`), so it goes with its process however that ends; what is in the file only tells who holds it.
+//! The lock is the system's (`flock`). It goes with the last process that has the open file, however that ends: that is the one that
+//! took it, and the children that it has forked, which inherit the file, until they end or execute another program. So a directory
+//! can be locked after its server has gone. What is in the file only tells who took the lock.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};

@@ -10,6 +10,8 @@
 //! One connection, used by the thread that opens the store and then by the writer thread. Other programs may read the file meanwhile
 //! (`sqlite3 -readonly`), not write.
 
+#[cfg(test)]
+mod broken;
 mod fold;
 mod load;
 pub(crate) mod lock;
@@ -31,6 +33,12 @@ use crate::types::{Change, TableId};
 
 /// The name of the file in a data directory.
 pub const DATABASE_FILE: &str = "atoll.db";
+
+/// A database and what belongs to it. In this order they are moved away: without the first of them, what is left of the others is
+/// never taken for a new store.
+pub(crate) const DATABASE_SUFFIXES: [&str; 4] = ["", "-wal", "-journal", "-shm"];
+/// What a restore writes. While it is there and no database is, the restore has been interrupted.
+pub(crate) const RESTORE_SUFFIX: &str = ".restoring";
 
 /// When the structure of the file is checked before it is used. Checksums of rows are always compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +98,7 @@ pub struct SqliteEngine {
     table_ids: Vec<i64>,
     next_change: i64,
     fold: Fold,
-    /// Work in a pause has failed so that nobody knows what is on the disk: nothing may be written after it.
+    /// Something has failed so that nobody knows what is on the disk: nothing may be written after it.
     broken: Option<CommitError>,
     /// Given back after the connection.
     lock: Option<DirectoryLock>,
@@ -342,12 +350,14 @@ fn exists(path: &Path) -> Result<bool, OpenError> {
 
 /// Makes the file under another name first, so that one that is there is never a half-made one.
 fn make(path: &Path) -> Result<(), OpenError> {
-    let log = with_suffix(path, "-wal");
-    if exists(&log)? {
-        return Err(OpenError::Corrupt {
-            path: path.to_owned(),
-            found: format!("it is missing, but its log {} is there", log.display()),
-        });
+    for suffix in ["-wal", "-journal", RESTORE_SUFFIX] {
+        let left = with_suffix(path, suffix);
+        if exists(&left)? {
+            return Err(OpenError::Corrupt {
+                path: path.to_owned(),
+                found: format!("it is missing, but {} is there", left.display()),
+            });
+        }
     }
     let draft = with_suffix(path, ".new");
     remove(&draft)?;
@@ -380,10 +390,22 @@ pub(crate) fn remove(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Removes a database that is not needed, and whatever `SQLite` has put beside it.
+pub(crate) fn remove_database(path: &Path) -> Result<(), OpenError> {
+    let all = DATABASE_SUFFIXES.iter();
+    all.rev().try_for_each(|it| remove(&with_suffix(path, it)))
+}
+
+/// Makes a finished file durable.
+pub(crate) fn synchronise(path: &Path) -> Result<(), OpenError> {
+    std::fs::File::open(path)
+        .and_then(|it| it.sync_all())
+        .map_err(|error| io_error(path, "can't synchronise it", &error))
+}
+
 /// Gives a finished file its name, durably.
-pub(crate) fn put_in_place(draft: &Path, path: &Path) -> Result<(), OpenError> {
-    let synchronised = std::fs::File::open(draft).and_then(|it| it.sync_all());
-    synchronised.map_err(|error| io_error(draft, "can't synchronise it", &error))?;
+fn put_in_place(draft: &Path, path: &Path) -> Result<(), OpenError> {
+    synchronise(draft)?;
     std::fs::rename(draft, path)
         .map_err(|error| io_error(path, "can't put it in place", &error))?;
     synchronise_directory(path)
@@ -422,6 +444,9 @@ impl Engine for SqliteEngine {
         };
         let outcome = self.transact(&connection, |it| self.write(it, group));
         self.connection = Some(connection);
+        if let Err(error @ CommitError::Unknown(_)) = &outcome {
+            self.broken = Some(error.clone());
+        }
         let (progress, waited) = outcome?;
         let count = |it: &Effects| it.changes.len() as i64;
         self.next_change += group.batches.iter().map(count).sum::<i64>();
@@ -464,11 +489,13 @@ impl Engine for SqliteEngine {
         let Some(connection) = self.connection.take() else {
             return;
         };
-        // If this fails, the next start takes it for a crash, and checks the file.
-        let _ = connection.execute(
-            "UPDATE store SET is_clean = 1 WHERE epoch = ?1",
-            [self.epoch as i64],
-        );
+        // If this is not done, the next start takes it for a crash, and checks the file.
+        if self.broken.is_none() {
+            let _ = connection.execute(
+                "UPDATE store SET is_clean = 1 WHERE epoch = ?1",
+                [self.epoch as i64],
+            );
+        }
         drop(connection);
         self.lock = None;
     }

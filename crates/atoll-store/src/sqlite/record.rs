@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Connection, params};
 
 use crate::error::OpenError;
 use crate::types::{Revision, Row};
@@ -36,6 +37,33 @@ pub(crate) fn checksum(table: i64, key: &[u8], revision: Revision, row: Option<&
         hasher.update(&row.owner);
     }
     i64::from(hasher.finalize())
+}
+
+/// Puts rows into `rows`, one after the other.
+pub(crate) struct PutRow<'a>(CachedStatement<'a>);
+
+impl<'a> PutRow<'a> {
+    pub(crate) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+        let put = connection.prepare_cached(
+            "REPLACE INTO rows (table_id, key, value, owner, created, revision, version, checksum) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        );
+        Ok(Self(put?))
+    }
+
+    pub(crate) fn put(&mut self, table: i64, key: &[u8], row: &Row) -> rusqlite::Result<()> {
+        let put = self.0.execute(params![
+            table,
+            key,
+            &row.value[..],
+            &row.owner[..],
+            row.created as i64,
+            row.revision as i64,
+            row.version as i64,
+            checksum(table, key, row.revision, Some(row)),
+        ]);
+        put.map(drop)
+    }
 }
 
 /// Where the parts of a row are in a line of a query.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use super::with_suffix;
 use crate::error::OpenError;
 use crate::types::Revision;
 
@@ -152,10 +153,8 @@ pub(crate) fn open(path: &Path, flags: OpenFlags) -> Result<(Connection, i64), O
 /// does without them only when told that nobody writes.
 pub(crate) fn open_to_read(path: &Path) -> Result<(Connection, i64), OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
     match open(path, flags) {
-        Err(OpenError::Io { .. }) if !Path::new(&log).exists() => {
+        Err(OpenError::Io { .. }) if !with_suffix(path, "-wal").exists() => {
             let mut address = "file:".to_owned();
             for byte in path.as_os_str().as_encoded_bytes() {
                 let _ = match byte {

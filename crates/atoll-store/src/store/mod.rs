@@ -70,7 +70,7 @@ pub trait Subscriber: Send + Sync {
 
 /// Who says whether this server may still answer, because it leads.
 pub trait Guard: Send + Sync {
-    /// Called for each read, on any thread; must be quick.
+    /// Called for each read, on any thread, and by the writer for batches that are answered without asking the engine; must be quick.
     fn is_valid(&self) -> bool;
 }
 
@@ -258,12 +258,20 @@ impl Store {
         self.shared().epoch
     }
 
+    /// Whether this process was forked from the one that opened the store, so that nothing can be done with it here.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        self.shared().is_forked()
+    }
+
     /// Has a batch committed. Never blocks. What comes of it is told to `completion`, on the writer thread; a batch that is refused at
     /// once completes before this returns.
     pub fn submit(&self, batch: Batch, completion: Box<dyn Completion>) {
         let shared = self.shared();
         if shared.is_forked() {
-            completion.complete(Err(CommitError::Unavailable(ReadError::Forked.to_string())));
+            let error = CommitError::Unavailable(ReadError::Forked.to_string());
+            shared.complete(completion, Err(error));
+            shared.completed();
             return;
         }
         let bytes = batch.bytes();

@@ -146,6 +146,11 @@ impl Writer {
         let changes = self.evaluator.effects.iter().flat_map(|it| &it.changes);
         let added = changes.fold((0, 0), |sum, it| (sum.0 + 1, sum.1 + it.bytes()));
         if added.0 == 0 {
+            drop(state);
+            // The engine, which would find out that another server writes, is not asked; what the batches saw may be old.
+            if self.shared.check().is_err() {
+                self.refuse(&CommitError::Fenced { epoch: 0 });
+            }
             return None;
         }
         let bounds = (settings.max_log_changes, settings.max_log_bytes);
@@ -228,14 +233,19 @@ impl Writer {
         revision
     }
 
-    /// The group has not become durable, or nobody knows. Its batches get the error, those without effects too: what they saw may
-    /// be of the group.
-    fn fail(&mut self, error: &CommitError) {
+    /// What would have succeeded gets the error.
+    fn refuse(&mut self, error: &CommitError) {
         for outcome in &mut self.evaluator.outcomes {
             if outcome.is_ok() {
                 *outcome = Outcome::Err(error.clone());
             }
         }
+    }
+
+    /// The group has not become durable, or nobody knows. Its batches get the error, those without effects too: what they saw may
+    /// be of the group.
+    fn fail(&mut self, error: &CommitError) {
+        self.refuse(error);
         let later = match error {
             CommitError::Fenced { .. } => error.clone(),
             CommitError::Unknown(reason) => CommitError::Unavailable(format!(

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses its share")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use atoll_store::{Settings, SqliteEngine, SqliteSettings, Store, TableId};
@@ -34,24 +36,14 @@ impl Directory {
     /// A file system of that size; none, with the reason said, where the machine does not allow it.
     pub(crate) fn file_system(options: &str) -> Option<Self> {
         let mut directory = Self::new();
-        let output = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(&directory.path)
-            .output();
-        match output {
-            Ok(it) if it.status.success() => {
-                directory.is_mounted = true;
-                Some(directory)
-            }
-            other => {
-                eprintln!("left out: this user can't mount a file system: {other:?}");
-                None
-            }
-        }
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
+        directory.is_mounted = may_mount(mount.arg(&directory.path));
+        directory.is_mounted.then_some(directory)
     }
 
     pub(crate) fn remount(&self, options: &str) {
-        let status = std::process::Command::new("mount")
+        let status = Command::new("mount")
             .args(["-o", options])
             .arg(&self.path)
             .status();
@@ -67,12 +59,43 @@ impl Directory {
     }
 }
 
+/// Whether that worked; if not, a line is seen that says so.
+fn may_mount(mount: &mut Command) -> bool {
+    let output = mount.output();
+    if output.as_ref().is_ok_and(|it| it.status.success()) {
+        return true;
+    }
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    // Past the test harness, which shows only what failing tests print.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: this user can't mount a file system: {output:?}"
+    );
+    false
+}
+
+/// A file that can be read and written, but not renamed, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pinned(PathBuf);
+
+impl Pinned {
+    /// None, with the reason said, where the machine does not allow it.
+    pub(crate) fn new(path: PathBuf) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        may_mount(mount.arg("--bind").arg(&path).arg(&path)).then_some(Self(path))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 impl Drop for Directory {
     fn drop(&mut self) {
         if self.is_mounted {
-            let _ = std::process::Command::new("umount")
-                .arg(&self.path)
-                .status();
+            let _ = Command::new("umount").arg(&self.path).status();
         }
         let _ = std::fs::remove_dir_all(&self.path);
     }

@@ -19,13 +19,15 @@ pub enum CancelReason {
     BadRequest,
     /// The client does not take its messages; it got `RESOURCE_EXHAUSTED`, if it takes that.
     SlowClient,
+    /// A message of its request made no progress for `body_timeout`; the client got `DEADLINE_EXCEEDED`.
+    SlowBody,
 }
 
 impl CancelReason {
     /// The status with which such a call ends, unless a better one is known.
     pub(in crate::transport) fn code(self) -> Code {
         match self {
-            Self::Deadline => Code::DeadlineExceeded,
+            Self::Deadline | Self::SlowBody => Code::DeadlineExceeded,
             Self::Client | Self::ConnectionLost => Code::Cancelled,
             Self::Shutdown => Code::Unavailable,
             Self::BadRequest => Code::Internal,
@@ -52,13 +54,14 @@ impl State {
     /// This and above: cancelled, one value per reason.
     pub(super) const CANCELLED: u8 = 3;
 
-    const REASONS: [CancelReason; 6] = [
+    const REASONS: [CancelReason; 7] = [
         CancelReason::Deadline,
         CancelReason::Client,
         CancelReason::ConnectionLost,
         CancelReason::Shutdown,
         CancelReason::BadRequest,
         CancelReason::SlowClient,
+        CancelReason::SlowBody,
     ];
 
     pub(super) fn transition_to_running(&self) -> bool {

@@ -66,9 +66,7 @@ where
         count(self.outbox.counters.of(reason));
         // What waited for a place has never been dispatched.
         if let Some(call) = call.filter(|call| !call.is_unseen()) {
-            call.target().cancelled(&call);
-            // Whoever waits there sees that it is over, however long the first one takes.
-            call.tell_other();
+            call.tell_cancelled();
         }
     }
 

@@ -166,12 +166,11 @@ where
             "SERVER: The request's message made no progress for {} s",
             timeout.as_secs_f64()
         );
+        let status = Status::new(Code::DeadlineExceeded, text);
         let stream = self.streams.get_mut(key);
         if stream.is_some_and(|stream| stream.stage.call().is_some()) {
-            let status = Status::new(Code::DeadlineExceeded, text);
-            return self.cancel(key, CancelReason::BadRequest, Some(status));
+            return self.cancel(key, CancelReason::SlowBody, Some(status));
         }
-        let status = Status::new(Code::DeadlineExceeded, text);
         self.refuse_reading(key, Refused::SlowBody, status);
     }
 

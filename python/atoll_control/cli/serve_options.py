@@ -1,0 +1,260 @@
+"""`ServeOptions`: what can be set of `atollctl serve`, each declared once; a new setting is a new field here."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - the types of settings are read
+from typing import TYPE_CHECKING, Final
+
+from atoll.store import EtcdOptions
+from atoll_control.cli.configuration import setting
+from atoll_control.server.detector import DetectorSettings
+from atoll_control.server.kv_manager import KvSettings
+from atoll_control.server.logs import LogFormat
+from atoll_control.server.settings import ServerSettings
+from atoll_control.server.term import reachable
+
+if TYPE_CHECKING:
+    from atoll_control.cli.configuration import Configuration
+
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
+_MAX_PORT: Final = 65535
+_MIN_DATA_BYTES: Final = 1 << 20
+
+
+def _host_of(address: str) -> str | None:
+    """The host of HOST:PORT; None when it is none."""
+    match = _ADDRESS.fullmatch(address)
+    return None if match is None or int(match.group(2)) > _MAX_PORT else match.group(1)
+
+
+def _address_problem(address: str) -> str | None:
+    if _host_of(address) is None:
+        return f'must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {address!r}'
+    return None
+
+
+def _observe_problem(address: str) -> str | None:
+    if address.startswith("unix:") and len(address) > len("unix:"):
+        return None
+    if address.startswith("unix:") or _host_of(address) is None:
+        return f"must be HOST:PORT or unix:PATH, for example 127.0.0.1:9464 or unix:/run/atoll.sock; got {address!r}"
+    return None
+
+
+def _is_loopback(address: str) -> bool:
+    host = _host_of(address) or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The settings of `atollctl serve`."""
+
+    listen: str = setting(
+        "127.0.0.1:50051",
+        metavar="HOST:PORT",
+        check=_address_problem,
+        help="Address to listen on. Port 0 takes a free one; the log says which.",
+    )
+    data_dir: Path | None = setting(
+        None,
+        metavar="DIRECTORY",
+        help="Where nodes, keys and leases are kept; made if it is not there. Without it they are kept in memory, and "
+        "are lost when the server ends.",
+    )
+    max_data_bytes: int | None = setting(
+        None,
+        metavar="BYTES",
+        minimum=_MIN_DATA_BYTES,
+        help="How large the database may grow; then changes are refused and reads go on.",
+    )
+    etcd: tuple[str, ...] = setting(
+        (),
+        metavar="URL,...",
+        help="Keep everything in this etcd instead of a directory, as one of several servers of which one leads and "
+        "the others stand by: its members' addresses, as in http://10.0.0.1:2379,http://10.0.0.2:2379.",
+    )
+    etcd_prefix: str = setting(
+        "/atoll/", metavar="PREFIX", help="What all keys in etcd begin with; no others are touched."
+    )
+    etcd_user: str | None = setting(None, metavar="NAME", help="As whom to log in to etcd.")
+    etcd_password_file: Path | None = setting(
+        None, metavar="FILE", help="The file with that user's password: its first line."
+    )
+    etcd_ca: Path | None = setting(
+        None, metavar="FILE", help="Who signs the certificates of etcd (PEM); for addresses that begin with https."
+    )
+    etcd_cert: Path | None = setting(None, metavar="FILE", help="This server's certificate for etcd (PEM).")
+    etcd_key: Path | None = setting(None, metavar="FILE", help="The private key of that certificate (PEM).")
+    advertise: str | None = setting(
+        None,
+        metavar="HOST:PORT",
+        check=_address_problem,
+        help="Where clients reach this server, if that is not the address it listens on: standbys tell them.",
+    )
+    max_kv_bytes: int = setting(
+        KvSettings().max_total_bytes,
+        metavar="BYTES",
+        minimum=1,
+        help="What all keys and values together may take in memory; then puts are refused and reads go on.",
+    )
+    heartbeat_interval: float = setting(
+        2.0,
+        metavar="SECONDS",
+        help="Nodes are told to send a heartbeat this often, and less often when there are many.",
+    )
+    dead_after: float = setting(
+        12.0,
+        metavar="SECONDS",
+        help="A node without a sign of life for this long is dead. At least four times the interval; it is suspect, "
+        "and probed, after half of it. Time in which the server itself was late does not count against nodes.",
+    )
+    observe_only: bool = setting(
+        default=False, help="Log who would be marked dead, and mark nobody: for trying thresholds."
+    )
+    insecure_beyond_loopback: bool = setting(
+        default=False,
+        help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
+        "everything: there is neither TLS nor a token.",
+    )
+    observe: str | None = setting(
+        None,
+        metavar="HOST:PORT|unix:PATH",
+        check=_observe_problem,
+        help="Where /livez, /readyz and the framework's /metrics are answered, natively: while every loop is stuck, "
+        "too. {pid} stands for the process's id.",
+    )
+    metrics: str | None = setting(
+        None,
+        metavar="HOST:PORT",
+        check=_address_problem,
+        help="Where /metrics has the control plane's numbers besides, for Prometheus.",
+    )
+    observe_beyond_loopback: bool = setting(
+        default=False,
+        help="Let --observe and --metrics be addresses that other machines reach, such as a kubelet and Prometheus. "
+        "They can change nothing there, and learn names of methods and loops, and how much there is of what.",
+    )
+    liveness_threshold: float = setting(
+        60.0,
+        metavar="SECONDS",
+        minimum=1,
+        help="A loop without progress for longer makes /livez fail.",
+    )
+    network_threads: int | None = setting(
+        None,
+        metavar="N",
+        minimum=1,
+        maximum=1024,
+        help="Native threads that read and write connections. Default: chosen by Atoll.",
+    )
+    grace: float = setting(
+        5.0,
+        metavar="SECONDS",
+        minimum=0,
+        help="What running calls get to finish when the server stops; watches are ended at once.",
+    )
+    log_format: LogFormat = setting(
+        LogFormat.CONSOLE, help="Log lines for people or for machines, one per event, on standard error."
+    )
+    demo_controls: bool = setting(
+        default=False, flag_only=True, help="Offer the service by which `atoll demo` slows a module down."
+    )
+    one_loop: bool = setting(default=False, flag_only=True, help="Put all modules on one loop, for comparison.")
+    exit_with_stdin: bool = setting(default=False, flag_only=True, help="Stop when standard input closes.")
+
+
+def _etcd_options(configuration: Configuration[ServeOptions]) -> EtcdOptions | None:
+    options = configuration.options
+    if not options.etcd:
+        return None
+    if options.data_dir is not None:
+        raise configuration.wrong("data_dir", "everything is kept in etcd or in a directory: name one of them")
+    password = None
+    if options.etcd_password_file is not None:
+        try:
+            password = options.etcd_password_file.read_text("utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise configuration.wrong("etcd_password_file", f"can't be read: {error}") from None
+    for name, path in (("etcd_ca", options.etcd_ca), ("etcd_cert", options.etcd_cert), ("etcd_key", options.etcd_key)):
+        if path is not None and not path.is_file():
+            raise configuration.wrong(name, f"there is no file {path}")
+    etcd = EtcdOptions(
+        endpoints=options.etcd,
+        prefix=options.etcd_prefix,
+        user=options.etcd_user,
+        password=password,
+        ca=options.etcd_ca,
+        cert=options.etcd_cert,
+        key=options.etcd_key,
+    )
+    try:
+        etcd.checked()
+    except (ValueError, OSError) as error:
+        raise configuration.wrong("etcd", str(error)) from None
+    if not (options.advertise or reachable(options.listen)):
+        raise configuration.wrong(
+            "advertise",
+            f"clients have to be told where this server is, and {options.listen} does not say by which of its "
+            "addresses it is reached: name HOST:PORT",
+        )
+    return etcd
+
+
+def server_settings(configuration: Configuration[ServeOptions]) -> ServerSettings:
+    """What the server is told.
+
+    Raises:
+        ConfigurationError: settings that are fine each by itself don't go together.
+    """
+    options = configuration.options
+    if not options.insecure_beyond_loopback and not _is_loopback(options.listen):
+        raise configuration.wrong(
+            "listen",
+            f"{_host_of(options.listen)} may be reached from other machines, and whoever reaches it may change "
+            "everything: listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
+        )
+    for name, address in (("observe", options.observe), ("metrics", options.metrics)):
+        is_told_here_only = address is None or address.startswith("unix:") or _is_loopback(address)
+        if not is_told_here_only and not options.observe_beyond_loopback:
+            raise configuration.wrong(
+                name,
+                f"{_host_of(address or '')} may be reached from other machines: listen on 127.0.0.1, or say "
+                "--observe-beyond-loopback if they may learn how this server does",
+            )
+    try:
+        detector = DetectorSettings.scaled(
+            heartbeat_interval=options.heartbeat_interval,
+            dead_after=options.dead_after,
+            observe_only=options.observe_only,
+        )
+    except ValueError as error:
+        name, _, problem = str(error).partition(": ")
+        raise configuration.wrong(name, problem) from None
+    return ServerSettings(
+        listen=options.listen,
+        advertise=options.advertise,
+        etcd=_etcd_options(configuration),
+        data_dir=options.data_dir,
+        max_data_bytes=options.max_data_bytes,
+        detector=detector,
+        kv=KvSettings(max_total_bytes=options.max_kv_bytes),
+        observe=None if options.observe is None else options.observe.replace("{pid}", str(os.getpid())),
+        metrics=options.metrics,
+        observe_beyond_loopback=options.observe_beyond_loopback,
+        liveness_threshold=options.liveness_threshold,
+        network_threads=options.network_threads,
+        grace=options.grace,
+        demo_controls=options.demo_controls,
+        one_loop=options.one_loop,
+        exit_with_stdin=options.exit_with_stdin,
+    )

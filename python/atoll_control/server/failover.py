@@ -1,0 +1,157 @@
+"""One of several servers on one etcd: stands by, has a term when it is elected, and stands by again when that is over.
+
+Each turn has an election of its own, for an election leads at most once, and ends with everything of it closed:
+
+1. The standby takes the port, and tells whoever calls where the leader is.
+2. When this server is elected, the store is loaded and the modules are made, while the standby still answers.
+3. The standby gives the port to the term, which serves until the server is to stop or somebody else may lead.
+4. The store is closed, then the leadership is given back: another server need not wait for the lease to run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from atoll.errors import StoreError
+from atoll.store import Election, Store
+from atoll_control.api.v1 import admin_pb2
+from atoll_control.server.standby import Standby
+from atoll_control.server.tables import TABLES
+from atoll_control.server.term import Term, log_opened, reachable
+
+if TYPE_CHECKING:
+    from atoll.store import ElectionState, EtcdOptions
+    from atoll_control.server.settings import ServerSettings
+    from atoll_control.server.stopping import Stop
+    from atoll_control.server.vitals import Vitals
+
+_log = structlog.get_logger("atoll_control.server")
+
+# Seconds until a server stands again whose store could not be loaded: another one may have its turn.
+STAND_AGAIN_AFTER: Final = 2.0
+
+
+async def serve_in_turns(
+    settings: ServerSettings, etcd: EtcdOptions, server_id: str, stop: Stop, vitals: Vitals
+) -> None:
+    """Serves until asked to stop.
+
+    Raises:
+        atoll.errors.BindError: the address is in use or not this machine's.
+        ValueError: an option of etcd is wrong.
+    """
+    listen = settings.listen
+    while not stop.asked.is_set():
+        standby = Standby(settings, server_id)
+        # The first turn may choose a free port, and the others keep it.
+        listen = standby.bind(listen)
+        advertised = settings.advertise or reachable(listen)
+        election = Election.start(etcd, name=server_id, address=advertised)
+        await _Turn(settings, server_id, listen, advertised, stop, vitals, standby, election).run()
+
+
+class _Turn:
+    """From standing by to the end of the term that follows, if one does."""
+
+    def __init__(  # noqa: PLR0917 - a private class with one caller
+        self,
+        settings: ServerSettings,
+        server_id: str,
+        listen: str,
+        advertised: str,
+        stop: Stop,
+        vitals: Vitals,
+        standby: Standby,
+        election: Election,
+    ) -> None:
+        self._settings = settings
+        self._server_id = server_id
+        self._listen = listen
+        self._advertised = advertised
+        self._stop = stop
+        self._vitals = vitals
+        self._standby = standby
+        self._election = election
+        self._lost = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ends when the server is to stop, or when it has led."""
+        async with contextlib.AsyncExitStack() as at_the_end:
+            at_the_end.push_async_callback(self._election.resign)
+            at_the_end.push_async_callback(self._standby.stop)
+            await self._standby.start()
+            self._vitals.up(f"standing by at {self._listen}")
+            epoch = await self._stand()
+            if epoch is None:
+                return
+            try:
+                store = await asyncio.to_thread(Store.in_etcd, self._election, TABLES)
+            except StoreError as problem:
+                _log.error("store_not_loaded", epoch=epoch, problem=str(problem))
+                await self._pause()
+                return
+            at_the_end.push_async_callback(store.close)
+            log_opened(store, etcd=self._settings.etcd.prefix if self._settings.etcd else "")
+            at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
+            following = asyncio.create_task(self._follow())
+            at_the_end.callback(following.cancel)
+            term = Term(self._settings, self._server_id, self._vitals)
+            async with term.modules(store, self._advertised):
+                await self._standby.stop()
+                term.bind(self._listen)
+                await term.serve(self._listen, self._stop, self._lost)
+            _log.info("term_ended", epoch=epoch)
+
+    async def _stand(self) -> int | None:
+        """Waits to be elected, and returns the epoch; None when the server is to stop."""
+        _log.info("standing_by", address=self._listen, advertised=self._advertised, server_id=self._server_id)
+        asked = asyncio.create_task(self._stop.asked.wait())
+        try:
+            state = self._election.state
+            while state.role == "standby":
+                self._tell(state)
+                changed = asyncio.create_task(self._election.changed(state))
+                await asyncio.wait({asked, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if not changed.done():
+                    changed.cancel()
+                    return None
+                state = changed.result()
+        finally:
+            asked.cancel()
+        if state.role != "leading":
+            _log.warning("not_elected", problem=state.problem)
+            return None
+        self._standby.role = admin_pb2.SERVER_ROLE_RECOVERING
+        self._standby.leader_address = ""
+        _log.info("elected", epoch=state.epoch)
+        return state.epoch
+
+    def _tell(self, state: ElectionState) -> None:
+        """Has the standby tell what is known of the leader."""
+        address = "" if state.leader is None else state.leader.address
+        problem = state.problem or ""
+        if problem != self._standby.problem and problem:
+            _log.warning("etcd_not_reached", problem=problem)
+        if address != self._standby.leader_address and state.leader is not None:
+            _log.info("leader_seen", name=state.leader.name, address=address, epoch=state.leader.epoch)
+        self._standby.leader_address, self._standby.problem = address, problem
+
+    async def _follow(self) -> None:
+        """Says when somebody else may lead."""
+        state = self._election.state
+        while state.role == "leading":
+            state = await self._election.changed(state)
+        if state.role == "lost":
+            _log.error("leadership_lost", epoch=state.epoch, problem=state.problem)
+        self._lost.set()
+
+    async def _pause(self) -> None:
+        """Lets others stand, unless the server is to stop."""
+        await self._standby.stop()
+        await self._election.resign()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.asked.wait(), STAND_AGAIN_AFTER)

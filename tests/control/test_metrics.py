@@ -1,0 +1,240 @@
+"""The text of metrics, who is asked for numbers, and who may read them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import parser
+from tests.control.observing import PATIENCE, get, parsed
+from tests.control.watching import on_a_loop
+
+from atoll import IoContext
+from atoll.errors import BindError, MailboxFull
+from atoll.observe import Readiness
+from atoll.store import Store
+from atoll_control.server import metrics, metrics_endpoint
+from atoll_control.server.metrics import METRICS, PREFIX, Distribution, text_of
+from atoll_control.server.metrics_collector import STORE_STUCK_AFTER, MetricsCollector
+from atoll_control.server.metrics_endpoint import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsEndpoint
+from atoll_control.server.tables import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+def test_every_metric_has_its_type_also_without_a_sample() -> None:
+    families = {family.name: family.type for family in parser.text_string_to_metric_families(text_of([]))}
+    assert len(families) == len(METRICS)
+    for metric in METRICS:
+        assert families[(PREFIX + metric.name).removesuffix("_total")] == metric.kind
+
+
+def test_names_say_their_unit_and_counters_end_in_total() -> None:
+    for metric in METRICS:
+        assert (metric.kind == "counter") == metric.name.endswith("_total"), metric.name
+        assert metric.help.endswith("."), metric.name
+
+
+def test_a_histogram_is_told_with_growing_counts() -> None:
+    seen = Distribution(6, 1.5, [(0.1, 1), (0.2, 0), (0.4, 3), (float("inf"), 2)])
+    samples = parsed(text_of([{"store_commit_seconds": [((), seen)]}]))
+    assert samples[f"{PREFIX}store_commit_seconds_bucket"] == {("0.1",): 1, ("0.2",): 1, ("0.4",): 4, ("+Inf",): 6}
+    assert samples[f"{PREFIX}store_commit_seconds_sum"] == {(): 1.5}
+    assert samples[f"{PREFIX}store_commit_seconds_count"] == {(): 6}
+
+
+def test_labels_may_have_any_text() -> None:
+    wild = 'a "b"\\c\nd'
+    assert parsed(text_of([{"table_rows": [((wild,), 1)]}]))[f"{PREFIX}table_rows"] == {(wild,): 1}
+
+
+# -------------------------------------------------------------------------------------------------------- collecting
+
+
+def collector(readiness: Readiness | None = None) -> MetricsCollector:
+    return MetricsCollector(IoContext.current(), readiness or Readiness(), version="1", started_at=1.0, interval=0.001)
+
+
+@on_a_loop
+async def test_a_module_that_does_not_answer_is_not_asked_again_and_keeps_its_last_numbers() -> None:
+    collecting = collector()
+    asked = itertools.count(1)
+    latest = 0
+    stuck = asyncio.Event()
+
+    async def answer() -> metrics.Samples:
+        nonlocal latest
+        latest = next(asked)
+        if latest == 3:
+            await stuck.wait()
+        return metrics.of_nodes({"ALIVE": latest})
+
+    with collecting.asking({"nodes": answer}):
+        await soon(lambda: latest == 3)
+        await asyncio.sleep(0.05)
+        assert latest == 3
+        assert parsed(collecting.text())[f"{PREFIX}nodes"]["alive",] == 2
+        assert parsed(collecting.text())[f"{PREFIX}numbers_age_seconds"]["nodes",] >= 0.04
+        stuck.set()
+        await soon(lambda: latest > 3)
+    assert f"{PREFIX}nodes" not in parsed(collecting.text())
+
+
+@on_a_loop
+async def test_a_full_mailbox_leaves_the_last_numbers_and_is_asked_again() -> None:
+    collecting = collector()
+    asked = 0
+
+    async def answer() -> metrics.Samples:
+        nonlocal asked
+        asked += 1
+        if asked % 2 == 0:
+            raise MailboxFull("full")
+        return metrics.of_nodes({"ALIVE": asked})
+
+    with collecting.asking({"nodes": answer}):
+        await soon(lambda: asked > 4)
+        assert parsed(collecting.text())[f"{PREFIX}nodes"]["alive",] in {3, 5, 7, 9}
+
+
+class StuckStore:
+    """A store of which the test says what it tells."""
+
+    epoch = 1
+
+    def __init__(self) -> None:
+        self.real = Store.in_memory(TABLES)
+        self.told: dict[str, Any] = {}
+
+    def statistics(self) -> Any:
+        told, real = self.told, self.real.statistics()
+
+        class Told:
+            def __getattr__(self, name: str) -> Any:
+                return told.get(name, getattr(real, name))
+
+        return Told()
+
+
+class Clock:
+    """Of a main loop whose time the test moves."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+@on_a_loop
+async def test_a_store_that_has_stopped_or_does_not_get_on_is_not_ready() -> None:
+    readiness, clock, store = Readiness(), Clock(), StuckStore()
+    anything: Any = clock
+    collecting = MetricsCollector(anything, readiness, version="1", started_at=1.0)
+
+    def condition() -> tuple[bool, str]:
+        (told,) = readiness.conditions()
+        return told.ok, told.reason
+
+    stored: Any = store
+    with collecting.watching_store(stored, 1):
+        assert condition() == (True, "memory")
+        store.told = {"pending_batches": 3}
+        await asyncio.sleep(0)
+        clock.time += STORE_STUCK_AFTER + 1
+        await soon(lambda: not condition()[0])
+        assert condition() == (False, "3 batches wait, and none was committed for 11 s: look at the disk")
+        store.told = {"pending_batches": 3, "batches": 1}
+        await soon(lambda: condition()[0])
+        store.told = {"stopped": "the lease is lost"}
+        await soon(lambda: condition() == (False, "the lease is lost"))
+    assert condition() == (False, "closed")
+    store.real.close_blocking()
+
+
+# ----------------------------------------------------------------------------------------------------------- serving
+
+
+def served() -> MetricsEndpoint:
+    return MetricsEndpoint("127.0.0.1:0", lambda: "numbers 1\n")
+
+
+async def asked(endpoint: MetricsEndpoint, path: str = "/metrics", **how: Any) -> tuple[int, str]:
+    return await asyncio.to_thread(lambda: get(endpoint.address, path, **how))
+
+
+@on_a_loop
+async def test_only_the_path_of_metrics_is_there_and_only_for_reading() -> None:
+    async with served() as endpoint:
+        assert await asked(endpoint) == (200, "numbers 1\n")
+        assert await asked(endpoint, "/metrics?x=1") == (200, "numbers 1\n")
+        assert await asked(endpoint, method="HEAD") == (200, "")
+        assert (await asked(endpoint, "/"))[0] == 404
+        assert (await asked(endpoint, method="POST"))[0] == 405
+
+
+@on_a_loop
+async def test_who_comes_by_loopback_is_answered_only_when_it_asks_for_a_name_of_it() -> None:
+    async with served() as endpoint:
+        for host in ("localhost", "LOCALHOST:9465", "127.0.0.1", "127.1.2.3:80", "[::1]:80", "[::1]"):
+            assert (await asked(endpoint, host=host))[0] == 200, host
+        for host in ("example.org", "127.0.0.1.example.org", "10.0.0.1:80", "[2001:db8::1]:80", "", "localhost, x"):
+            assert (await asked(endpoint, host=host))[0] == 403, host
+
+
+async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def raw(endpoint: MetricsEndpoint, sent: bytes) -> bytes:
+    host, port = endpoint.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    try:
+        return await read_to_the_end(reader)
+    finally:
+        writer.close()
+
+
+@on_a_loop
+async def test_what_is_no_request_gets_no_answer_and_harms_nobody() -> None:
+    async with served() as endpoint:
+        assert await raw(endpoint, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n") == b""
+        assert b"405" in await raw(endpoint, b"\x16\x03\x01\r\n\r\n")
+        assert b"403" in await raw(endpoint, b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert await asked(endpoint) == (200, "numbers 1\n")
+
+
+def test_who_is_slow_or_one_too_many_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_endpoint, "HEAD_TIMEOUT", 0.2)
+
+    @on_a_loop
+    async def run() -> None:
+        async with served() as endpoint:
+            host, port = endpoint.address.split(":")
+            opened = [await asyncio.open_connection(host, int(port)) for _ in range(MAX_CONNECTIONS + 4)]
+            for reader, writer in opened:
+                assert await read_to_the_end(reader) == b""
+                writer.close()
+            assert await asked(endpoint) == (200, "numbers 1\n")
+
+    run()
+
+
+@on_a_loop
+async def test_an_address_in_use_is_told() -> None:
+    async with served() as endpoint:
+        with pytest.raises(BindError, match=f"cannot listen on {endpoint.address} for metrics: "):
+            await MetricsEndpoint(endpoint.address, str).__aenter__()

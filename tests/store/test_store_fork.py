@@ -1,0 +1,65 @@
+"""What a forked child may do with its parent's store: nothing, and that at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import asyncio, os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
+import atoll.store
+from atoll.errors import ForkedError
+
+store = atoll.store.Store.in_memory(["kv"])
+store.commit_blocking(store.batch().put("kv", b"a", b"1"))
+pid = os.fork()
+if pid == 0:
+    batch = store.batch().put("kv", b"b", b"2")
+
+    async def commit():
+        await store.commit(batch)
+
+    tries = {
+        "commit": lambda: asyncio.run(commit()),
+        "blocking": lambda: store.commit_blocking(batch),
+        "get": lambda: store.get("kv", b"a"),
+        "count": lambda: store.count("kv"),
+        "owned": lambda: store.owned(b"a"),
+        "snapshot": store.snapshot,
+        "statistics": store.statistics,
+        "subscribe": lambda: store.subscribe(atoll.IoContext("childs"), print),
+    }
+    seen = []
+    for name, use in tries.items():
+        try:
+            use()
+        except ForkedError as error:
+            assert "open another one after the fork" in str(error), error
+            seen.append(name)
+    store.close_blocking()
+    assert len(batch) == 1
+    own = atoll.store.Store.in_memory(["kv"])
+    own.commit_blocking(own.batch().put("kv", b"b", b"2"))
+    own.close_blocking()
+    del store
+    print(*seen, flush=True)
+    sys.exit(0)
+status = os.waitpid(pid, 0)[1]
+assert store.commit_blocking(store.batch().put("kv", b"b", b"2")).revision == 2, "the parent goes on"
+store.close_blocking()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+TRIED = ["commit", "blocking", "get", "count", "owned", "snapshot", "statistics", "subscribe"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_told_what_to_do_and_its_parent_goes_on() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CHILD], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == TRIED
