@@ -61,6 +61,7 @@ class Proxy:
     Attributes:
         upstream: where the server listens; may change.
         refuses: connections are closed as they are made.
+        is_frozen: nothing is passed on, and nothing is closed.
         loses_answer_to: once the client has said this, its connection breaks before it is answered. The server's does
             not, so that it does what it was asked to do. Once only.
     """
@@ -68,6 +69,7 @@ class Proxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.refuses = False
+        self.is_frozen = False
         self.loses_answer_to: bytes | None = None
         self._unanswered: set[socket.socket] = set()
         self.connections = 0
@@ -109,7 +111,8 @@ class Proxy:
                 if self.loses_answer_to is not None and self.loses_answer_to in data:
                     self.loses_answer_to = None
                     self._unanswered.add(server)
-                server.sendall(data)
+                if not self.is_frozen:
+                    server.sendall(data)
         if server not in self._unanswered:
             self._shut(server)
 
@@ -118,7 +121,7 @@ class Proxy:
             while data := server.recv(65536):
                 if server in self._unanswered:
                     self._shut(client)
-                else:
+                elif not self.is_frozen:
                     client.sendall(data)
         self._shut(client)
         self._shut(server)

@@ -419,3 +419,18 @@ def test_a_watch_goes_to_the_leader_when_the_server_that_it_was_at_has_become_a_
         assert client.endpoint == address
         assert other.calls == ["/atoll.v1.WatchService/Watch"]
         watch.close()
+
+
+def test_a_server_that_answers_nothing_is_left_for_another_one(address: str) -> None:
+    with proxy(address) as between, Client([between.address, address], timeout=TIMEOUT) as client:
+        watch = client.watch.kv("frozen")
+        assert isinstance(next(watch), SnapshotComplete)
+        between.is_frozen = True
+        with Client(address) as direct:
+            direct.kv.put("k", "v", namespace="frozen")
+        began = time.monotonic()
+        assert isinstance(next(watch), Changed)
+        # grpc's own keepalive would take 70 s and more: see CHANNEL_OPTIONS.
+        assert time.monotonic() - began < TIMEOUT
+        assert client.endpoint == address
+        watch.close()
