@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import grpc
 import typer
 
+from atoll_control.cli.connection import WrongConnectionError, current, identity
 from atoll_control.client import Client, ClientError, UnreachableError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ USAGE: Final = 2
 NOT_FOUND: Final = 3
 CONFLICT: Final = 4
 UNREACHABLE: Final = 5
+NOT_ALLOWED: Final = 6
 
 CODES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: USAGE,
@@ -27,10 +30,12 @@ CODES: Final = {
     grpc.StatusCode.FAILED_PRECONDITION: CONFLICT,
     grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+    grpc.StatusCode.UNAUTHENTICATED: NOT_ALLOWED,
+    grpc.StatusCode.PERMISSION_DENIED: NOT_ALLOWED,
 }
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has "
-    "changed, 5 the server can't be reached."
+    "changed, 5 the server can't be reached, 6 the token does not allow it."
 )
 
 ServerOption = Annotated[
@@ -60,14 +65,18 @@ def fail(message: str, code: int = COULD_NOT) -> NoReturn:
 def connected(server: list[str], timeout: float = DEFAULT_TIMEOUT) -> Iterator[Client]:
     """A client; a call that fails in the block ends the command with the server's words."""
     try:
-        client = Client(server, timeout=timeout, wait_for_server=False)
+        token, tls = identity(current(), os.environ.get("ATOLL_TOKEN"))
+        client = Client(server, token=token, tls=tls, timeout=timeout, wait_for_server=False)
+    except WrongConnectionError as wrong:
+        fail(str(wrong), USAGE)
     except ValueError as wrong:
         fail(f"--server: {str(wrong).removeprefix('endpoints: ')}", USAGE)
     with client:
         try:
             yield client
         except UnreachableError as error:
-            fail(f"{error} Name another with --server", UNREACHABLE)
+            hint = "" if tls else "; if it speaks TLS, name who vouches for it with --tls-ca"
+            fail(f"{error} Name another with --server{hint}", UNREACHABLE)
         except ClientError as error:
             fail(str(error), COULD_NOT if error.status is None else CODES.get(error.status, COULD_NOT))
 
