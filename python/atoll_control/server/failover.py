@@ -155,6 +155,7 @@ class _Turn:
         if address != self._standby.leader_address and state.leader is not None:
             _log.info("leader_seen", name=state.leader.name, address=address, epoch=state.leader.epoch)
         self._standby.leader_address, self._standby.problem = address, problem
+        self._vitals.stands_by(address)
 
     async def _follow(self) -> None:
         """Says when somebody else may lead."""
