@@ -27,8 +27,8 @@ QUANTITIES: Final = {
     "all_nodes_seconds": "all nodes heard",
 }
 
-_START_SECONDS: Final = 12.0
-_ROUND_SECONDS: Final = 16.0
+_START_SECONDS: Final = 8.0
+_ROUND_SECONDS: Final = 11.0
 _BEFORE_SECONDS: Final = 4.0
 _TIMEOUT: Final = 60.0
 _POLL_SECONDS: Final = 0.1
