@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 QUANTITIES: Final = ("seconds", "cpu_seconds", "bytes_per_key", "file_bytes_per_key", "filled_per_second")
 
 _START_SECONDS: Final = 1.5
-_SECONDS_PER_MILLION: Final = 12.0
+_SECONDS_PER_MILLION: Final = 4.0
+_FILL_SECONDS_PER_MILLION: Final = 12.0
 _FILL_TIMEOUT: Final = 300.0
 
 
@@ -34,8 +35,8 @@ class RestartBenchmark:
     def __init__(self, *, quick: bool, size: Size | None = None) -> None:
         """Choose the length of the run."""
         self._size = size or plan.size(quick=quick)
-        starts = [*self._size.restart_keys, *[self._size.restart_keys[-1]] * (self._size.restarts - 1)]
-        self.expected_seconds = sum(2 * _expected(keys) for keys in starts) + _START_SECONDS
+        starts = [0, *self._size.restart_keys, *[self._size.restart_keys[-1]] * (self._size.restarts - 1)]
+        self.expected_seconds = sum(map(_fills_in, self._size.restart_keys)) + sum(map(_starts_in, starts))
 
     def run(self, progress: Progress) -> Result:
         """See ``Benchmark``."""
@@ -49,13 +50,13 @@ class RestartBenchmark:
             progress.step("restart: without a key", _START_SECONDS)
             empty = self._start(directory, data, 0)
             for keys in self._size.restart_keys:
-                progress.step(f"restart, filling to {keys:,} keys", _expected(keys))
+                progress.step(f"restart, filling to {keys:,} keys", _fills_in(keys))
                 arguments = (str(data), str(keys))
                 with Child("benchmarks.control.filling", *arguments, start_timeout=_FILL_TIMEOUT) as filled:
                     seconds = float(filled.announcement["seconds"])
                 rounds = []
                 for number in range(self._size.restarts if keys == self._size.restart_keys[-1] else 1):
-                    progress.step(f"restart {number + 1} with {keys:,} keys", _expected(keys))
+                    progress.step(f"restart {number + 1} with {keys:,} keys", _starts_in(keys))
                     rounds.append(self._start(directory, data, keys))
                 measured = {
                     "seconds": [each["seconds"] for each in rounds],
@@ -100,8 +101,12 @@ def report(keys: int, measured: dict[str, list[float]], result: Result) -> None:
         result.figures[f"restart.{keys}.{quantity}"] = Figure.of(measured[quantity])
 
 
-def _expected(keys: int) -> float:
+def _starts_in(keys: int) -> float:
     return _START_SECONDS + _SECONDS_PER_MILLION * keys / 1_000_000
+
+
+def _fills_in(keys: int) -> float:
+    return _START_SECONDS + _FILL_SECONDS_PER_MILLION * keys / 1_000_000
 
 
 def _table(size: Size, result: Result) -> Table:

@@ -22,9 +22,9 @@ QUANTITIES: Final = (
 )
 
 _START_SECONDS: Final = 2.0
-_OPEN_SECONDS: Final = 4.0
+_OPEN_SECONDS: Final = 3.0
 _SETTLE_SECONDS: Final = 0.3
-_CHANGE_SECONDS: Final = 0.8
+_CHANGE_SECONDS: Final = 0.45
 
 
 class WatchersBenchmark:

@@ -1,8 +1,8 @@
 """Clients of several servers, checked: ``python -m benchmarks.control.writing ADDRESS [ADDRESS ...]``.
 
-``History`` of ``atoll_control.testing`` is the load. Lines on the standard input: ``counts`` asks what it has done so
-far, ``after TIME`` when the first write was acknowledged since a time of the monotonic clock, and ``end`` ends it and
-names what may not be.
+``History`` of ``atoll_control.testing`` is the load. Lines on the standard input: ``after TIME ADDRESS`` waits for the
+first write that was acknowledged since a time of the monotonic clock by another server than that one, and ``end`` ends
+the load and names what may not be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks.control.beating import say
 
 WRITERS: Final = 4
 READERS: Final = 1
+WRITE_TIMEOUT: Final = 60.0
 
 
 def main() -> None:
@@ -24,11 +25,8 @@ def main() -> None:
         say(ready=True)
         for line in sys.stdin:
             match line.split():
-                case ["counts"]:
-                    say(writes=len(history.acknowledgements), reads=history.reads, unknown=history.unknown)
-                case ["after", then]:
-                    later = [at for at, _ in list(history.acknowledgements) if at > float(then)]
-                    say(first=min(later, default=None))
+                case ["after", then, address]:
+                    say(seconds=history.wait_for_write(float(then), WRITE_TIMEOUT, elsewhere_than=address))
                 case ["end"]:
                     break
                 case _:
