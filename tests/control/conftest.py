@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tests.interpreters import CLIENT_PYTHON, SERVER_PYTHON
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 SERVE = [
     *(SERVER_PYTHON, "-m", "atoll_control.cli", "serve"),
@@ -32,13 +35,22 @@ class Server:
             text=True,
         )
         self.seen: list[str] = []
+        # Read as they come: a server whose log nobody reads comes to a halt.
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.started = self.wait_for_event("server_started")
         self.address: str = self.started["address"]
 
-    def wait_for_event(self, event: str) -> dict[str, Any]:
-        """Reads the log up to the next line of this event."""
+    def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def wait_for_event(self, event: str) -> dict[str, Any]:
+        """Reads the log up to the next line of this event."""
+        while line := self._lines.get(timeout=START_TIMEOUT):
             self.seen.append(line)
             entry: dict[str, Any] = json.loads(line)
             if entry["event"] == event:
@@ -53,12 +65,18 @@ class Server:
     def wait(self) -> int:
         """Reads the rest of the log and returns the exit code."""
         try:
-            _, rest = self.process.communicate(timeout=STOP_TIMEOUT)
-            self.seen.extend(rest.splitlines(keepends=True))
+            self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
             raise
+        finally:
+            self._reader.join(STOP_TIMEOUT)
+            for pipe in (self.process.stdin, self.process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            while not self._lines.empty():
+                if line := self._lines.get():
+                    self.seen.append(line)
         return self.process.returncode
 
     def events(self) -> list[str]:
