@@ -11,6 +11,7 @@ import structlog
 
 from atoll.store import Store
 from atoll_control.server.failover import serve_in_turns
+from atoll_control.server.garbage import seldom_collected
 from atoll_control.server.security import warn
 from atoll_control.server.stopping import Stop
 from atoll_control.server.tables import TABLES
@@ -33,6 +34,7 @@ async def serve(settings: ServerSettings) -> None:
     """
     server_id = settings.server_id or os.urandom(8).hex()
     async with contextlib.AsyncExitStack() as at_the_end:
+        at_the_end.enter_context(seldom_collected())
         stop = await at_the_end.enter_async_context(Stop(with_stdin=settings.exit_with_stdin))
         vitals = await at_the_end.enter_async_context(Vitals(settings))
         if settings.etcd is not None:
