@@ -301,7 +301,7 @@ def test_the_python_client_follows_the_leader_and_tells_every_change_once(
         assert client.endpoint == leader.address, "the standby has said so"
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
-        wait_until(lambda: seen)
+        wait_until(lambda: bool(seen))
         for number in range(1, goal + 1):
             while (found := client.kv.get("n")) is None or int(found.value) < number:
                 assert found is not None
