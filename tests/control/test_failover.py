@@ -6,6 +6,7 @@ import contextlib
 import functools
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from atoll_control.api.v1 import (
     token_pb2,
     token_pb2_grpc,
 )
+from atoll_control.client import Changed, Client, Reset, SnapshotEntry, UnknownOutcomeError
 from atoll_control.testing.etcd import Etcd
 from atoll_control.testing.history import History
 from atoll_control.testing.server_process import ServerProcess
@@ -274,3 +276,39 @@ def test_who_takes_over_knows_the_tokens_and_a_standby_tells_where_the_leader_is
             stub.Put(kv_pb2.PutRequest(key=b"k"), timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert standby.wait_for("audit")["actor"] == "token:ci"
+
+
+def test_the_python_client_follows_the_leader_and_tells_every_change_once(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    leader, standby = pair
+    goal = 100
+    seen: list[int] = []
+    resets: list[Reset] = []
+
+    def read() -> None:
+        with Client(standby.address, timeout=DEADLINE) as reader, reader.watch.kv(key="n") as watch:
+            for event in watch:
+                if isinstance(event, SnapshotEntry | Changed):
+                    seen.append(int(event.item.value))
+                elif isinstance(event, Reset):
+                    resets.append(event)
+                if seen[-1:] == [goal]:
+                    return
+
+    with Client([standby.address, leader.address], timeout=DEADLINE) as client:
+        client.kv.put("n", "0")
+        assert client.endpoint == leader.address, "the standby has said so"
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        wait_until(lambda: bool(seen))
+        for number in range(1, goal + 1):
+            while (found := client.kv.get("n")) is None or int(found.value) < number:
+                assert found is not None
+                with contextlib.suppress(UnknownOutcomeError):
+                    client.kv.put("n", str(number), expected_revision=found.revision)
+            if number == goal // 2:
+                leader.kill()
+        thread.join(DEADLINE)
+        assert client.endpoint == standby.address
+    assert (seen, resets) == (list(range(goal + 1)), [])

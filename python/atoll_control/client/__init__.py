@@ -1,13 +1,18 @@
 """The Python client of the control plane, for asyncio and without it.
 
-async with AsyncClient("127.0.0.1:50051") as client:       with Client("127.0.0.1:50051") as client:
-    await client.kv.put("color", "blue")                       client.kv.put("color", "blue")
-    async for node in client.nodes.list():                     for node in client.nodes.list():
-        print(node.node_id)                                        print(node.node_id)
-    async for event in client.watch.kv(prefix="jobs/"):        for event in client.watch.kv(prefix="jobs/"):
-        print(event)                                               print(event)
+With asyncio, and without::
 
-Layers, each importing only what is to its right:
+    async with AsyncClient("127.0.0.1:50051") as client:
+        await client.kv.put("color", "blue")
+        async for event in client.watch.kv(prefix="jobs/"):
+            print(event)
+
+    with Client("127.0.0.1:50051") as client:
+        client.kv.put("color", "blue")
+        for event in client.watch.kv(prefix="jobs/"):
+            print(event)
+
+Layers, each importing only what is to its right::
 
     _aio | _sync  →  _watch_session, _reconnecting, _attempts  →  _failure, _safety, _options  →  events, errors
 
