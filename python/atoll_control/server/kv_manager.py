@@ -258,12 +258,16 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     # -- changing ------------------------------------------------------------------------------------------------------
 
     async def _put(self, request: kv_pb2.PutRequest) -> kv_pb2.PutResponse:
-        taken = self._take_room(self._growth(request))
+        key = row_key(request.namespace, request.key)
+        row = self._store.get(KV, key)
+        taken = self._take_room(_growth(request, key, row))
         try:
-            for _ in range(_MAX_ATTEMPTS):
+            for attempt in range(_MAX_ATTEMPTS):
+                if attempt:
+                    row = self._store.get(KV, key)
                 plan = self._new_plan()
-                condition = self._add_condition(plan, request)
-                self._add_put(plan, request)
+                condition = self._add_condition(plan, request, key)
+                self._add_put(plan, request, key, row)
                 committed = await self._commit(plan)
                 if committed.applied:
                     before = committed.previous[-1]
@@ -301,7 +305,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         for number, operation in enumerate(request.operations):
             if operation.HasField("delete"):
                 _check_delete(operation.delete, f"operations[{number}].delete.")
-        taken = self._take_room(sum(self._growth(it.put) for it in request.operations if it.HasField("put")))
+        taken = self._take_room(sum(map(self._growth_of, request.operations)))
         try:
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
@@ -314,7 +318,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     plan.checks += 1
                 for operation in request.operations:
                     if operation.HasField("put"):
-                        self._add_put(plan, operation.put)
+                        key = row_key(operation.put.namespace, operation.put.key)
+                        self._add_put(plan, operation.put, key, self._store.get(KV, key))
                     else:
                         self._add_delete(plan, operation.delete)
                 committed = await self._commit(plan)
@@ -359,9 +364,9 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             raise RefusedError(grpc.StatusCode.NOT_FOUND, plan.missing[failed])
         return committed
 
-    def _add_condition(self, plan: _Plan, request: kv_pb2.PutRequest) -> int | None:
+    @staticmethod
+    def _add_condition(plan: _Plan, request: kv_pb2.PutRequest, key: bytes) -> int | None:
         """What a put asks of the key; the number of the check."""
-        key = row_key(request.namespace, request.key)
         if request.HasField("expected_revision"):
             plan.batch.check_revision(KV, key, request.expected_revision)
         elif not request.overwrite:
@@ -371,12 +376,10 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         plan.checks += 1
         return plan.checks - 1
 
-    def _add_put(self, plan: _Plan, request: kv_pb2.PutRequest) -> None:
-        """The last operation that it adds is the put itself."""
-        key = row_key(request.namespace, request.key)
+    def _add_put(self, plan: _Plan, request: kv_pb2.PutRequest, key: bytes, row: StoreRow | None) -> None:
+        """The last operation that it adds is the put itself; `row` is what is there."""
         owner = b""
         chosen = request.WhichOneof("owner")
-        row = self._store.get(KV, key)
         if chosen == "keep_owner" and request.keep_owner:
             owner = b"" if row is None else row.owner
             # The owner is that of the row that was seen.
@@ -470,17 +473,23 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         self._in_flight += growth
         return growth
 
-    def _growth(self, put: kv_pb2.PutRequest) -> int:
-        key = row_key(put.namespace, put.key)
-        row = self._store.get(KV, key)
-        if row is not None:
-            return len(put.value) - len(row.value)
-        return len(key) + len(put.value) + ENTRY_OVERHEAD_BYTES
+    def _growth_of(self, operation: kv_pb2.TransactOperation) -> int:
+        if not operation.HasField("put"):
+            return 0
+        key = row_key(operation.put.namespace, operation.put.key)
+        return _growth(operation.put, key, self._store.get(KV, key))
 
     def _look_at_usage(self) -> None:
         tables = self._store.statistics().tables
         self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == KV)
         self._used_since = self._in_flight
+
+
+def _growth(put: kv_pb2.PutRequest, key: bytes, row: StoreRow | None) -> int:
+    """How many bytes more there will be; `row` is what is there."""
+    if row is not None:
+        return len(put.value) - len(row.value)
+    return len(key) + len(put.value) + ENTRY_OVERHEAD_BYTES
 
 
 def _check_delete(request: kv_pb2.DeleteRequest, path: str = "") -> None:
