@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from atoll import rpc
 
 T = TypeVar("T")
+
+# In the trailing metadata of a server's own UNAVAILABLE.
+NOTHING_DONE: Final = (("atoll-not-done", "1"),)
 
 
 class RefusedError(AtollError):
@@ -51,7 +54,9 @@ async def check(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -
 async def refuse(reason: RefusedError | StoreError, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
     """Ends the call that is refused, or that the store could not do."""
     code = reason.code if isinstance(reason, RefusedError) else status_of(reason)
-    await context.abort(code, str(reason))
+    # A connection that breaks looks the same to a client, and leaves open what was done.
+    marks = NOTHING_DONE if code is grpc.StatusCode.UNAVAILABLE else ()
+    await context.abort(code, str(reason), marks)
 
 
 async def answer(work: Awaitable[T], context: grpc.aio.ServicerContext[Any, Any]) -> T:

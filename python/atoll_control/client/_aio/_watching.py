@@ -1,0 +1,133 @@
+"""`Watch`: the events of one watch, over as many streams as it takes. One task at a time may iterate."""
+
+from __future__ import annotations
+
+import asyncio
+import random  # noqa: TID251 - a client lives outside any loop of ours: its pauses are its own
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from atoll_control.api.v1 import watch_pb2_grpc
+from atoll_control.client._failure import Failure
+from atoll_control.client._reconnecting import Reconnecting
+from atoll_control.client._watch_session import WatchSession
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from atoll_control.api.v1 import watch_pb2
+    from atoll_control.client._aio._channel import RoutedChannel
+    from atoll_control.client.events import Position, TopicPosition
+
+E = TypeVar("E")
+
+
+class Watch(Generic[E]):
+    """An asynchronous iterator over the events of a watch, which goes on over reconnects and changes of the leader.
+
+    Use it in an `async with` block, or `close` it, where the loop over it may end before the watch does.
+
+    Attributes:
+        position: where to resume after the event that came last; None: with a snapshot.
+    """
+
+    def __init__(
+        self, channel: RoutedChannel, template: watch_pb2.OpenWatch, after: Any, *, follow: bool, patience: float | None
+    ) -> None:
+        """`client.watch` makes them."""
+        self._channel = channel
+        self._session: WatchSession[E] = WatchSession(template, after, follow=follow)
+        self._reconnecting = Reconnecting(
+            channel.router, first_patience=channel.timeout, patience=patience, chance=random.random
+        )
+        self._pending: deque[Any] = deque()
+        self._call: Any = None
+        self._endpoint = ""
+        self._pause = 0.0
+        self._is_closed = False
+        self.position: Position | TopicPosition | None = after
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the watch; whoever iterates over it comes to its end."""
+        self._is_closed = True
+        self._pending.clear()
+        self._hang_up()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> E:
+        """The next event.
+
+        Raises:
+            UnreachableError: no server has answered for as long as the watch has patience; it may be asked again.
+            ClientError: the server refuses the watch.
+            StopAsyncIteration: it is closed or, where it does not follow, has told everything.
+        """
+        while not self._pending:
+            if self._is_closed or self._session.is_finished:
+                self._hang_up()
+                raise StopAsyncIteration
+            await self._read()
+        event: E = self._pending.popleft()
+        self._told(event)
+        return event
+
+    def _told(self, event: Any) -> None:
+        self.position = event.position if self._pending else self._session.after
+
+    async def _read(self) -> None:
+        if self._call is None:
+            pause, self._pause = self._pause, 0.0
+            await asyncio.sleep(pause)
+            self._endpoint = self._channel.router.current
+            stub = watch_pb2_grpc.WatchServiceStub(self._channel.channel_to(self._endpoint))
+            self._call = stub.Watch(iter(self._session.requests()), metadata=self._channel.metadata)
+        call = self._call
+        try:
+            response = await call.read()
+        except grpc.RpcError as error:
+            self._failed(Failure.of(error))
+            return
+        except asyncio.CancelledError:
+            # Either this task is cancelled, and may come back for more, or the call was, by `close`.
+            self._hang_up()
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                return
+            self._pending.extend(self._session.interrupted())
+            raise
+        if response is grpc.aio.EOF:
+            self._failed(Failure(grpc.StatusCode.UNAVAILABLE, "the stream has ended"))
+            return
+        self._reconnecting.answered(response)
+        self._pending.extend(self._session.take(response))
+        if not self._pending:
+            self.position = self._session.after
+        if self._session.must_reopen:
+            self._hang_up()
+            self._pause = self._reconnecting.reopened()
+
+    def _failed(self, failure: Failure) -> None:
+        self._hang_up()
+        if self._is_closed:
+            return
+        self._pending.extend(self._session.interrupted())
+        self._pause = self._reconnecting.failed(self._endpoint, failure, asyncio.get_running_loop().time())
+
+    def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
