@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from atoll_control.cli import health, kv, nodes, serve, store, tasks
+from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks
 from atoll_control.cli.calling import EXIT_CODES
 from atoll_control.cli.setting_flags import PLACES
 
@@ -25,6 +25,7 @@ app.command(
     epilog="Stop it with Ctrl-C or SIGTERM: running calls get the grace to finish. "
     f"{PLACES} Example: atollctl serve --listen 127.0.0.1:50051 --log-format json"
 )(serve.serve)
+app.command(epilog=agent.EPILOG)(agent.agent)
 for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
 
