@@ -4,7 +4,7 @@
 #   ARGS="..."          goes to the command of demo, test-python, conformance and bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-rust test-python conformance lint fmt protos lock bench docs wheel clean
+.PHONY: help demo demo-ha build test test-rust test-python conformance lint fmt protos lock bench docs wheel clean
 export PYTHON ARGS
 
 help: ## list the targets
@@ -13,6 +13,9 @@ help: ## list the targets
 
 demo: ## watch 200 gRPC clients while one module of their control plane is slow; ARGS="--nodes 50 --slow-kind gil"
 	@scripts/with demo -- atoll demo $(ARGS)
+
+demo-ha: ## watch servers on one etcd take over from each other while clients write; ARGS="--rounds 9"
+	@ETCD=$$(scripts/etcd) && export ETCD && scripts/with demo -- atoll demo-ha $(ARGS)
 
 build: ## build Atoll (release) and install it into the virtual environment
 	@scripts/with build

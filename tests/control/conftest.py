@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.interpreters import SERVER_PYTHON
+from tests.interpreters import CLIENT_PYTHON, SERVER_PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,3 +79,12 @@ def serve() -> Iterator[Callable[..., Server]]:
     for server in servers:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of certificates as PEM: those of the tests of TLS."""
+    folder = tmp_path_factory.mktemp("pem")
+    maker = Path(__file__).parents[1] / "rpc" / "tls" / "make_certificates.py"
+    subprocess.run([CLIENT_PYTHON, maker, folder], check=True)
+    return folder

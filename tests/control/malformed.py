@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from atoll_control.api import times
-from atoll_control.api.v1 import admin_pb2, health_pb2, kv_pb2, node_pb2, rules_pb2, task_pb2, watch_pb2
+from atoll_control.api.v1 import admin_pb2, health_pb2, kv_pb2, node_pb2, rules_pb2, task_pb2, token_pb2, watch_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, MethodDescriptor
     from google.protobuf.message import Message
 
-FILES = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2)
+FILES = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2)
 OWN_FILES = {file.DESCRIPTOR for file in FILES}
 # What a rule may ask for; `pattern_text` only says it.
 RULES = {field.name for field in rules_pb2.Rules.DESCRIPTOR.fields} - {"pattern_text"}

@@ -57,7 +57,9 @@ def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_lo
         nodes.Unregister(node_pb2.UnregisterRequest(node_id="n", incarnation=2, reason="bye"), timeout=10)
     server.stop()
     lines = [json.loads(line) for line in server.seen]
-    own = [line for line in lines if line["logger"].startswith("atoll_control")]
+    audit = [line["method"] for line in lines if line["event"] == "audit"]
+    assert audit == ["NodeService.Register", "NodeService.Register", "NodeService.Unregister"]
+    own = [line for line in lines if line["logger"].startswith("atoll_control") and line["event"] != "audit"]
     assert [line["event"] for line in own] == [
         "store_in_memory",
         "server_started",

@@ -19,7 +19,9 @@ from atoll_control.server import metrics, metrics_endpoint
 from atoll_control.server.metrics import METRICS, PREFIX, Distribution, text_of
 from atoll_control.server.metrics_collector import STORE_STUCK_AFTER, MetricsCollector
 from atoll_control.server.metrics_endpoint import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsEndpoint
+from atoll_control.server.settings import ServerSettings
 from atoll_control.server.tables import TABLES
+from atoll_control.server.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,3 +240,28 @@ async def test_an_address_in_use_is_told() -> None:
     async with served() as endpoint:
         with pytest.raises(BindError, match=f"cannot listen on {endpoint.address} for metrics: "):
             await MetricsEndpoint(endpoint.address, str).__aenter__()
+
+
+# ------------------------------------------------------------------------------------------------------------ vitals
+
+
+@on_a_loop
+async def test_a_server_is_ready_from_the_begin_of_its_term_to_its_end_and_never_as_a_standby() -> None:
+    async with Vitals(ServerSettings()) as vitals:
+
+        def leader() -> tuple[bool, str]:
+            return next(told[1:] for told in vitals.readiness.conditions() if told.name == "leader")
+
+        def is_leader() -> float:
+            return parsed(vitals.metrics.text())[f"{PREFIX}is_leader"][()]
+
+        assert leader() == (False, "the server is starting")
+        vitals.stands_by("")
+        assert leader() == (False, "standby, and it is not known who leads")
+        vitals.stands_by("10.0.0.1:50051")
+        assert (leader(), is_leader()) == ((False, "standby of 10.0.0.1:50051"), 0)
+        with vitals.serving({}, "10.0.0.2:50051"):
+            assert (leader(), is_leader()) == ((True, ""), 1)
+        assert (leader(), is_leader()) == ((False, "its term has ended"), 0)
+        vitals.stopping()
+        assert leader() == (False, "the server stops")

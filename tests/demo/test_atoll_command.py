@@ -29,7 +29,8 @@ def test_alone_or_asked_for_help_the_command_lists_what_there_is(arguments: tupl
 
 def test_an_unknown_command_is_wrong_usage() -> None:
     result = atoll("dance")
-    assert (result.returncode, result.stderr) == (2, "atoll: there is no command 'dance'; there is: check, demo, top\n")
+    message = "atoll: there is no command 'dance'; there is: check, demo, demo-ha, top\n"
+    assert (result.returncode, result.stderr) == (2, message)
 
 
 def test_the_demos_help_states_the_criterion_and_the_exit_codes() -> None:

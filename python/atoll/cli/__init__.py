@@ -38,6 +38,11 @@ COMMANDS = {
         "control",
         "Shows that a slow module does not delay the others' calls.",
     ),
+    "demo-ha": Command(
+        "atoll_control.demo.failover_command",
+        "control",
+        "Shows that another server takes over when the leader goes, and that nothing is lost.",
+    ),
     "top": Command(
         "atoll.cli.top._command",
         "top",
@@ -68,7 +73,7 @@ def main() -> None:
         sys.stderr.write(f"atoll: there is no command {name!r}; there is: {', '.join(COMMANDS)}\n")
         sys.exit(2)
     try:
-        function = getattr(importlib.import_module(command.module), name)
+        function = getattr(importlib.import_module(command.module), name.replace("-", "_"))
         if command.extra is None:
             sys.exit(function(arguments[1:]))
         typer = importlib.import_module("typer")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import grpc
 import typer
+
+from atoll_control.cli.connection import WrongConnectionError, current, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +20,7 @@ USAGE: Final = 2
 NOT_FOUND: Final = 3
 CONFLICT: Final = 4
 UNREACHABLE: Final = 5
+NOT_ALLOWED: Final = 6
 
 CODES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: USAGE,
@@ -25,10 +29,12 @@ CODES: Final = {
     grpc.StatusCode.FAILED_PRECONDITION: CONFLICT,
     grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+    grpc.StatusCode.UNAUTHENTICATED: NOT_ALLOWED,
+    grpc.StatusCode.PERMISSION_DENIED: NOT_ALLOWED,
 }
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has "
-    "changed, 5 the server can't be reached."
+    "changed, 5 the server can't be reached, 6 the token does not allow it."
 )
 MAX_MESSAGE_BYTES: Final = 8 << 20
 
@@ -53,12 +59,17 @@ def fail(message: str, code: int = COULD_NOT) -> NoReturn:
 def calling(server: str) -> Iterator[grpc.Channel]:
     """A channel to the server; a call that fails in the block ends the command with the server's words."""
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-    with grpc.insecure_channel(server, options=options) as channel:
+    try:
+        opened = open_channel(current(), server, options, os.environ.get("ATOLL_TOKEN"))
+    except WrongConnectionError as wrong:
+        fail(str(wrong), USAGE)
+    with opened as channel:
         try:
             yield channel
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             text = error.details() or code.name
             if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-                text = f"no answer from {server}: {text}; is the server running there? Name another with --server"
+                tls = "" if current().uses_tls else "; if it speaks TLS, name who vouches for it with --tls-ca"
+                text = f"no answer from {server}: {text}; is the server running there? Name another with --server{tls}"
             fail(text, CODES.get(code, COULD_NOT))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks
+from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks, tokens
 from atoll_control.cli.calling import EXIT_CODES
+from atoll_control.cli.connection import add_to_commands
 from atoll_control.cli.setting_flags import PLACES
 
 app = typer.Typer(
@@ -20,14 +21,18 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(kv.app, name="kv")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(health.app, name="health")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(serve.config_app, name="config")
 app.command(
     epilog="Stop it with Ctrl-C or SIGTERM: running calls get the grace to finish. "
     f"{PLACES} Example: atollctl serve --listen 127.0.0.1:50051 --log-format json"
 )(serve.serve)
-app.command(epilog=agent.EPILOG)(agent.agent)
 for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
+# When all are there.
+add_to_commands(app)
+# It has them among its settings.
+app.command(epilog=agent.EPILOG)(agent.agent)
 
 
 @app.callback()

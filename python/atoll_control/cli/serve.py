@@ -16,6 +16,7 @@ from atoll_control.cli.serve_options import ServeOptions, server_settings
 from atoll_control.cli.setting_flags import PLACES, ConfigOption, takes_settings
 from atoll_control.server.app import serve as run_server
 from atoll_control.server.logs import configure
+from atoll_control.server.security import SecuritySettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,8 @@ def serve(config: ConfigOption = None, **flags: object) -> None:
     """Serves the control plane.
 
     Membership (atoll.v1.NodeService, HealthService), the key-value store (KvService, LeaseService), watches and topics
-    (WatchService, TopicService), task events (TaskService), and what operators need (AdminService).
+    (WatchService, TopicService), task events (TaskService), what operators need (AdminService), and who may do what
+    (TokenService).
 
     Modules live on loops of their own, so a slow one does not delay the others. Any gRPC client in any language can
     connect; the protos are in the package, under atoll_control/api/protos.
@@ -46,7 +48,7 @@ def serve(config: ConfigOption = None, **flags: object) -> None:
     os.environ.pop(OBSERVE_VARIABLE, None)
     try:
         asyncio.run(run_server(settings))
-    except (BindError, StoreError) as error:
+    except (BindError, SecuritySettingsError, StoreError) as error:
         fail(str(error))
 
 

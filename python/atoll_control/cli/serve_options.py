@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +13,13 @@ from atoll_control.cli.configuration import setting
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.logs import LogFormat
+from atoll_control.server.security import (
+    SecuritySettings,
+    SecuritySettingsError,
+    check_listen,
+    check_place_of_first_token,
+    is_loopback,
+)
 from atoll_control.server.settings import ServerSettings
 from atoll_control.server.term import reachable
 
@@ -43,16 +49,6 @@ def _observe_problem(address: str) -> str | None:
     if address.startswith("unix:") or _host_of(address) is None:
         return f"must be HOST:PORT or unix:PATH, for example 127.0.0.1:9464 or unix:/run/atoll.sock; got {address!r}"
     return None
-
-
-def _is_loopback(address: str) -> bool:
-    host = _host_of(address) or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +119,29 @@ class ServeOptions:
     )
     insecure_beyond_loopback: bool = setting(
         default=False,
-        help="Listen on addresses that other machines reach, although whoever reaches them may read and change "
-        "everything: there is neither TLS nor a token.",
+        help="Listen on addresses that other machines reach without TLS, although whoever is on the way may read and "
+        "change everything, tokens included.",
+    )
+    tls_cert: Path | None = setting(
+        None,
+        metavar="FILE",
+        help="The server's certificate chain (PEM); the port then speaks TLS only. This file and the next two are "
+        "read again when they change.",
+    )
+    tls_key: Path | None = setting(None, metavar="FILE", help="The private key of that certificate (PEM).")
+    tls_client_ca: Path | None = setting(
+        None, metavar="FILE", help="Who vouches for clients (PEM): each must show a certificate of theirs."
+    )
+    tokens: bool = setting(
+        default=False,
+        help="Ask every call for a token. The first start puts one for an administrator into the data directory, as "
+        "admin-token.",
+    )
+    admin_token_file: Path | None = setting(
+        None,
+        metavar="FILE",
+        help="Its content is a token of an administrator that is always valid. Required with tokens where there is no "
+        "data directory.",
     )
     observe: str | None = setting(
         None,
@@ -210,6 +227,24 @@ def _etcd_options(configuration: Configuration[ServeOptions]) -> EtcdOptions | N
     return etcd
 
 
+def _security(configuration: Configuration[ServeOptions]) -> SecuritySettings:
+    options = configuration.options
+    try:
+        security = SecuritySettings(
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
+            tls_client_ca=options.tls_client_ca,
+            tokens=options.tokens,
+            admin_token_file=options.admin_token_file,
+        )
+        check_place_of_first_token(security, options.data_dir)
+        check_listen(security, options.listen, insecure=options.insecure_beyond_loopback)
+    except SecuritySettingsError as error:
+        name, _, problem = str(error).partition(": ")
+        raise configuration.wrong(name, problem) from None
+    return security
+
+
 def server_settings(configuration: Configuration[ServeOptions]) -> ServerSettings:
     """What the server is told.
 
@@ -217,14 +252,9 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
         ConfigurationError: settings that are fine each by itself don't go together.
     """
     options = configuration.options
-    if not options.insecure_beyond_loopback and not _is_loopback(options.listen):
-        raise configuration.wrong(
-            "listen",
-            f"{_host_of(options.listen)} may be reached from other machines, and whoever reaches it may change "
-            "everything: listen on 127.0.0.1, or say --insecure-beyond-loopback if the network keeps others away",
-        )
+    security = _security(configuration)
     for name, address in (("observe", options.observe), ("metrics", options.metrics)):
-        is_told_here_only = address is None or address.startswith("unix:") or _is_loopback(address)
+        is_told_here_only = address is None or address.startswith("unix:") or is_loopback(address)
         if not is_told_here_only and not options.observe_beyond_loopback:
             raise configuration.wrong(
                 name,
@@ -248,6 +278,7 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
         max_data_bytes=options.max_data_bytes,
         detector=detector,
         kv=KvSettings(max_total_bytes=options.max_kv_bytes),
+        security=security,
         observe=None if options.observe is None else options.observe.replace("{pid}", str(os.getpid())),
         metrics=options.metrics,
         observe_beyond_loopback=options.observe_beyond_loopback,

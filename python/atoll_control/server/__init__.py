@@ -4,7 +4,9 @@
        │           ├→  watch_manager  →  watch_stream, watch_groups, watch_catch_up, topics  →  kv_manager
        │           ├→  kv_manager  →  lease_manager
        │           ├→  task_manager  →  task_table, task_pages, task_filters
-       │           └→  admin_manager
+       │           ├→  admin_manager
+       │           └→  token_manager  →  tokens
+       ├→  security, token_check (only where tokens are asked for), audit  →  access, tokens
        └→  faults (only with demo controls)
 
 calls, rules, store_status, tables, owners and pages are for whichever of them needs them, and know none of them. All

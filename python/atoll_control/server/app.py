@@ -11,6 +11,7 @@ import structlog
 
 from atoll.store import Store
 from atoll_control.server.failover import serve_in_turns
+from atoll_control.server.security import warn
 from atoll_control.server.stopping import Stop
 from atoll_control.server.tables import TABLES
 from atoll_control.server.term import Term, log_opened, reachable
@@ -26,6 +27,7 @@ async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
+        SecuritySettingsError: a file of the security's settings can't be used.
         atoll.errors.BindError: the address is in use or not this machine's.
         atoll.errors.StoreError: the data directory can't be used; the message says what to do.
     """
@@ -40,6 +42,7 @@ async def serve(settings: ServerSettings) -> None:
         term = Term(settings, server_id, vitals)
         # First of all: what fails most often fails before anything has started.
         address = term.bind(settings.listen)
+        warn(settings.security, settings.listen)
         store = await open_store(settings)
         # After the loops, whose modules commit to it to the end.
         at_the_end.push_async_callback(store.close)

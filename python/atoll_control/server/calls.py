@@ -10,6 +10,7 @@ import grpc.aio
 from atoll.errors import AtollError, StoreError
 from atoll_control.server import rules
 from atoll_control.server.store_status import status_of
+from atoll_control.server.tokens import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -83,5 +84,12 @@ def connection_of(context: grpc.aio.ServicerContext[Any, Any]) -> rpc.Connection
 
 
 def actor_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Who calls, for the audit: the address that it comes from."""
+    """Who calls, for the audit: the token that it shows, else what its certificate says, else where it comes from.
+
+    "token:ci", "certificate:node-7.example", "ipv4:10.0.0.7:39400".
+    """
+    if (caller := CALLER.get()) is not None:
+        return caller.actor
+    for identity in context.peer_identities() or ():
+        return f"certificate:{identity.decode(errors='replace')}"
     return context.peer()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time  # noqa: TID251 - the wall clock, by which tokens expire
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,6 +20,7 @@ import structlog
 from atoll.errors import StoreError
 from atoll.store import Election, Store
 from atoll_control.api.v1 import admin_pb2
+from atoll_control.server.security import known_tokens, warn
 from atoll_control.server.standby import Standby
 from atoll_control.server.tables import TABLES
 from atoll_control.server.term import Term, log_opened, reachable
@@ -41,9 +43,13 @@ async def serve_in_turns(
     """Serves until asked to stop.
 
     Raises:
+        SecuritySettingsError: a file of the security's settings can't be used.
         atoll.errors.BindError: the address is in use or not this machine's.
         ValueError: an option of etcd is wrong.
     """
+    # Now, rather than when it is elected.
+    known_tokens(settings.security, time.time)
+    warn(settings.security, settings.listen)
     listen = settings.listen
     while not stop.asked.is_set():
         standby = Standby(settings, server_id)
@@ -99,12 +105,22 @@ class _Turn:
             at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
             following = asyncio.create_task(self._follow())
             at_the_end.callback(following.cancel)
-            term = Term(self._settings, self._server_id, self._vitals)
-            async with term.modules(store, self._advertised):
-                await self._standby.stop()
-                term.bind(self._listen)
-                await term.serve(self._listen, self._stop, self._lost)
-            _log.info("term_ended", epoch=epoch)
+            try:
+                await self._lead(store)
+            except StoreError as problem:
+                # Before it served: the lead was lost while the modules were made, or the store failed.
+                _log.error("term_not_begun", epoch=epoch, problem=str(problem))
+                await self._pause()
+            else:
+                _log.info("term_ended", epoch=epoch)
+
+    async def _lead(self, store: Store) -> None:
+        """One term; the standby answers until its modules can."""
+        term = Term(self._settings, self._server_id, self._vitals)
+        async with term.modules(store, self._advertised):
+            await self._standby.stop()
+            term.bind(self._listen)
+            await term.serve(self._listen, self._stop, self._lost)
 
     async def _stand(self) -> int | None:
         """Waits to be elected, and returns the epoch; None when the server is to stop."""
@@ -139,6 +155,7 @@ class _Turn:
         if address != self._standby.leader_address and state.leader is not None:
             _log.info("leader_seen", name=state.leader.name, address=address, epoch=state.leader.epoch)
         self._standby.leader_address, self._standby.problem = address, problem
+        self._vitals.stands_by(address)
 
     async def _follow(self) -> None:
         """Says when somebody else may lead."""

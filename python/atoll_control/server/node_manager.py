@@ -52,7 +52,6 @@ _ROUNDS: Final = 10
 _LONGEST_ROUND: Final = 60.0
 
 _log = structlog.get_logger("atoll_control.node_manager")
-_audit = structlog.get_logger("atoll_control.audit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +229,7 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         return await self._whole(self._change(node_id, edit))
 
     async def declare_dead(self, node_id: str, incarnation: int, by: str, reason: str) -> node_pb2.Node:
-        """Marks an incarnation that is alive dead, for good, because an operator says so; the audit has who and why.
+        """Marks an incarnation that is alive dead, for good, because an operator says so; the log has who and why.
 
         Returns:
             The node, dead.
@@ -249,7 +248,7 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
 
         async def declare() -> node_pb2.Node:
             node = _known(await self._change(node_id, edit), node_id)
-            _audit.warning("node_declared_dead", node_id=node_id, incarnation=incarnation, by=by, reason=reason)
+            _log.warning("node_declared_dead", node_id=node_id, incarnation=incarnation, by=by, reason=reason)
             return node
 
         return await self._whole(declare())
@@ -512,7 +511,7 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
 
         node = await self._change(request.node_id, edit)
         event = "node_drained" if request.draining else "node_undrained"
-        _audit.info(event, node_id=request.node_id, by=by, reason=request.reason)
+        _log.info(event, node_id=request.node_id, by=by, reason=request.reason)
         return node
 
     async def SetConditions(

@@ -9,9 +9,12 @@ from atoll_control.server.kv_manager import KvManager
 from atoll_control.server.lease_manager import LeaseManager
 from atoll_control.server.node_manager import NodeManager
 from atoll_control.server.task_manager import TaskManager
+from atoll_control.server.token_manager import TokenManager
 from atoll_control.server.watch_manager import WatchManager
 
-Module = NodeManager | HealthMonitor | KvManager | LeaseManager | WatchManager | TaskManager | AdminManager
+Module = (
+    NodeManager | HealthMonitor | KvManager | LeaseManager | WatchManager | TaskManager | AdminManager | TokenManager
+)
 
 
 class ServerPolicy(IoContextPolicy[Module]):
@@ -22,12 +25,20 @@ class ServerPolicy(IoContextPolicy[Module]):
     kv_manager_io_context = dedicated(KvManager, LeaseManager, name="kv_manager")
     watch_io_context = dedicated(WatchManager, name="watch")
     task_manager_io_context = dedicated(TaskManager, name="task_manager")
-    admin_io_context = dedicated(AdminManager, name="admin")
+    admin_io_context = dedicated(AdminManager, TokenManager, name="admin")
 
 
 class OneLoopPolicy(IoContextPolicy[Module]):
     """All modules on one loop, as on a stock asyncio server: `atoll demo --one-loop` shows the difference."""
 
     shared_io_context = dedicated(
-        NodeManager, HealthMonitor, KvManager, LeaseManager, WatchManager, TaskManager, AdminManager, name="shared"
+        NodeManager,
+        HealthMonitor,
+        KvManager,
+        LeaseManager,
+        WatchManager,
+        TaskManager,
+        AdminManager,
+        TokenManager,
+        name="shared",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
 from atoll_control.server.node_manager import NodeSettings
+from atoll_control.server.security import SecuritySettings
 from atoll_control.server.task_table import TaskSettings
 from atoll_control.server.watch_settings import TopicSettings, WatchSettings
 
@@ -34,6 +35,7 @@ class ServerSettings:
         watch: how much watches may take.
         topics: how much of topics is kept.
         tasks: how much of tasks is kept.
+        security: who may reach the server, and as whom.
         observe: "host:port" or "unix:path" where `/livez`, `/readyz` and the framework's `/metrics` are told; nowhere
             when None.
         metrics: "host:port" where all metrics are told; nowhere when None.
@@ -58,6 +60,7 @@ class ServerSettings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     topics: TopicSettings = field(default_factory=TopicSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
     observe: str | None = None
     metrics: str | None = None
     observe_beyond_loopback: bool = False

@@ -10,7 +10,8 @@ import grpc.aio
 
 from atoll import IoContext, rpc
 from atoll_control.api.times import duration
-from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, health_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2
+from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2
+from atoll_control.server.security import add_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 # In the trailing metadata of what a standby refuses: "host:port" of the leader, where it is known.
 LEADER: Final = "atoll-leader"
 
-_FILES: Final = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, watch_pb2)
+_FILES: Final = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2)
 _ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
 class Standby(admin_pb2_grpc.AdminServiceServicer):
     """A server that tells who leads, and does nothing else. On the loop that starts it.
+
+    It asks nobody for a token: it does not know the tokens, which the leader has, and what it tells is where that is.
 
     Attributes:
         leader_address: "host:port" of the leader; empty while it is not known.
@@ -41,6 +44,7 @@ class Standby(admin_pb2_grpc.AdminServiceServicer):
         self.problem = ""
         self.role: admin_pb2.ServerRole.ValueType = admin_pb2.SERVER_ROLE_STANDBY
         self._server_id = server_id
+        self._security = settings.security
         self._server = rpc.server(network_threads=settings.network_threads)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
         for file in _FILES:
@@ -53,9 +57,10 @@ class Standby(admin_pb2_grpc.AdminServiceServicer):
         """Takes a port, and returns the address with it.
 
         Raises:
+            SecuritySettingsError: a file of the settings can't be used.
             atoll.errors.BindError: the address is in use or not this machine's.
         """
-        return f"{listen.rpartition(':')[0]}:{self._server.add_insecure_port(listen)}"
+        return f"{listen.rpartition(':')[0]}:{add_port(self._server, listen, self._security)}"
 
     async def start(self) -> None:
         """Begins to answer."""

@@ -11,5 +11,7 @@ ENDINGS: Final = "endings"
 KV: Final = "kv"
 # `LeaseManager`'s.
 LEASES: Final = "leases"
+# `TokenManager`'s.
+TOKENS: Final = "tokens"
 
-TABLES: Final = (NODES, ENDINGS, KV, LEASES)
+TABLES: Final = (NODES, ENDINGS, KV, LEASES, TOKENS)

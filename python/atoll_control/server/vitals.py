@@ -94,6 +94,12 @@ class Vitals:
             finally:
                 self.serves_no_more("its term has ended")
 
+    def stands_by(self, leader: str) -> None:
+        """Another server leads, `leader` if that is known, and this one waits: it has started well."""
+        reason = f"standby of {leader}" if leader else "standby, and it is not known who leads"
+        self.serves_no_more(reason)
+        self.up(reason)
+
     def serves_no_more(self, reason: str) -> None:
         """Whoever sends work is to send no more: the server stops, or another one leads."""
         for condition in (LEADER, RECOVERY):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from atoll.store import Store, StoreChange, StoreSubscription
+    from atoll_control.server.tokens import Tokens
     from atoll_control.server.topics import Topic
     from atoll_control.server.watch_catch_up import CatchUp
     from atoll_control.server.watch_groups import Group
@@ -49,6 +50,9 @@ _log = structlog.get_logger("atoll_control.watch_manager")
 _RETRY_AFTER: Final = 0.001
 # How many groups, or watches of streams that have ended, are looked at before others have their turn.
 _AT_A_TIME: Final = 500
+# How often streams are looked through for those whose token has ended, in seconds: it takes a millisecond for 10,000.
+_REFUSED_INTERVAL: Final = 1.0
+_REFUSED: Final = "the token that the stream was opened with has expired or was revoked: open another with a valid one"
 # How often topics are looked through for idle ones, in seconds.
 _IDLE_CHECK_INTERVAL: Final = 60.0
 
@@ -90,6 +94,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         topics: TopicSettings | None = None,
         *,
         wall_clock: Callable[[], float],
+        tokens: Tokens | None = None,
         io_context: IoContext | None = None,
     ) -> None:
         """Watches nothing yet.
@@ -99,6 +104,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             settings: what watches may take.
             topics: how much of topics is kept.
             wall_clock: seconds since 1970, for people to read.
+            tokens: those that are valid; streams of others end. None where calls are not asked for any.
             io_context: the loop; the one that this is called on when None.
         """
         self.store = store
@@ -109,6 +115,7 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         self.watches: dict[int, Watch] = {}
         self.published = store.revision
         self._wall_clock = wall_clock
+        self._tokens = tokens
         self._io_context = io_context or IoContext.current()
         self._slow = rpc.SlowSubscribers(self._io_context, self._on_slow)
         self._subscription: StoreSubscription | None = None
@@ -137,6 +144,8 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
             self._send_bookmarks, name="WatchManager.send_bookmarks", delay=self.settings.bookmark_interval
         )
         self._io_context.post(self._drop_idle_topics, name="WatchManager.drop_idle_topics", delay=_IDLE_CHECK_INTERVAL)
+        if self._tokens is not None:
+            self._end_refused(self._tokens)
 
     async def stop(self) -> None:
         """Ends all streams: their clients resume elsewhere."""
@@ -159,6 +168,15 @@ class WatchManager(watch_pb2_grpc.WatchServiceServicer, watch_pb2_grpc.TopicServ
         """Ends all streams with a status, and with where the leader is in the metadata, if that is known."""
         for stream in list(self._streams):
             stream.fail(code, details, trailing_metadata)
+
+    def _end_refused(self, tokens: Tokens) -> None:
+        """Ends the streams whose tokens are not valid any more."""
+        if self._stopped:
+            return
+        for stream in list(self._streams):
+            if stream.caller is not None and not tokens.is_valid(stream.caller):
+                stream.fail(grpc.StatusCode.UNAUTHENTICATED, _REFUSED)
+        self._io_context.post(self._end_refused, tokens, name="WatchManager.end_refused", delay=_REFUSED_INTERVAL)
 
     def statistics(self) -> WatchStatistics:
         """What there is and was."""

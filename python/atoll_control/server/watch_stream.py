@@ -20,6 +20,7 @@ import grpc.aio
 from atoll.errors import StoreError
 from atoll_control.api.v1 import watch_pb2
 from atoll_control.server.calls import RefusedError, check_rules, native, refuse
+from atoll_control.server.tokens import CALLER
 from atoll_control.server.watch_catch_up import EventsCatchUp, Next, StateCatchUp
 from atoll_control.server.watch_groups import GroupKey, Source, TopicKey
 from atoll_control.server.watch_messages import range_of
@@ -110,6 +111,7 @@ class WatchStream:
         self._settings = manager.settings
         self.context = native(context)
         self._call = context
+        self.caller = CALLER.get()
         # By the number in messages, which is the group's: no two watches of a stream are in the same group.
         self.watches: dict[int, Watch] = {}
         # Of watches that are the same: how many are open, and how many copies of the group were used.

@@ -33,17 +33,21 @@ LAST_CHANGE_TIMEOUT = 30.0
 
 
 class Cluster:
-    """How one client finds the leader: by what standbys say, or one after the other."""
+    """How one client finds the leader: by what standbys say, or one after the other.
+
+    Attributes:
+        address: where the leader is thought to be.
+    """
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._channels = {address: _channel(address) for address in addresses}
         self._addresses = list(addresses)
-        self._at = addresses[0]
+        self.address = addresses[0]
 
     def call(self, call: Callable[[grpc.Channel], T]) -> T:
         """Calls where the leader is thought to be; looks elsewhere next time when that fails."""
         try:
-            return call(self._channels[self._at])
+            return call(self._channels[self.address])
         except grpc.RpcError as error:
             self.look_elsewhere(error)
             raise
@@ -59,10 +63,10 @@ class Cluster:
     def look_elsewhere(self, error: Any) -> None:  # noqa: ANN401 - what grpcio raises has no type of its own
         """Goes where a standby has pointed to, or to the next address."""
         hint = dict(error.trailing_metadata() or ()).get("atoll-leader")
-        if hint in self._channels and hint != self._at:
-            self._at = hint
+        if hint in self._channels and hint != self.address:
+            self.address = hint
         else:
-            self._at = self._addresses[(self._addresses.index(self._at) + 1) % len(self._addresses)]
+            self.address = self._addresses[(self._addresses.index(self.address) + 1) % len(self._addresses)]
 
     def close(self) -> None:
         """Ends the connections."""
@@ -86,8 +90,8 @@ class History:
     writers: int = 4
     readers: int = 2
     acknowledged: dict[bytes, int] = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
-    """When each acknowledgement came, by the monotonic clock."""
+    acknowledgements: list[tuple[float, str]] = field(default_factory=list)
+    """When each came, by the monotonic clock, and from which address."""
     unknown: int = 0
     reads: int = 0
     watched: dict[bytes, list[int]] = field(default_factory=dict)
@@ -125,9 +129,27 @@ class History:
             self.mistakes.append(f"{run.__name__}: {problem!r}")
             raise
 
-    def acknowledged_since(self, then: float) -> int:
-        """How many writes have been acknowledged since a time of the monotonic clock."""
-        return sum(it > then for it in self.times)
+    def wait_for_write(self, then: float, timeout: float, *, elsewhere_than: str = "") -> float:
+        """Waits for a write that is acknowledged after a time of the monotonic clock; seconds from then to that.
+
+        Args:
+            then: the time.
+            timeout: seconds to wait.
+            elsewhere_than: an address whose acknowledgements don't count, as they may have been on their way.
+
+        Raises:
+            TimeoutError: there is none.
+        """
+        until = time.monotonic() + timeout
+        seen = 0
+        while time.monotonic() < until:
+            news = self.acknowledgements[seen:]
+            seen += len(news)
+            for at, address in news:
+                if at > then and address != elsewhere_than:
+                    return at - then
+            time.sleep(0.01)
+        raise TimeoutError(f"nothing was written for {timeout:.0f} s; mistakes: {self.mistakes}")
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +168,7 @@ class History:
                     return
                 stored, at = found
                 if stored == number:
-                    self._acknowledge(key, number)
+                    self._acknowledge(cluster, key, number)
                     number, revision = number + 1, at
                 elif stored != number - 1 or (revision and at != revision):
                     self.mistakes.append(f"{key!r} was {number - 1} at {revision} and is {stored} at {at}")
@@ -156,12 +178,12 @@ class History:
                 found = self._found(cluster, key)
                 if found is not None and found[0] == number:
                     # What was not known has happened after the read.
-                    self._acknowledge(key, number)
+                    self._acknowledge(cluster, key, number)
                     number, revision = number + 1, found[1]
                     continue
                 self.mistakes.append(f"{key!r}: put {number} at {revision} was refused, and {found} is there")
                 return
-            self._acknowledge(key, number)
+            self._acknowledge(cluster, key, number)
             number, revision = number + 1, answer.revision
         cluster.close()
 
@@ -185,9 +207,9 @@ class History:
             raise
         return int(answer.value), answer.revision
 
-    def _acknowledge(self, key: bytes, number: int) -> None:
+    def _acknowledge(self, cluster: Cluster, key: bytes, number: int) -> None:
         self.acknowledged[key] = number
-        self.times.append(time.monotonic())
+        self.acknowledgements.append((time.monotonic(), cluster.address))
 
     def _read(self) -> None:
         cluster = Cluster(self.addresses)

@@ -22,28 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from atoll_control.api.v1 import rules_pb2 as atoll_dot_v1_dot_rules__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/admin.proto\x12\x08\x61toll.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetServerRequest\"\xa1\x02\n\x11GetServerResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.atoll.v1.ServerRole\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x12\n\ngeneration\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x08 \x01(\x04\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12)\n\x06uptime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06tables\x18\x0b \x03(\x0b\x32\x13.atoll.v1.TableSize\"6\n\tTableSize\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"V\n\x0b\x42\x61\x63kupChunk\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c*v\n\nServerRole\x12\x1b\n\x17SERVER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVER_ROLE_LEADER\x10\x01\x12\x17\n\x13SERVER_ROLE_STANDBY\x10\x02\x12\x1a\n\x16SERVER_ROLE_RECOVERING\x10\x03\x32\x90\x01\n\x0c\x41\x64minService\x12\x44\n\tGetServer\x12\x1a.atoll.v1.GetServerRequest\x1a\x1b.atoll.v1.GetServerResponse\x12:\n\x06\x42\x61\x63kup\x12\x17.atoll.v1.BackupRequest\x1a\x15.atoll.v1.BackupChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/admin.proto\x12\x08\x61toll.v1\x1a\x14\x61toll/v1/rules.proto\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetServerRequest\"\xa1\x02\n\x11GetServerResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.atoll.v1.ServerRole\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x12\n\ngeneration\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x08 \x01(\x04\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12)\n\x06uptime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06tables\x18\x0b \x03(\x0b\x32\x13.atoll.v1.TableSize\"6\n\tTableSize\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"V\n\x0b\x42\x61\x63kupChunk\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c*v\n\nServerRole\x12\x1b\n\x17SERVER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVER_ROLE_LEADER\x10\x01\x12\x17\n\x13SERVER_ROLE_STANDBY\x10\x02\x12\x1a\n\x16SERVER_ROLE_RECOVERING\x10\x03\x32\xa2\x01\n\x0c\x41\x64minService\x12N\n\tGetServer\x12\x1a.atoll.v1.GetServerRequest\x1a\x1b.atoll.v1.GetServerResponse\"\x08\xaa\xc5\x18\x04\x08\x01\x10\x01\x12\x42\n\x06\x42\x61\x63kup\x12\x17.atoll.v1.BackupRequest\x1a\x15.atoll.v1.BackupChunk\"\x06\xaa\xc5\x18\x02\x08\x03\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'atoll_control.api.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVERROLE']._serialized_start=539
-  _globals['_SERVERROLE']._serialized_end=657
-  _globals['_GETSERVERREQUEST']._serialized_start=66
-  _globals['_GETSERVERREQUEST']._serialized_end=84
-  _globals['_GETSERVERRESPONSE']._serialized_start=87
-  _globals['_GETSERVERRESPONSE']._serialized_end=376
-  _globals['_TABLESIZE']._serialized_start=378
-  _globals['_TABLESIZE']._serialized_end=432
-  _globals['_BACKUPREQUEST']._serialized_start=434
-  _globals['_BACKUPREQUEST']._serialized_end=449
-  _globals['_BACKUPCHUNK']._serialized_start=451
-  _globals['_BACKUPCHUNK']._serialized_end=537
-  _globals['_ADMINSERVICE']._serialized_start=660
-  _globals['_ADMINSERVICE']._serialized_end=804
+  _globals['_ADMINSERVICE'].methods_by_name['GetServer']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetServer']._serialized_options = b'\252\305\030\004\010\001\020\001'
+  _globals['_ADMINSERVICE'].methods_by_name['Backup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['Backup']._serialized_options = b'\252\305\030\002\010\003'
+  _globals['_SERVERROLE']._serialized_start=561
+  _globals['_SERVERROLE']._serialized_end=679
+  _globals['_GETSERVERREQUEST']._serialized_start=88
+  _globals['_GETSERVERREQUEST']._serialized_end=106
+  _globals['_GETSERVERRESPONSE']._serialized_start=109
+  _globals['_GETSERVERRESPONSE']._serialized_end=398
+  _globals['_TABLESIZE']._serialized_start=400
+  _globals['_TABLESIZE']._serialized_end=454
+  _globals['_BACKUPREQUEST']._serialized_start=456
+  _globals['_BACKUPREQUEST']._serialized_end=471
+  _globals['_BACKUPCHUNK']._serialized_start=473
+  _globals['_BACKUPCHUNK']._serialized_end=559
+  _globals['_ADMINSERVICE']._serialized_start=682
+  _globals['_ADMINSERVICE']._serialized_end=844
 # @@protoc_insertion_point(module_scope)

@@ -13,6 +13,7 @@ Errors that every call may have:
   UNAVAILABLE         the server is starting or stopping, or its store can't be written; the call was not done and may be sent
                       again. A change whose outcome is not known is answered ABORTED instead: read before you send it again.
   RESOURCE_EXHAUSTED  the disk or the store is full, or too much waits to be written; nothing was changed.
+  UNAUTHENTICATED, PERMISSION_DENIED  where the server asks for tokens: see token.proto.
 """
 
 from atoll_control.api.v1 import kv_pb2 as _kv_pb2

@@ -25,13 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/rules.proto\x12\x08\x61toll.v1\x1a google/protobuf/descriptor.proto\"\xd9\x01\n\x05Rules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmin_bytes\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\x04\x12\x17\n\x0fmax_value_bytes\x18\x04 \x01(\x04\x12\x11\n\tmin_items\x18\x05 \x01(\r\x12\x11\n\tmax_items\x18\x06 \x01(\r\x12\x10\n\x03min\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x14\n\x0cpattern_text\x18\n \x01(\tB\x06\n\x04_minB\x06\n\x04_max:?\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd5\x88\x03 \x01(\x0b\x32\x0f.atoll.v1.Rulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61toll/v1/rules.proto\x12\x08\x61toll.v1\x1a google/protobuf/descriptor.proto\"\xd9\x01\n\x05Rules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmin_bytes\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\x04\x12\x17\n\x0fmax_value_bytes\x18\x04 \x01(\x04\x12\x11\n\tmin_items\x18\x05 \x01(\r\x12\x11\n\tmax_items\x18\x06 \x01(\r\x12\x10\n\x03min\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x14\n\x0cpattern_text\x18\n \x01(\tB\x06\n\x04_minB\x06\n\x04_max\"l\n\x06\x41\x63\x63\x65ss\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.atoll.v1.Role\x12\r\n\x05nodes\x18\x02 \x01(\x08\x12\x10\n\x08own_node\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x13\n\x0bnot_audited\x18\x05 \x01(\x08*Z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_READ\x10\x01\x12\x0e\n\nROLE_WRITE\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\r\n\tROLE_NODE\x10\x04:?\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd5\x88\x03 \x01(\x0b\x32\x0f.atoll.v1.Rules:B\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x88\x03 \x01(\x0b\x32\x10.atoll.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'atoll_control.api.v1.rules_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ROLE']._serialized_start=398
+  _globals['_ROLE']._serialized_end=488
   _globals['_RULES']._serialized_start=69
   _globals['_RULES']._serialized_end=286
+  _globals['_ACCESS']._serialized_start=288
+  _globals['_ACCESS']._serialized_end=396
 # @@protoc_insertion_point(module_scope)

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from atoll_control.api.v1 import rules_pb2 as atoll_dot_v1_dot_rules__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61toll/demo/v1/fault.proto\x12\ratoll.demo.v1\x1a\x1egoogle/protobuf/duration.proto\"q\n\x0eSetSlowRequest\x12\x0e\n\x06module\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.atoll.demo.v1.SlowKind\x12(\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1f\n\x0fSetSlowResponse\x12\x0c\n\x04loop\x18\x01 \x01(\t\"\x11\n\x0fGetStatsRequest\"L\n\x06Spread\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p99\x18\x04 \x01(\x01\x12\x0b\n\x03max\x18\x05 \x01(\x01\"\xa5\x01\n\x0cHandlerStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x04\x12)\n\nqueue_time\x18\x05 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x0e\x65xecution_time\x18\x06 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\"\xdf\x01\n\tLoopStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07modules\x18\x02 \x03(\t\x12\x0e\n\x06queued\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0b\n\x03lag\x18\x05 \x01(\x01\x12)\n\nqueue_time\x18\x06 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x0e\x65xecution_time\x18\x07 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x08handlers\x18\x08 \x03(\x0b\x32\x1b.atoll.demo.v1.HandlerStats\"\xd1\x01\n\x10GetStatsResponse\x12\'\n\x05loops\x18\x01 \x03(\x0b\x32\x18.atoll.demo.v1.LoopStats\x12\x13\n\x0bgil_enabled\x18\x02 \x01(\x08\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x39\n\x05nodes\x18\x04 \x03(\x0b\x32*.atoll.demo.v1.GetStatsResponse.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01*s\n\x08SlowKind\x12\x19\n\x15SLOW_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSLOW_KIND_OFF\x10\x01\x12\x13\n\x0fSLOW_KIND_SLEEP\x10\x02\x12\x11\n\rSLOW_KIND_CPU\x10\x03\x12\x11\n\rSLOW_KIND_GIL\x10\x04\x32\xa5\x01\n\x0c\x46\x61ultService\x12H\n\x07SetSlow\x12\x1d.atoll.demo.v1.SetSlowRequest\x1a\x1e.atoll.demo.v1.SetSlowResponse\x12K\n\x08GetStats\x12\x1e.atoll.demo.v1.GetStatsRequest\x1a\x1f.atoll.demo.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61toll/demo/v1/fault.proto\x12\ratoll.demo.v1\x1a\x14\x61toll/v1/rules.proto\x1a\x1egoogle/protobuf/duration.proto\"q\n\x0eSetSlowRequest\x12\x0e\n\x06module\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.atoll.demo.v1.SlowKind\x12(\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1f\n\x0fSetSlowResponse\x12\x0c\n\x04loop\x18\x01 \x01(\t\"\x11\n\x0fGetStatsRequest\"L\n\x06Spread\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p99\x18\x04 \x01(\x01\x12\x0b\n\x03max\x18\x05 \x01(\x01\"\xa5\x01\n\x0cHandlerStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x04\x12)\n\nqueue_time\x18\x05 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x0e\x65xecution_time\x18\x06 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\"\xdf\x01\n\tLoopStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07modules\x18\x02 \x03(\t\x12\x0e\n\x06queued\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0b\n\x03lag\x18\x05 \x01(\x01\x12)\n\nqueue_time\x18\x06 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x0e\x65xecution_time\x18\x07 \x01(\x0b\x32\x15.atoll.demo.v1.Spread\x12-\n\x08handlers\x18\x08 \x03(\x0b\x32\x1b.atoll.demo.v1.HandlerStats\"\xd1\x01\n\x10GetStatsResponse\x12\'\n\x05loops\x18\x01 \x03(\x0b\x32\x18.atoll.demo.v1.LoopStats\x12\x13\n\x0bgil_enabled\x18\x02 \x01(\x08\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x39\n\x05nodes\x18\x04 \x03(\x0b\x32*.atoll.demo.v1.GetStatsResponse.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01*s\n\x08SlowKind\x12\x19\n\x15SLOW_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSLOW_KIND_OFF\x10\x01\x12\x13\n\x0fSLOW_KIND_SLEEP\x10\x02\x12\x11\n\rSLOW_KIND_CPU\x10\x03\x12\x11\n\rSLOW_KIND_GIL\x10\x04\x32\xbf\x01\n\x0c\x46\x61ultService\x12X\n\x07SetSlow\x12\x1d.atoll.demo.v1.SetSlowRequest\x1a\x1e.atoll.demo.v1.SetSlowResponse\"\x0e\xaa\xc5\x18\n\x08\x03\"\x06module\x12U\n\x08GetStats\x12\x1e.atoll.demo.v1.GetStatsRequest\x1a\x1f.atoll.demo.v1.GetStatsResponse\"\x08\xaa\xc5\x18\x04\x08\x03(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +35,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATSRESPONSE_NODESENTRY']._loaded_options = None
   _globals['_GETSTATSRESPONSE_NODESENTRY']._serialized_options = b'8\001'
-  _globals['_SLOWKIND']._serialized_start=927
-  _globals['_SLOWKIND']._serialized_end=1042
-  _globals['_SETSLOWREQUEST']._serialized_start=76
-  _globals['_SETSLOWREQUEST']._serialized_end=189
-  _globals['_SETSLOWRESPONSE']._serialized_start=191
-  _globals['_SETSLOWRESPONSE']._serialized_end=222
-  _globals['_GETSTATSREQUEST']._serialized_start=224
-  _globals['_GETSTATSREQUEST']._serialized_end=241
-  _globals['_SPREAD']._serialized_start=243
-  _globals['_SPREAD']._serialized_end=319
-  _globals['_HANDLERSTATS']._serialized_start=322
-  _globals['_HANDLERSTATS']._serialized_end=487
-  _globals['_LOOPSTATS']._serialized_start=490
-  _globals['_LOOPSTATS']._serialized_end=713
-  _globals['_GETSTATSRESPONSE']._serialized_start=716
-  _globals['_GETSTATSRESPONSE']._serialized_end=925
-  _globals['_GETSTATSRESPONSE_NODESENTRY']._serialized_start=881
-  _globals['_GETSTATSRESPONSE_NODESENTRY']._serialized_end=925
-  _globals['_FAULTSERVICE']._serialized_start=1045
-  _globals['_FAULTSERVICE']._serialized_end=1210
+  _globals['_FAULTSERVICE'].methods_by_name['SetSlow']._loaded_options = None
+  _globals['_FAULTSERVICE'].methods_by_name['SetSlow']._serialized_options = b'\252\305\030\n\010\003\"\006module'
+  _globals['_FAULTSERVICE'].methods_by_name['GetStats']._loaded_options = None
+  _globals['_FAULTSERVICE'].methods_by_name['GetStats']._serialized_options = b'\252\305\030\004\010\003(\001'
+  _globals['_SLOWKIND']._serialized_start=949
+  _globals['_SLOWKIND']._serialized_end=1064
+  _globals['_SETSLOWREQUEST']._serialized_start=98
+  _globals['_SETSLOWREQUEST']._serialized_end=211
+  _globals['_SETSLOWRESPONSE']._serialized_start=213
+  _globals['_SETSLOWRESPONSE']._serialized_end=244
+  _globals['_GETSTATSREQUEST']._serialized_start=246
+  _globals['_GETSTATSREQUEST']._serialized_end=263
+  _globals['_SPREAD']._serialized_start=265
+  _globals['_SPREAD']._serialized_end=341
+  _globals['_HANDLERSTATS']._serialized_start=344
+  _globals['_HANDLERSTATS']._serialized_end=509
+  _globals['_LOOPSTATS']._serialized_start=512
+  _globals['_LOOPSTATS']._serialized_end=735
+  _globals['_GETSTATSRESPONSE']._serialized_start=738
+  _globals['_GETSTATSRESPONSE']._serialized_end=947
+  _globals['_GETSTATSRESPONSE_NODESENTRY']._serialized_start=903
+  _globals['_GETSTATSRESPONSE_NODESENTRY']._serialized_end=947
+  _globals['_FAULTSERVICE']._serialized_start=1067
+  _globals['_FAULTSERVICE']._serialized_end=1258
 # @@protoc_insertion_point(module_scope)

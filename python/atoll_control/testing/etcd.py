@@ -1,70 +1,75 @@
-"""A real etcd of one member for a test, on loopback, with its data in a temporary folder."""
+"""`Etcd`: a real etcd of one member, in a process of its own on loopback, with its data in a folder."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
 import socket
 import subprocess
-import time
+import time  # noqa: TID251 - processes take the time of their machine
 import urllib.request
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import pytest
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 60.0
+START_TIMEOUT: Final = 60.0
+# Another process may take a port between our finding and etcd's using it.
+START_ATTEMPTS: Final = 5
 
 
-@functools.cache
-def program() -> str:
-    """The path of an etcd; skips the test, saying why, where there is none."""
-    found = subprocess.run([ROOT / "scripts/etcd", "--quick"], capture_output=True, text=True, timeout=300, check=False)
-    if found.returncode:
-        pytest.skip(found.stderr.strip().splitlines()[-1])
-    return found.stdout.strip()
+class EtcdFailedError(Exception):
+    """It could not start; the message has its log."""
 
 
 class Etcd:
-    """One member, killed at the end."""
+    """Runs within a `with` block, and is killed at its end. On the thread that uses it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._program = program()
+    def __init__(self, program: str, folder: Path) -> None:
+        """Takes the path of an etcd, and where its data and its log go."""
+        self._program = program
         self._folder = folder
         self._ports: tuple[int, int] = (0, 0)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
+        """What its clients are told."""
         return f"http://127.0.0.1:{self._ports[0]}"
 
     def __enter__(self) -> Self:
-        # Another process may take a port between our finding and etcd's using it.
-        for _ in range(5):
+        """Starts it, and waits until it answers.
+
+        Raises:
+            EtcdFailedError: It can't.
+        """
+        for _ in range(START_ATTEMPTS):
             self._ports = (_free_port(), _free_port())
             if self._start():
                 return self
             self.kill()
-        raise AssertionError(f"etcd does not start:\n{(self._folder / 'log').read_text()}")
+        raise EtcdFailedError(self._log())
 
     def __exit__(self, *_: object) -> None:
+        """Kills it."""
         self.kill()
 
     def start_again(self) -> None:
-        """Starts a killed one, at its ports and with its data."""
-        assert self._start(), (self._folder / "log").read_text()
+        """Starts one that was killed, at its ports and with its data.
+
+        Raises:
+            EtcdFailedError: It can't.
+        """
+        if not self._start():
+            raise EtcdFailedError(self._log())
 
     def _start(self) -> bool:
         client, peer = (f"http://127.0.0.1:{port}" for port in self._ports)
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - the program that the caller names
                 [
                     self._program,
                     *("--name", "one", "--data-dir", str(self._folder / "data")),
@@ -72,11 +77,15 @@ class Etcd:
                     *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                     *("--initial-cluster", f"one={peer}"),
                 ],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Etcd refuses to run on other machines than amd64 unless it is told that this is meant.
                 env={**os.environ, "ETCD_UNSUPPORTED_ARCH": "arm64"},
+                # Ctrl-C is for whoever started it.
+                process_group=0,
             )
-        until = time.monotonic() + DEADLINE
+        until = time.monotonic() + START_TIMEOUT
         while time.monotonic() < until and self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{client}/health", timeout=1) as answer:  # noqa: S310 - it is http
@@ -90,18 +99,24 @@ class Etcd:
     def kill(self) -> None:
         """As by kill -9."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
 
     def pause(self) -> None:
         """It answers no more, and its connections stay open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        """It goes on after a pause."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _log(self) -> str:
+        log = self._folder / "log"
+        return f"etcd ({self._program}) did not start:\n" + (log.read_text(errors="replace") if log.exists() else "")
 
 
 def _free_port() -> int:

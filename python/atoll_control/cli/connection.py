@@ -1,0 +1,195 @@
+"""How a command reaches the server and shows who it is: the options of every command that has `--server`.
+
+They are added to the commands in one place, so that none lacks them, and a command's own parameters are its own:
+`calling.calling()` asks `current()`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+import grpc
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """What the options of a command say. Files are PEM, but for that of the token."""
+
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls", envvar="ATOLL_TLS", help="Use TLS, and trust whom this machine trusts. Implied by the next three."
+        ),
+    ] = False
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", envvar="ATOLL_TLS_CA", metavar="FILE", help="Who vouches for the server."),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert", envvar="ATOLL_TLS_CLIENT_CERT", metavar="FILE", help="A certificate to show the server."
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", envvar="ATOLL_TLS_CLIENT_KEY", metavar="FILE", help="The key of that certificate."),
+    ] = None
+    tls_server_name: Annotated[
+        str | None,
+        typer.Option(
+            "--tls-server-name",
+            envvar="ATOLL_TLS_SERVER_NAME",
+            metavar="NAME",
+            help="The name in the server's certificate, where it is not that of --server.",
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            envvar="ATOLL_TOKEN_FILE",
+            metavar="FILE",
+            help="The token to show the server; the variable ATOLL_TOKEN may have the token itself.",
+        ),
+    ] = None
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is a TLS one."""
+        return self.tls or any((self.tls_ca, self.tls_cert, self.tls_key))
+
+
+class WrongConnectionError(Exception):
+    """Options that can't be used; the message names them."""
+
+
+_connection: ContextVar[Connection | None] = ContextVar("_connection", default=None)
+
+
+def current() -> Connection:
+    """What the command that runs was told."""
+    return _connection.get() or Connection()
+
+
+def add_to_commands(app: typer.Typer) -> None:
+    """Gives every command with `--server` the options of `Connection`. Once, when all commands are there."""
+    for command in app.registered_commands:
+        if command.callback is not None and "server" in inspect.signature(command.callback).parameters:
+            command.callback = _with_connection(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_to_commands(group.typer_instance)
+
+
+def _with_connection(function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function, eval_str=True)
+    hints = get_type_hints(Connection, include_extras=True)
+    added = [
+        inspect.Parameter(it.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[it.name], default=it.default)
+        for it in fields(Connection)
+    ]
+
+    @functools.wraps(function)
+    def run(**arguments: Any) -> Any:  # noqa: ANN401 - any command's
+        _connection.set(Connection(**{it.name: arguments.pop(it.name) for it in fields(Connection)}))
+        return function(**arguments)
+
+    parameters = [it.replace(kind=inspect.Parameter.KEYWORD_ONLY) for it in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {it.name: it.annotation for it in [*parameters, *added]}
+    return run
+
+
+def open_channel(
+    connection: Connection, server: str, options: Sequence[tuple[str, Any]], token: str | None
+) -> grpc.Channel:
+    """A channel to the server.
+
+    Args:
+        connection: what the command was told.
+        server: "host:port".
+        options: of the channel.
+        token: is shown with every call, unless a file of the connection has one.
+
+    Raises:
+        WrongConnectionError: the options can't be used.
+    """
+    if connection.token_file is not None:
+        token = _read(connection.token_file, "--token-file").decode(errors="replace").strip()
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        message = "the token has spaces or characters that no token has: is the right file named?"
+        raise WrongConnectionError(message)
+    if not connection.uses_tls:
+        channel = grpc.insecure_channel(server, options=options)
+    else:
+        if connection.tls_server_name is not None:
+            options = [*options, ("grpc.ssl_target_name_override", connection.tls_server_name)]
+        channel = grpc.secure_channel(server, _credentials(connection), options=options)
+    return grpc.intercept_channel(channel, _Bearer(token)) if token else channel
+
+
+class _Details(NamedTuple):
+    """`grpc.ClientCallDetails`, with other metadata."""
+
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
+    """Shows a token with every call. Unlike grpc's call credentials also without TLS, on loopback."""
+
+    def __init__(self, token: str) -> None:
+        self._shown = ("authorization", f"Bearer {token}")
+
+    def _go_on(self, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ANN401 - any call's
+        metadata = [*(details.metadata or ()), self._shown]
+        return continuation(
+            _Details(
+                details.method,
+                details.timeout,
+                metadata,
+                details.credentials,
+                details.wait_for_ready,
+                details.compression,
+            ),
+            request,
+        )
+
+    intercept_unary_unary = _go_on  # type: ignore[assignment]
+    intercept_unary_stream = _go_on  # type: ignore[assignment]
+    intercept_stream_stream = _go_on  # type: ignore[assignment]
+
+
+def _credentials(connection: Connection) -> grpc.ChannelCredentials:
+    if (connection.tls_cert is None) != (connection.tls_key is None):
+        message = "--tls-cert and --tls-key: a certificate and its key belong together, give both"
+        raise WrongConnectionError(message)
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(connection.tls_ca, "--tls-ca"),
+        private_key=_read(connection.tls_key, "--tls-key"),
+        certificate_chain=_read(connection.tls_cert, "--tls-cert"),
+    )
+
+
+def _read(path: Path | None, option: str) -> Any:  # noqa: ANN401 - bytes, or None for None
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        message = f"{option}: {path} can't be read: {problem.strerror}"
+        raise WrongConnectionError(message) from None

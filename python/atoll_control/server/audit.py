@@ -1,0 +1,140 @@
+"""`Audit`: one line in the log for every change that was asked for, and how it ended.
+
+    2026-11-28T12:00:00.000000Z [info     ] audit actor=token:ci method=KvService.Put target={"key": "a"} outcome=OK
+
+Who, what, on what, with which outcome; values of keys are never in it. Which calls are changes, and which fields of the
+request tell what is changed, the protos say (`access.py`). A call that was cancelled is put down as CANCELLED: the
+change may have been made.
+
+It stands before the handlers of modules, as methods of the servicers, so that reading costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from atoll.errors import AbortError
+from atoll_control.server.access import Rule, methods_of, rule_of, values_at
+from atoll_control.server.calls import actor_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+    from google.protobuf.message import Message
+
+    # Takes the fields of a line.
+    Sink = Callable[[Mapping[str, Any]], object]
+
+# Of each field that tells what is changed, this many values are shown, and of each value this many characters.
+MAX_VALUES: Final = 8
+MAX_CHARACTERS: Final = 256
+
+_OK: Final = grpc.StatusCode.OK.name
+
+
+class Audit:
+    """Where changes are put down. Any thread may record; `install` is for the loop of the servicer."""
+
+    def __init__(self, sink: Sink) -> None:
+        """Hands each line's fields to `sink`, on the thread on which it comes."""
+        self._sink = sink
+
+    def record(self, actor: str, method: str, target: Mapping[str, Any], outcome: str) -> None:
+        """Puts a change down.
+
+        Args:
+            actor: who asked for it.
+            method: "KvService.Delete".
+            target: what is changed, by the names of fields.
+            outcome: the name of the call's status.
+        """
+        self._sink({"actor": actor, "method": method, "target": target, "outcome": outcome})
+
+    def install(self, servicer: object) -> None:
+        """Stands before the servicer's handlers of changes. On its loop, before the servicer is added to a server."""
+        for method in methods_of(servicer):
+            if (rule := rule_of(method)).is_audited:
+                handler: Any = getattr(servicer, method.name)
+                before = self._before_stream if inspect.isasyncgenfunction(handler) else self._before
+                setattr(servicer, method.name, types.MethodType(before(rule, handler.__func__), servicer))
+
+    def _before(self, rule: Rule, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        record, name = self.record, rule.name
+
+        @functools.wraps(handler)
+        async def audited(module: object, request: Any, context: Any) -> Any:  # noqa: ANN401 - any message
+            outcome = grpc.StatusCode.UNKNOWN.name
+            try:
+                reply = await handler(module, request, context)
+                outcome = _OK
+            except BaseException as problem:
+                outcome = _outcome(problem, context)
+                raise
+            finally:
+                record(actor_of(context), name, target_of(rule, request), outcome)
+            return reply
+
+        return audited
+
+    def _before_stream(
+        self, rule: Rule, handler: Callable[..., AsyncIterator[Any]]
+    ) -> Callable[..., AsyncIterator[Any]]:
+        record, name = self.record, rule.name
+
+        @functools.wraps(handler)
+        async def audited(module: object, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
+            outcome = grpc.StatusCode.CANCELLED.name
+            try:
+                async for message in handler(module, request, context):
+                    yield message
+                outcome = _OK
+            except BaseException as problem:
+                outcome = _outcome(problem, context)
+                raise
+            finally:
+                record(actor_of(context), name, target_of(rule, request), outcome)
+
+        return audited
+
+
+def _outcome(problem: BaseException, context: Any) -> str:  # noqa: ANN401 - grpcio's context or ours
+    if isinstance(problem, AbortError):
+        code = context.code()
+        return code.name if isinstance(code, grpc.StatusCode) else str(code)
+    if isinstance(problem, (asyncio.CancelledError, GeneratorExit)):
+        return grpc.StatusCode.CANCELLED.name
+    return grpc.StatusCode.UNKNOWN.name
+
+
+def target_of(rule: Rule, request: Message) -> dict[str, Any]:
+    """What is changed, by the names of fields; those that are empty are left out."""
+    target: dict[str, Any] = {}
+    for path in rule.targets:
+        if len(path) == 1:
+            if value := getattr(request, path[0]):
+                target[path[0]] = _shown(request, path, value)
+            continue
+        values = [_shown(request, path, value) for value in values_at(request, path)]
+        if values:
+            more = len(values) - MAX_VALUES
+            target[".".join(path)] = [*values[:MAX_VALUES], *([f"and {more} more"] if more > 0 else ())]
+    return target
+
+
+def _shown(request: Message, path: Iterable[str], value: Any) -> Any:  # noqa: ANN401 - any field's
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    if isinstance(value, str):
+        return value if len(value) <= MAX_CHARACTERS else value[:MAX_CHARACTERS] + "..."
+    descriptor = request.DESCRIPTOR
+    *_, last = path
+    field = descriptor.fields_by_name.get(last)
+    if field is not None and field.enum_type is not None and value in field.enum_type.values_by_number:
+        return field.enum_type.values_by_number[value].name
+    return value
