@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.control.agents import FALSE, TRUE, UNKNOWN
 
-from atoll_control.agent import state as state_module
 from atoll_control.agent.check_process import KEPT_OUTPUT_BYTES, MAX_OUTPUT_BYTES, MAX_REASON_BYTES, CheckProcess
 from atoll_control.agent.conditions import REASON_PERIOD, Conditions
 from atoll_control.agent.errors import StateError, StateInUseError
@@ -44,12 +43,10 @@ def test_an_incarnation_is_on_the_disk_before_it_is_used_and_higher_than_all_bef
                 used = incarnation
 
 
-def test_a_clock_that_was_set_back_does_not_lower_incarnations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_was_set_back_does_not_lower_incarnations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with StateDirectory(tmp_path) as state:
         used = state.next_incarnation()
-    monkeypatch.setattr(state_module.time, "time_ns", lambda: 5)
+    monkeypatch.setattr(time, "time_ns", lambda: 5)
     with StateDirectory(tmp_path) as state:
         assert state.next_incarnation() > used
 
@@ -76,7 +73,7 @@ def test_an_incarnation_that_can_not_be_written_is_not_used(tmp_path: Path, monk
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patched:
-            patched.setattr(state_module.os, "fsync", full)
+            patched.setattr(os, "fsync", full)
             with pytest.raises(OSError, match="No space"):
                 state.next_incarnation(above=first + 10 * BLOCK)
         assert state.next_incarnation() == first + 1
@@ -107,7 +104,7 @@ def test_a_directory_has_one_holder_at_a_time(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     for _ in range(2):  # and the lock is given back
-        with pytest.raises(StateError, match="is damaged.*or delete it"), StateDirectory(tmp_path):
+        with pytest.raises(StateError, match=r"is damaged.*or delete it"), StateDirectory(tmp_path):
             raise AssertionError
 
 

@@ -32,6 +32,7 @@ from atoll_control.client import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
+    UnreachableError,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Membership:
         self._leave_reason = ""
         # Of the registration that holds; 0 before the first one.
         self._incarnation = 0
+        # Sent with a registration of which the outcome is not known; or 0.
+        self._tried = 0
         self._interval = DEFAULT_INTERVAL
         self._deadline = DEFAULT_DEADLINE
         self._server_id = ""
@@ -101,8 +104,8 @@ class Membership:
         self._pauses = 0
         self._avoid = ""
         self._silent_since: float | None = None
-        self._reported = ""
-        self._reported_at = 0.0
+        # When which event was last said to keep the node from being a member.
+        self._said: dict[str, float] = {}
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
 
@@ -192,6 +195,7 @@ class Membership:
         give_up_place_at: float | None = None
         while True:
             conditions = self._conditions.all()
+            self._tried = incarnation
             try:
                 response = await self._link.client.nodes.register(
                     self._state.node_id,
@@ -217,6 +221,8 @@ class Membership:
                 await self._pause()
                 continue
             except (ClientError, OSError) as error:
+                if isinstance(error, UnreachableError):
+                    self._tried = 0
                 if await self._not_answered(error):
                     await self._renew_link()
                 continue
@@ -234,7 +240,7 @@ class Membership:
         why: str,
     ) -> None:
         now = self._io_context.now()
-        self._incarnation, self._server_id = incarnation, response.server_id
+        self._incarnation, self._server_id, self._tried = incarnation, response.server_id, 0
         self._interval = seconds(response.heartbeat_interval) or DEFAULT_INTERVAL
         self._deadline = seconds(response.node_deadline) or DEFAULT_DEADLINE
         # The server tells each node another first interval, so that they are spread.
@@ -256,17 +262,19 @@ class Membership:
         self._tell(f"node {self._state.node_id}, registered at {self._link.client.endpoint}")
 
     async def _unregister(self) -> None:
-        if not self._incarnation:
+        # A registration that was cut short may have arrived.
+        incarnation = self._tried or self._incarnation
+        if not incarnation:
             return
         try:
             node = await self._link.client.nodes.unregister(
-                self._state.node_id, self._incarnation, reason=self._leave_reason, timeout=LEAVE_TIMEOUT
+                self._state.node_id, incarnation, reason=self._leave_reason, timeout=LEAVE_TIMEOUT
             )
         except (ClientError, OSError) as error:
             _log.warning("left_without_goodbye", problem=str(error), remedy="the server will find the node dead")
             return
         state = node_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
-        _log.info("left", node_id=node.node_id, incarnation=self._incarnation, state=state, reason=self._leave_reason)
+        _log.info("left", node_id=node.node_id, incarnation=incarnation, state=state, reason=self._leave_reason)
 
     # -- whose place it is ---------------------------------------------------------------------------------------------
 
@@ -352,6 +360,7 @@ class Membership:
             _log.info("server_back", after=round(now - self._silent_since, 3), server=self._link.client.endpoint)
             self._tell(f"node {self._state.node_id}, registered at {self._link.client.endpoint}")
             self._silent_since = None
+            self._said.clear()
         self._stuck, self._stuck_limit, self._pauses, self._avoid = 0, STUCK_AFTER, 0, ""
         if server_id != self._server_id:
             _log.info("server_changed", server=self._link.client.endpoint, server_id=server_id)
@@ -407,9 +416,9 @@ class Membership:
         now = self._io_context.now()
         if self._silent_since is None:
             self._silent_since = now
-        elif now - self._reported_at < REPORT_PERIOD and event == self._reported:
+        elif now - self._said.get(event, float("-inf")) < REPORT_PERIOD:
             return
-        self._reported_at, self._reported = now, event
+        self._said[event] = now
         _log.warning(event, **fields, since=round(now - self._silent_since, 3))
         self._tell(f"node {self._state.node_id}, {event.replace('_', ' ')}: {fields.get('problem', '')}")
 
