@@ -4,6 +4,7 @@ Imports point down::
 
     __main__ -> echo | post | neighbour | scaling | overhead -> h2load | processes | protos -> summary | progress
     __main__ -> streaming | payload | tls | idle | broadcast -> pairs | holding -> echo_server -> h2load | processes
+    __main__ -> control/ (nodes | kv | watchers | restart | failover) -> processes -> summary | progress
     __main__ -> report -> thresholds -> summary
 
 What is measured is in ``servers/``, ``posting/``, ``scaling_loops`` and ``overheads/``; ``holder`` is a client. It runs

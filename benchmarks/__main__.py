@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import h2load, machine, report, thresholds
 from benchmarks.broadcast import BroadcastBenchmark
+from benchmarks.control.failover import FailoverBenchmark
+from benchmarks.control.kv import KvBenchmark
+from benchmarks.control.nodes import NodesBenchmark
+from benchmarks.control.restart import RestartBenchmark
+from benchmarks.control.watchers import WatchersBenchmark
 from benchmarks.echo import EchoBenchmark
 from benchmarks.idle import IdleBenchmark
 from benchmarks.interceptor import InterceptorBenchmark
@@ -41,7 +46,14 @@ BENCHMARKS: Final[dict[str, Callable[..., Benchmark]]] = {
     "interceptor": InterceptorBenchmark,
     "idle": IdleBenchmark,
     "broadcast": BroadcastBenchmark,
+    "nodes": NodesBenchmark,
+    "kv": KvBenchmark,
+    "watchers": WatchersBenchmark,
+    "restart": RestartBenchmark,
+    "failover": FailoverBenchmark,
 }
+GROUPS: Final = {"control": ("nodes", "kv", "watchers", "restart", "failover")}
+"""Several by one name."""
 LOADED: Final = {"echo", "neighbour", "streaming", "payload", "tls", "interceptor"}
 """Those that need h2load."""
 
@@ -53,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 when a threshold is missed and ``--check`` is given; 2 when measuring was not possible; 130 after Ctrl-C.
     """
     options = _parse(arguments)
-    names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)
+    asked = [name for given in options.names for name in GROUPS.get(given, (given,))]
+    names = list(dict.fromkeys(asked)) or list(BENCHMARKS)
     try:
         if LOADED.intersection(names):
             h2load.executable()
@@ -91,9 +104,10 @@ def _run(names: list[str], options: argparse.Namespace) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measures atoll beside its peers; about 11 minutes, --quick about 4."
+        prog="python -m benchmarks", description="Measures atoll beside its peers; about 16 minutes, --quick about 7."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
+    known = [*BENCHMARKS, *GROUPS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(known)} (default: all)")
     parser.add_argument(
         "--json",
         type=Path,
@@ -105,8 +119,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="exit with 1 when a threshold is missed")
     options = parser.parse_args(arguments)
     for name in options.names:
-        if name not in BENCHMARKS:
-            parser.error(f"there is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
+        if name not in known:
+            parser.error(f"there is no benchmark {name!r}; choose from {', '.join(known)}")
     return options
 
 

@@ -55,7 +55,8 @@ def test_the_thresholds_hold_from_their_python_on() -> None:
 
 def test_the_committed_file_names_each_figure_of_the_goals_once() -> None:
     figures = [threshold.figure for threshold in committed().thresholds]
-    assert len(figures) == len(set(figures)) == 26
+    assert len(figures) == len(set(figures)) == 37
     loops = {"post", "neighbour", "scaling", "overhead"}
     calls = {"echo", "streaming", "payload", "idle", "broadcast", "overload"}
-    assert {name.partition(".")[0] for name in figures} == loops | calls
+    control = {"nodes", "kv", "watchers", "restart", "failover"}
+    assert {name.partition(".")[0] for name in figures} == loops | calls | control

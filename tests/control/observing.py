@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import parser
 
+from atoll_control.testing.server_process import ServerProcess
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,10 +39,11 @@ def parsed(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 class Observed:
-    """A server started with `OBSERVED`."""
+    """A server started with `OBSERVED`; either of the classes that start one."""
 
     def __init__(self, server: Any) -> None:
-        told = next(entry for entry in map(json.loads, server.seen) if entry["event"] == "observed")
+        lines = server.lines if isinstance(server, ServerProcess) else map(json.loads, server.seen)
+        told = next(entry for entry in lines if entry["event"] == "observed")
         self.observe: str = told["observe"]
         self.metrics: str = told["metrics"]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tests.control.observing import OBSERVED, Observed, get, wait_until
 from tests.interpreters import SERVER_PYTHON
 
 from atoll_control.api.v1 import (
@@ -101,6 +102,25 @@ def test_a_standby_tells_where_the_leader_is_and_refuses_everything_else(
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == f"this server is a standby; the leader is at {leader.address}"
     assert dict(error.trailing_metadata())["atoll-leader"] == leader.address
+
+
+def test_a_standby_lives_and_is_not_ready_until_it_takes_over(member: Callable[..., ServerProcess]) -> None:
+    leader = member(*OBSERVED)
+    leader.wait_for("server_started")
+    standby = member(*OBSERVED)
+    standby.wait_for("leader_seen")
+    leading, standing_by = Observed(leader), Observed(standby)
+    wait_until(lambda: get(leading.observe, "/readyz")[0] == 200)
+    wait_until(lambda: standing_by.conditions()["leader"] == (False, f"standby of {leader.address}"))
+    assert get(standing_by.observe, "/livez")[0] == 200
+    assert get(standing_by.observe, "/readyz")[0] == 503
+    assert (leading.numbers()["is_leader"][()], standing_by.numbers()["is_leader"][()]) == (1, 0)
+    epoch = leading.numbers()["epoch"][()]
+    leader.kill()
+    wait_until(lambda: get(standing_by.observe, "/readyz")[0] == 200)
+    numbers = standing_by.numbers()
+    assert numbers["is_leader"][()] == 1
+    assert numbers["epoch"][()] > epoch
 
 
 def test_a_leader_that_is_stopped_hands_over_at_once(pair: tuple[ServerProcess, ServerProcess]) -> None:

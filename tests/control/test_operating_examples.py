@@ -151,7 +151,6 @@ def test_the_settings_of_the_manifest_are_accepted_and_its_ports_are_theirs(tmp_
     assert int(grace.group(1)) > settings.grace
     probes = re.findall(r"(\w+Probe):\n +httpGet:\n +path: (\S+)\n +port: (\w+)", manifest)
     assert probes == [
-        ("startupProbe", "/readyz", "observe"),
         ("livenessProbe", "/livez", "observe"),
         ("readinessProbe", "/readyz", "observe"),
     ]

@@ -395,6 +395,17 @@ async def test_streams_end_with_a_status_and_the_leader_when_the_server_may_serv
 
 
 @on_a_loop
+async def test_a_client_that_resumes_while_the_server_stops_is_refused_and_holds_nothing_up() -> None:
+    async with serving() as served:
+        stream = served.stream()
+        await stream.opened(key=b"a")
+        await served.on_its_loop(served.manager.refuse_streams, grpc.StatusCode.UNAVAILABLE, "the server stops")
+        assert await stream.ended_with() == ("UNAVAILABLE", "the server stops")
+        assert await served.stream().ended_with() == ("UNAVAILABLE", "the server stops")
+        await served.until(lambda it: it.streams == it.watches == 0)
+
+
+@on_a_loop
 async def test_a_store_that_is_closed_ends_the_streams() -> None:
     async with serving() as served:
         stream = served.stream()

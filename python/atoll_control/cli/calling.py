@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import grpc
 import typer
 
-from atoll_control.cli.connection import WrongConnectionError, current, open_channel
+from atoll_control.cli.connection import WrongConnectionError, current, identity
+from atoll_control.client import Client, ClientError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,16 +37,21 @@ EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has "
     "changed, 5 the server can't be reached, 6 the token does not allow it."
 )
-MAX_MESSAGE_BYTES: Final = 8 << 20
 
 ServerOption = Annotated[
-    str,
-    typer.Option("--server", envvar="ATOLL_SERVER", metavar="HOST:PORT", help="Where the server listens."),
+    list[str],
+    typer.Option(
+        "--server",
+        envvar="ATOLL_SERVER",
+        metavar="HOST:PORT",
+        help="Where the server listens. Of several servers name each, repeated or with commas between: the one that "
+        "leads is found.",
+    ),
 ]
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for the server.")
 ]
-DEFAULT_SERVER: Final = "127.0.0.1:50051"
+DEFAULT_SERVER: Final = ["127.0.0.1:50051"]
 DEFAULT_TIMEOUT: Final = 10.0
 
 
@@ -56,20 +62,27 @@ def fail(message: str, code: int = COULD_NOT) -> NoReturn:
 
 
 @contextlib.contextmanager
-def calling(server: str) -> Iterator[grpc.Channel]:
-    """A channel to the server; a call that fails in the block ends the command with the server's words."""
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+def connected(server: list[str], timeout: float = DEFAULT_TIMEOUT) -> Iterator[Client]:
+    """A client; a call that fails in the block ends the command with the server's words."""
     try:
-        opened = open_channel(current(), server, options, os.environ.get("ATOLL_TOKEN"))
+        token, tls = identity(current(), os.environ.get("ATOLL_TOKEN"))
+        client = Client(server, token=token, tls=tls, timeout=timeout, wait_for_server=False)
     except WrongConnectionError as wrong:
         fail(str(wrong), USAGE)
-    with opened as channel:
+    except ValueError as wrong:
+        fail(f"--server: {str(wrong).removeprefix('endpoints: ')}", USAGE)
+    with client:
         try:
-            yield channel
-        except grpc.RpcError as error:
-            code: grpc.StatusCode = error.code()
-            text = error.details() or code.name
-            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-                tls = "" if current().uses_tls else "; if it speaks TLS, name who vouches for it with --tls-ca"
-                text = f"no answer from {server}: {text}; is the server running there? Name another with --server{tls}"
-            fail(text, CODES.get(code, COULD_NOT))
+            yield client
+        except UnreachableError as error:
+            hint = "" if tls else "; if it speaks TLS, name who vouches for it with --tls-ca"
+            fail(f"{error} Name another with --server{hint}", UNREACHABLE)
+        except ClientError as error:
+            fail(str(error), COULD_NOT if error.status is None else CODES.get(error.status, COULD_NOT))
+
+
+@contextlib.contextmanager
+def calling(server: list[str]) -> Iterator[grpc.Channel]:
+    """A channel for stubs, whose calls go to the server that leads; otherwise as `connected`."""
+    with connected(server) as client:
+        yield client.channel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks, tokens
+from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks, tokens, topics, watch
 from atoll_control.cli.calling import EXIT_CODES
 from atoll_control.cli.connection import add_to_commands
 from atoll_control.cli.setting_flags import PLACES
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(kv.app, name="kv")
+app.add_typer(watch.app, name="watch")
+app.add_typer(topics.app, name="topics")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(health.app, name="health")
 app.add_typer(tokens.app, name="tokens")

@@ -11,13 +11,14 @@ import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import grpc
 import typer
 
+from atoll_control.client import Tls
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +111,11 @@ def _with_connection(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def open_channel(
-    connection: Connection, server: str, options: Sequence[tuple[str, Any]], token: str | None
-) -> grpc.Channel:
-    """A channel to the server.
+def identity(connection: Connection, token: str | None) -> tuple[str | None, Tls | None]:
+    """The token to show, and the files of TLS; None for what there is not.
 
     Args:
         connection: what the command was told.
-        server: "host:port".
-        options: of the channel.
         token: is shown with every call, unless a file of the connection has one.
 
     Raises:
@@ -129,65 +126,25 @@ def open_channel(
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         message = "the token has spaces or characters that no token has: is the right file named?"
         raise WrongConnectionError(message)
-    if not connection.uses_tls:
-        channel = grpc.insecure_channel(server, options=options)
-    else:
-        if connection.tls_server_name is not None:
-            options = [*options, ("grpc.ssl_target_name_override", connection.tls_server_name)]
-        channel = grpc.secure_channel(server, _credentials(connection), options=options)
-    return grpc.intercept_channel(channel, _Bearer(token)) if token else channel
+    return token or None, _tls(connection) if connection.uses_tls else None
 
 
-class _Details(NamedTuple):
-    """`grpc.ClientCallDetails`, with other metadata."""
-
-    method: str
-    timeout: float | None
-    metadata: Sequence[tuple[str, str | bytes]]
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
-
-
-class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Shows a token with every call. Unlike grpc's call credentials also without TLS, on loopback."""
-
-    def __init__(self, token: str) -> None:
-        self._shown = ("authorization", f"Bearer {token}")
-
-    def _go_on(self, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ANN401 - any call's
-        metadata = [*(details.metadata or ()), self._shown]
-        return continuation(
-            _Details(
-                details.method,
-                details.timeout,
-                metadata,
-                details.credentials,
-                details.wait_for_ready,
-                details.compression,
-            ),
-            request,
-        )
-
-    intercept_unary_unary = _go_on  # type: ignore[assignment]
-    intercept_unary_stream = _go_on  # type: ignore[assignment]
-    intercept_stream_stream = _go_on  # type: ignore[assignment]
-
-
-def _credentials(connection: Connection) -> grpc.ChannelCredentials:
+def _tls(connection: Connection) -> Tls:
     if (connection.tls_cert is None) != (connection.tls_key is None):
         message = "--tls-cert and --tls-key: a certificate and its key belong together, give both"
         raise WrongConnectionError(message)
-    return grpc.ssl_channel_credentials(
-        root_certificates=_read(connection.tls_ca, "--tls-ca"),
-        private_key=_read(connection.tls_key, "--tls-key"),
-        certificate_chain=_read(connection.tls_cert, "--tls-cert"),
+    for option in ("tls_ca", "tls_cert", "tls_key"):
+        if (path := getattr(connection, option)) is not None:
+            _read(path, "--" + option.replace("_", "-"))
+    return Tls(
+        ca=connection.tls_ca,
+        certificate=connection.tls_cert,
+        key=connection.tls_key,
+        server_name=connection.tls_server_name,
     )
 
 
-def _read(path: Path | None, option: str) -> Any:  # noqa: ANN401 - bytes, or None for None
-    if path is None:
-        return None
+def _read(path: Path, option: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:

@@ -192,7 +192,7 @@ def detector_fields(detector: health_pb2.Detector) -> list[tuple[str, str]]:
     ]
 
 
-def _drain(node: str, reason: str, server: str, timeout: float, *, draining: bool) -> node_pb2.Node:
+def _drain(node: str, reason: str, server: list[str], timeout: float, *, draining: bool) -> node_pb2.Node:
     with calling(server) as channel:
         request = node_pb2.DrainRequest(node_id=node, draining=draining, reason=reason)
         drained: node_pb2.Node = node_pb2_grpc.NodeServiceStub(channel).Drain(request, timeout=timeout).node

@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs."""
+"""How commands print: tables for people, JSON for programs, YAML for both."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ T = TypeVar("T")
 # How much of a list is asked for at a time.
 PAGE: Final = 1000
 
+# Texts in YAML are not folded.
+_YAML_WIDTH: Final = 1 << 30
+
 
 class Output(enum.StrEnum):
     """What a command prints."""
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
@@ -69,9 +73,9 @@ def warn_of_more(more: bool, remedy: str) -> None:
 def print_messages(
     output: Output, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    """Prints a list: as a JSON array of the messages, or as a table of `rows`."""
-    if output is Output.JSON:
-        print_json([as_json(message) for message in messages])
+    """Prints a list: as a JSON or YAML array of the messages, or as a table of `rows`."""
+    if output is not Output.TABLE:
+        print_data(output, [as_json(message) for message in messages])
         return
     print_table(columns, rows)
 
@@ -89,9 +93,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(output: Output, message: Message, fields: Iterable[tuple[str, str]]) -> None:
-    """Prints one thing: as a JSON object, or one line per field."""
-    if output is Output.JSON:
-        print_json(as_json(message))
+    """Prints one thing: as a JSON or YAML object, or one line per field."""
+    if output is not Output.TABLE:
+        print_data(output, as_json(message))
         return
     lines = list(fields)
     width = max((len(name) for name, _ in lines), default=0)
@@ -99,9 +103,20 @@ def print_fields(output: Output, message: Message, fields: Iterable[tuple[str, s
         typer.echo(f"{name:<{width}}  {value}")
 
 
-def print_json(value: object) -> None:
-    """Prints JSON for programs, and for people who look at it."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_data(output: Output, value: object) -> None:
+    """Prints JSON or YAML, for programs, and for people who look at it."""
+    if output is Output.YAML:
+        typer.echo(as_yaml(value), nl=False)
+    else:
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def as_yaml(value: object) -> str:
+    """What JSON can say, in YAML; ends with a newline."""
+    import yaml  # noqa: PLC0415 - few commands need it
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_YAML_WIDTH)
+    return text
 
 
 def as_json(message: Message) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from atoll.errors import BindError, StoreError
 from atoll_control.cli.calling import EXIT_CODES, USAGE, fail
 from atoll_control.cli.configuration import Configuration, ConfigurationError, Source, resolve, settings_of
-from atoll_control.cli.output import Output, OutputOption, print_json, print_table
+from atoll_control.cli.output import Output, OutputOption, print_data, print_table
 from atoll_control.cli.serve_options import ServeOptions, server_settings
 from atoll_control.cli.setting_flags import PLACES, ConfigOption, takes_settings
 from atoll_control.server.app import serve as run_server
@@ -69,12 +69,13 @@ def show(config: ConfigOption = None, output: OutputOption = Output.TABLE, **fla
         for name, declared in settings_of(ServeOptions).items()
         if not declared.extras.flag_only
     ]
-    if output is Output.JSON:
-        print_json(
+    if output is not Output.TABLE:
+        print_data(
+            output,
             [
                 {"name": name, "value": value, "source": origin.source.value, "place": origin.place}
                 for name, value, origin in shown
-            ]
+            ],
         )
         return
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), _origin(origin)) for name, value, origin in shown])

@@ -23,7 +23,7 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, print_fields, print_json, seconds_of
+from atoll_control.cli.output import Output, OutputOption, print_data, print_fields, seconds_of
 
 DataDirectory = Annotated[
     Path, typer.Option("--data-dir", envvar="ATOLL_DATA_DIR", metavar="DIRECTORY", help="The server's data directory.")
@@ -75,7 +75,7 @@ def backup(
     typer.echo(f"{path}: {size:,} bytes, generation {first.generation}, revision {first.revision}; checked")
 
 
-def _receive(draft: Path, server: str, timeout: float) -> admin_pb2.BackupChunk:
+def _receive(draft: Path, server: list[str], timeout: float) -> admin_pb2.BackupChunk:
     """Writes what the server sends into a file, durably. The first chunk, which says what there is to come."""
     with calling(server) as channel, draft.open("xb") as file:
         chunks = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest(), timeout=timeout)
@@ -152,8 +152,9 @@ def doctor(
     except StoreError as problem:
         fail(str(problem))
     tables = dict(report.tables)
-    if output is Output.JSON:
-        print_json(
+    if output is not Output.TABLE:
+        print_data(
+            output,
             {
                 "path": str(report.path),
                 "schema_version": report.schema_version,
@@ -165,7 +166,7 @@ def doctor(
                 "locked_by": report.locked_by,
                 "is_clean": report.is_clean,
                 "problems": report.problems,
-            }
+            },
         )
     else:
         typer.echo(f"{report.path}: {report.bytes:,} bytes, schema {report.schema_version}")

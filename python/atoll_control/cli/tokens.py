@@ -19,7 +19,7 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, as_json, print_fields, print_json, print_messages
+from atoll_control.cli.output import Output, OutputOption, as_json, print_data, print_fields, print_messages
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -72,8 +72,8 @@ def create(
         request.ttl.CopyFrom(duration(expires_after))
     with calling(server) as channel:
         made = token_pb2_grpc.TokenServiceStub(channel).CreateToken(request, timeout=timeout)
-    if output is Output.JSON:
-        print_json(as_json(made))
+    if output is not Output.TABLE:
+        print_data(output, as_json(made))
         return
     typer.echo(f"token {name}, role {_role(made.token)}, id {made.token.token_id}; its secret:", err=True)
     typer.echo(made.secret)

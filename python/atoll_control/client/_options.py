@@ -23,8 +23,9 @@ _MAX_PORT: Final = 65535
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     # A server that is stopped, or cut off, is noticed while a call or a watch waits for it.
-    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     # A server that comes back is found soon.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -35,6 +35,7 @@ _READS: Final = frozenset(
         *("/atoll.v1.NodeService/GetNode", "/atoll.v1.NodeService/ListNodes", "/atoll.v1.NodeService/ListEndings"),
         *("/atoll.v1.TaskService/ListTasks", "/atoll.v1.TaskService/GetTask", "/atoll.v1.TaskService/ListJobs"),
         *("/atoll.v1.TaskService/SummarizeTasks", "/atoll.v1.TopicService/ListTopics"),
+        "/atoll.v1.TokenService/ListTokens",
     }
 )
 # As their protos say. A lease that nobody has heard of ends by itself.

@@ -9,7 +9,6 @@ What a key vanishes with is the row's owner: a lease, of which a TTL is a privat
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ import grpc.aio
 from atoll.errors import OutcomeUnknownError, StoreError
 from atoll_control.api.times import seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.server.calls import RefusedError, answer, check
+from atoll_control.server.calls import RefusedError, answer, check, check_rules, refuse
 from atoll_control.server.lease_manager import lease_key
 from atoll_control.server.node_records import ALIVE, node_of
 from atoll_control.server.owners import incarnation_of, is_private, lease_of, lease_owner, node_owner, shown_lease
@@ -27,8 +26,6 @@ from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
 from atoll_control.server.tables import KV, LEASES, NODES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow
     from atoll_control.server.lease_manager import LeaseManager
 
@@ -103,8 +100,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.GetRequest, kv_pb2.GetResponse],
     ) -> kv_pb2.GetResponse:
         """Reads a value."""
-        await check(request, context)
-        return await answer(self._get(request), context)
+        # As `check` and `answer` do it, without a coroutine for each: this is the call that is made most.
+        try:
+            check_rules(request)
+            return self._get(request)
+        except (RefusedError, StoreError) as reason:
+            await refuse(reason, context)
 
     async def MultiGet(
         self,
@@ -157,8 +158,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
     ) -> kv_pb2.PutResponse:
         """Stores a value."""
-        await check(request, context)
-        return await answer(self._put(request), context)
+        # See `Get`.
+        try:
+            check_rules(request)
+            return await self._put(request)
+        except (RefusedError, StoreError) as reason:
+            await refuse(reason, context)
 
     async def Delete(
         self,
@@ -180,7 +185,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    async def _get(self, request: kv_pb2.GetRequest) -> kv_pb2.GetResponse:
+    def _get(self, request: kv_pb2.GetRequest) -> kv_pb2.GetResponse:
         row = self._store.get(KV, row_key(request.namespace, request.key))
         if row is None:
             missing = f"namespace {request.namespace!r} has no key {request.key!r}"
@@ -253,7 +258,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
     # -- changing ------------------------------------------------------------------------------------------------------
 
     async def _put(self, request: kv_pb2.PutRequest) -> kv_pb2.PutResponse:
-        with self._room([request]):
+        taken = self._take_room(self._growth(request))
+        try:
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
                 condition = self._add_condition(plan, request)
@@ -269,6 +275,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     # Whoever may not overwrite is told what is there.
                     found = committed.found
                     return kv_pb2.PutResponse(revision=0 if found is None else found.revision)
+        finally:
+            self._in_flight -= taken
         raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the key at the same time: try again")
 
     async def _delete(self, request: kv_pb2.DeleteRequest) -> kv_pb2.DeleteResponse:
@@ -293,7 +301,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         for number, operation in enumerate(request.operations):
             if operation.HasField("delete"):
                 _check_delete(operation.delete, f"operations[{number}].delete.")
-        with self._room([operation.put for operation in request.operations if operation.HasField("put")]):
+        taken = self._take_room(sum(self._growth(it.put) for it in request.operations if it.HasField("put")))
+        try:
             for _ in range(_MAX_ATTEMPTS):
                 plan = self._new_plan()
                 for wanted in request.checks:
@@ -314,6 +323,8 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
                     return kv_pb2.TransactResponse(applied=True, revision=committed.revision)
                 if failed < len(request.checks):
                     return self._failed(request.checks[failed], failed, committed)
+        finally:
+            self._in_flight -= taken
         raise RefusedError(grpc.StatusCode.UNAVAILABLE, "others changed the keys at the same time: try again")
 
     def _failed(self, wanted: kv_pb2.TransactCheck, number: int, committed: StoreCommitted) -> kv_pb2.TransactResponse:
@@ -438,18 +449,18 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _room(self, puts: Sequence[kv_pb2.PutRequest]) -> Iterator[None]:
-        """Keeps room for what is put until the block ends, when the store knows of it.
+    def _take_room(self, growth: int) -> int:
+        """Keeps room for what is put; what it returns is taken off `_in_flight` when the store knows of it.
 
         Raises:
             RefusedError: there is not enough.
         """
-        growth = max(0, sum(self._growth(put) for put in puts))
+        if growth <= 0:
+            return 0
         limit = self._settings.max_total_bytes
         if self._used + self._used_since + growth > limit or self._used_since > _USAGE_STEP_BYTES:
             self._look_at_usage()
-        if growth and (used := self._used + self._used_since) + growth > limit:
+        if (used := self._used + self._used_since) + growth > limit:
             full = (
                 f"the store is full: it holds {used:,} of at most {limit:,} bytes and this call would add "
                 f"{growth:,}; delete keys, or start the server with a larger --max-kv-bytes"
@@ -457,10 +468,7 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
         self._used_since += growth
         self._in_flight += growth
-        try:
-            yield
-        finally:
-            self._in_flight -= growth
+        return growth
 
     def _growth(self, put: kv_pb2.PutRequest) -> int:
         key = row_key(put.namespace, put.key)

@@ -11,6 +11,7 @@ import grpc.aio
 from atoll import IoContext, rpc
 from atoll_control.api.times import duration
 from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2
+from atoll_control.server.calls import NOTHING_DONE
 from atoll_control.server.security import add_port
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Standby(admin_pb2_grpc.AdminServiceServicer):
                 f"this server is a standby, and does not know who leads: {self.problem or 'nobody does yet'}; try again"
             )
         leader = ((LEADER, self.leader_address),) if self.leader_address else ()
-        await context.abort(grpc.StatusCode.UNAVAILABLE, message, trailing_metadata=leader)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, message, trailing_metadata=(*NOTHING_DONE, *leader))
 
     def _handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         return {method.name: self._handler(method) for method in service.methods}

@@ -31,7 +31,7 @@ class RoutedChannel:
         self.timeout = timeout
         self.metadata = metadata_of(token)
         self._tls = tls
-        self._wait_for_server = wait_for_server
+        self.wait_for_server = wait_for_server
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._is_closed = False
 
@@ -137,5 +137,5 @@ class RoutedChannel:
             timeout=self.timeout if timeout is None else timeout,
             now=asyncio.get_running_loop().time(),
             chance=random.random,
-            wait_for_server=self._wait_for_server,
+            wait_for_server=self.wait_for_server,
         )

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from atoll_control.api.v1 import watch_pb2_grpc
-from atoll_control.client._failure import Failure
+from atoll_control.client._failure import ENDED_EARLY, Failure
 from atoll_control.client._reconnecting import Reconnecting
-from atoll_control.client._watch_session import WatchSession
+from atoll_control.client._watch_session import OLDEST, WatchSession
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,14 +42,18 @@ class Watch(Generic[E]):
         self._channel = channel
         self._session: WatchSession[E] = WatchSession(template, after, follow=follow)
         self._reconnecting = Reconnecting(
-            channel.router, first_patience=channel.timeout, patience=patience, chance=random.random
+            channel.router,
+            first_patience=channel.timeout,
+            patience=patience,
+            chance=random.random,
+            wait_for_server=channel.wait_for_server,
         )
         self._pending: deque[Any] = deque()
         self._call: Any = None
         self._endpoint = ""
         self._pause = 0.0
         self._is_closed = False
-        self.position: Position | TopicPosition | None = after
+        self.position: Position | TopicPosition | None = None if after == OLDEST else after
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,6 +89,11 @@ class Watch(Generic[E]):
         self._told(event)
         return event
 
+    @property
+    def was_opened(self) -> bool:
+        """A server has answered it once: who is unreachable now may come back."""
+        return self._session.was_opened
+
     def _told(self, event: Any) -> None:
         self.position = event.position if self._pending else self._session.after
 
@@ -102,11 +111,13 @@ class Watch(Generic[E]):
             self._failed(Failure.of(error))
             return
         except asyncio.CancelledError:
-            # Either this task is cancelled, and may come back for more, or the call was, by `close`.
             self._hang_up()
             task = asyncio.current_task()
-            if self._is_closed and task is not None and not task.cancelling():
+            if task is not None and not task.cancelling():
+                # Not this task, but the call was: by `close`, or by grpc, which found it ended when it was to send.
+                self._failed(ENDED_EARLY)
                 return
+            # It may come back for more.
             self._pending.extend(self._session.interrupted())
             raise
         if response is grpc.aio.EOF:

@@ -34,7 +34,7 @@ class RoutedChannel:
         self.timeout = timeout
         self.metadata = metadata_of(token)
         self._tls = tls
-        self._wait_for_server = wait_for_server
+        self.wait_for_server = wait_for_server
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
         self._is_closed = False
@@ -141,5 +141,5 @@ class RoutedChannel:
             timeout=self.timeout if timeout is None else timeout,
             now=time.monotonic(),
             chance=random.random,
-            wait_for_server=self._wait_for_server,
+            wait_for_server=self.wait_for_server,
         )

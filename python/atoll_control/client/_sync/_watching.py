@@ -13,7 +13,7 @@ import grpc
 from atoll_control.api.v1 import watch_pb2_grpc
 from atoll_control.client._failure import Failure
 from atoll_control.client._reconnecting import Reconnecting
-from atoll_control.client._watch_session import WatchSession
+from atoll_control.client._watch_session import OLDEST, WatchSession
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,14 +42,18 @@ class Watch(Generic[E]):
         self._channel = channel
         self._session: WatchSession[E] = WatchSession(template, after, follow=follow)
         self._reconnecting = Reconnecting(
-            channel.router, first_patience=channel.timeout, patience=patience, chance=random.random
+            channel.router,
+            first_patience=channel.timeout,
+            patience=patience,
+            chance=random.random,
+            wait_for_server=channel.wait_for_server,
         )
         self._pending: deque[Any] = deque()
         self._call: Any = None
         self._endpoint = ""
         self._pause = 0.0
         self._closed = threading.Event()
-        self.position: Position | TopicPosition | None = after
+        self.position: Position | TopicPosition | None = None if after == OLDEST else after
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +87,11 @@ class Watch(Generic[E]):
         event: E = self._pending.popleft()
         self._told(event)
         return event
+
+    @property
+    def was_opened(self) -> bool:
+        """A server has answered it once: who is unreachable now may come back."""
+        return self._session.was_opened
 
     def _told(self, event: Any) -> None:
         self.position = event.position if self._pending else self._session.after
