@@ -350,3 +350,23 @@ def test_settings_come_from_the_environment_too_and_flags_go_before_it(shared: s
         assert labels == {"zone": "a"}
         assert json.loads((tmp_path / "agent.json").read_text())["node_id"] == "from-the-environment"
         assert running.stop() == 0
+
+
+def test_each_setting_is_shown_with_where_it_comes_from(tmp_path: Path) -> None:
+    (file := tmp_path / "agent.toml").write_text('label = ["zone=a"]\naddress = "10.0.0.7:7000"\n' + CHECK)
+    shown = subprocess.run(
+        [
+            *(sys.executable, "-m", "atoll_control.cli", "config", "agent", "-o", "json"),
+            *("--config", str(file), "--address", "10.0.0.8:7000"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+        env={**os.environ, "ATOLL_SERVER": "10.0.0.1:50051,10.0.0.2:50051"},
+    )
+    settings = {each["name"]: (each["value"], each["place"]) for each in json.loads(shown.stdout)}
+    assert settings["server"] == (["10.0.0.1:50051", "10.0.0.2:50051"], "ATOLL_SERVER")
+    assert settings["label"] == (["zone=a"], str(file))
+    assert settings["address"] == ("10.0.0.8:7000", "--address")
+    assert settings["log_format"] == ("console", "")

@@ -1,11 +1,11 @@
-"""`atollctl agent`: makes this machine a node."""
+"""`atollctl agent` and `atollctl config agent`: makes this machine a node, and shows what the agent would be told."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,16 +21,26 @@ from atoll_control.cli.agent_options import (
     state_directory,
 )
 from atoll_control.cli.calling import CONFLICT, COULD_NOT, USAGE, fail
-from atoll_control.cli.configuration import FILE_FLAG, ConfigurationError, resolve
+from atoll_control.cli.configuration import FILE_FLAG, Configuration, ConfigurationError, resolve
+from atoll_control.cli.output import Output, OutputOption
+from atoll_control.cli.serve import print_settings, refuse
 from atoll_control.cli.setting_flags import takes_settings
 from atoll_control.server.logs import configure
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from atoll_control.agent.settings import AgentSettings
+
+AGENT_PLACES: Final = (
+    "Every option may also stand in the environment (--label as ATOLL_AGENT_LABEL; --server, --token-file and --tls... "
+    "as for other commands, ATOLL_SERVER) and in the file (label), which alone has the checks. `atollctl config agent` "
+    "tells what holds, and why."
+)
 EPILOG: Final = (
     "Stop it with Ctrl-C or SIGTERM: it unregisters. Exit codes: 0 stopped, 1 it could not go on, 2 wrong usage, 4 "
-    "another agent has the state directory, or another process is this node now. Every option may also stand in the "
-    "environment (--label as ATOLL_AGENT_LABEL; --server, --token-file and --tls... as for other commands, "
-    "ATOLL_SERVER) and in the file (label), which alone has the checks. Example: "
-    "atollctl agent --server 10.0.0.1:50051 --label zone=a"
+    f"another agent has the state directory, or another process is this node now. {AGENT_PLACES} Example: atollctl "
+    "agent --server 10.0.0.1:50051 --label zone=a"
 )
 
 AgentConfigOption = Annotated[
@@ -51,14 +61,7 @@ def agent(config: AgentConfigOption = None, **flags: object) -> None:
     The node's id is kept in the state directory, over restarts of the agent, of the machine and of the servers. Checks
     ([[check]] in the file) are commands whose exit code is the status of a condition.
     """
-    try:
-        configuration = resolve(AgentOptions, flags, os.environ, config)
-        settings = agent_settings(configuration, os.environ)
-    except ConfigurationError as error:
-        *others, last = error.problems
-        for problem in others:
-            typer.echo(f"atollctl: {problem}", err=True)
-        fail(last, USAGE)
+    configuration, settings = _resolved(config, flags)
     options = configuration.options
     configure(options.log_format)
     # Not for the commands that it starts.
@@ -73,3 +76,21 @@ def agent(config: AgentConfigOption = None, **flags: object) -> None:
         fail(str(error), USAGE)
     except AgentError as error:
         fail(str(error), COULD_NOT)
+
+
+@takes_settings(AgentOptions)
+def show(config: AgentConfigOption = None, output: OutputOption = Output.TABLE, **flags: object) -> None:
+    """Shows every setting of `atollctl agent`, its value, and where that comes from. Takes the flags of `agent`, too.
+
+    Wrong settings and checks are refused here as they are by `agent`: a test before a restart.
+    """
+    configuration, _ = _resolved(config, flags)
+    print_settings(configuration, output)
+
+
+def _resolved(config: Path | None, flags: Mapping[str, object]) -> tuple[Configuration[AgentOptions], AgentSettings]:
+    try:
+        configuration = resolve(AgentOptions, flags, os.environ, config)
+        return configuration, agent_settings(configuration, os.environ)
+    except ConfigurationError as error:
+        refuse(error)

@@ -93,7 +93,7 @@ class AgentOptions:
         file=AGENT_FILE,
         file_variable=AGENT_FILE_VARIABLE,
         tables=(CHECK,),
-        listed_by="atollctl agent --help",
+        listed_by="atollctl config agent",
     )
 
     server: tuple[str, ...] = setting(

@@ -33,8 +33,9 @@ for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
 # When all are there.
 add_to_commands(app)
-# It has them among its settings.
+# These have them among their settings.
 app.command(epilog=agent.EPILOG)(agent.agent)
+serve.config_app.command("agent", epilog=f"{agent.AGENT_PLACES} {EXIT_CODES}")(agent.show)
 
 
 @app.callback()
