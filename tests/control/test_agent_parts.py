@@ -14,9 +14,12 @@ from tests.control.agents import FALSE, TRUE, UNKNOWN
 from atoll_control.agent.check_process import KEPT_OUTPUT_BYTES, MAX_OUTPUT_BYTES, MAX_REASON_BYTES, CheckProcess
 from atoll_control.agent.conditions import REASON_PERIOD, Conditions
 from atoll_control.agent.errors import StateError, StateInUseError
-from atoll_control.agent.settings import CheckSettings
+from atoll_control.agent.settings import MAX_CHECKS, AgentSettings, CheckSettings
 from atoll_control.agent.state import BLOCK, FILE, StateDirectory
 from atoll_control.api.v1 import node_pb2
+from atoll_control.cli.agent_options import AgentOptions, agent_settings
+from atoll_control.cli.configuration import ConfigurationError, resolve
+from atoll_control.server.node_manager import MAX_CONDITIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,6 +173,18 @@ def test_all_conditions_are_due_for_a_server_that_may_not_know_them() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
+
+
+def test_there_may_be_as_many_checks_as_the_server_keeps_conditions(tmp_path: Path) -> None:
+    def settings(count: int) -> AgentSettings:
+        checks = (f'[[check]]\nname = "C{number}"\ncommand = ["true"]\n' for number in range(count))
+        (file := tmp_path / "agent.toml").write_text("".join(checks))
+        return agent_settings(resolve(AgentOptions, {}, {}, file), {})
+
+    assert MAX_CHECKS == MAX_CONDITIONS
+    assert len(settings(MAX_CHECKS).checks) == MAX_CHECKS
+    with pytest.raises(ConfigurationError, match=f"there may be {MAX_CHECKS} at most"):
+        settings(MAX_CHECKS + 1)
 
 
 def run(*command: str, **settings: Any) -> Outcome:
