@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from atoll_control.cli import health, kv, nodes, serve, store, tasks, tokens, topics, watch
+from atoll_control.cli import agent, health, kv, nodes, serve, store, tasks, tokens, topics, watch
 from atoll_control.cli.calling import EXIT_CODES
 from atoll_control.cli.connection import add_to_commands
 from atoll_control.cli.setting_flags import PLACES
@@ -33,6 +33,9 @@ for command in (store.status, store.backup, store.restore, store.doctor):
     app.command(epilog=EXIT_CODES)(command)
 # When all are there.
 add_to_commands(app)
+# These have them among their settings.
+app.command(epilog=agent.EPILOG)(agent.agent)
+serve.config_app.command("agent", epilog=f"{agent.AGENT_PLACES} {EXIT_CODES}")(agent.show)
 
 
 @app.callback()

@@ -7,7 +7,8 @@ What there is to set is declared once, as the fields of a frozen dataclass:
         data_dir: Path | None = setting(None, metavar="DIRECTORY", help="Where keys are kept.")
 
 The field's name is the key in the file; the flag is then `--data-dir` and the variable `ATOLL_DATA_DIR`. A type is
-`str`, `int`, `float`, `bool`, `Path`, a `StrEnum` or `tuple[str, ...]`, with or without None.
+`str`, `int`, `float`, `bool`, `Path`, a `StrEnum` or `tuple[str, ...]`, with or without None. Another program than the
+server says with `PLACES: ClassVar[Places]` where its settings are looked for.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 T = TypeVar("T")
 
 DEFAULT_FILE: Final = Path("/etc/atoll/atoll.toml")
 FILE_VARIABLE: Final = "ATOLL_CONFIG"
 FILE_FLAG: Final = "--config"
+PREFIX: Final = "ATOLL_"
 _MAX_FILE_BYTES: Final = 1 << 20
 _SETTING: Final = "setting"
 _TRUE: Final = {"true", "yes", "on", "1"}
@@ -57,6 +59,25 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the settings of a program are looked for.
+
+    Attributes:
+        prefix: what the names of its variables begin with.
+        file: what is read where nobody names another file; None for the server's.
+        file_variable: names another file.
+        tables: what the file may have besides settings, as `[[NAME]]`.
+        listed_by: the command that lists all settings.
+    """
+
+    prefix: str = PREFIX
+    file: Path | None = None
+    file_variable: str = FILE_VARIABLE
+    tables: tuple[str, ...] = ()
+    listed_by: str = "atollctl config show"
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Extras:
     """What a declaration says besides name, type and default; see `setting`."""
 
@@ -67,6 +88,7 @@ class _Extras:
     check: Callable[[Any], str | None] | None
     secret: bool
     flag_only: bool
+    variable: str | None
 
 
 def setting(
@@ -79,6 +101,7 @@ def setting(
     check: Callable[[Any], str | None] | None = None,
     secret: bool = False,
     flag_only: bool = False,
+    variable: str | None = None,
 ) -> T:
     """Declares a setting: the right-hand side of a dataclass's field.
 
@@ -91,6 +114,7 @@ def setting(
         check: says of a value what is wrong with it, beginning with "must be"; None when nothing is.
         secret: the value is shown to nobody.
         flag_only: neither in the file nor in the environment, and not in the help: for programs that start this one.
+        variable: its name in the environment, where that is not made from the setting's.
     """
     extras = _Extras(
         help=help,
@@ -100,6 +124,7 @@ def setting(
         check=check,
         secret=secret,
         flag_only=flag_only,
+        variable=variable,
     )
     declared: T = dataclasses.field(default=default, metadata={_SETTING: extras})
     return declared
@@ -114,22 +139,19 @@ class Setting:
         type: of its value, without None; `tuple` for several texts.
         default: its value where nobody says otherwise.
         extras: the rest of the declaration.
+        variable: as in `ATOLL_DATA_DIR`.
     """
 
     name: str
     type: type
     default: object
     extras: _Extras
+    variable: str
 
     @property
     def flag(self) -> str:
         """As in `--data-dir`."""
         return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """As in `ATOLL_DATA_DIR`."""
-        return "ATOLL_" + self.name.upper()
 
     def read_text(self, text: str) -> object:
         """The value that a flag or a variable says.
@@ -224,11 +246,13 @@ class Configuration(Generic[T]):
         options: an object of the class that declares the settings.
         origins: by setting.
         file: what was read.
+        tables: what the file has besides settings, by name; each is there, maybe empty.
     """
 
     options: T
     origins: Mapping[str, Origin]
     file: Path | None
+    tables: Mapping[str, Sequence[Mapping[str, object]]] = dataclasses.field(default_factory=dict)
 
     def wrong(self, name: str, problem: str) -> ConfigurationError:
         """What is to be raised when a value that can be read can't be used."""
@@ -243,10 +267,20 @@ def settings_of(options: type) -> dict[str, Setting]:
 @functools.cache
 def _declared(options: type) -> tuple[tuple[str, Setting], ...]:
     hints = typing.get_type_hints(options)
-    return tuple(
-        (field.name, Setting(field.name, _plain(hints[field.name]), field.default, field.metadata[_SETTING]))
-        for field in dataclasses.fields(options)
-    )
+    prefix = places_of(options).prefix
+
+    def declared(field: dataclasses.Field[Any]) -> Setting:
+        extras: _Extras = field.metadata[_SETTING]
+        variable = extras.variable or prefix + field.name.upper()
+        return Setting(field.name, _plain(hints[field.name]), field.default, extras, variable)
+
+    return tuple((field.name, declared(field)) for field in dataclasses.fields(options))
+
+
+def places_of(options: type) -> Places:
+    """Where the settings that a dataclass declares are looked for."""
+    places: Places = getattr(options, "PLACES", Places())
+    return places
 
 
 def _plain(hint: Any) -> type:  # noqa: ANN401 - what annotations are
@@ -278,10 +312,12 @@ def resolve(
     problems: list[str] = []
     values: dict[str, object] = {}
     origins: dict[str, Origin] = {}
-    path = _file_of(file, environment)
-    in_file = {} if path is None else _read_file(path)
+    places = places_of(options)
+    path = _file_of(file, environment, places)
+    in_file = {} if path is None else _read_file(path, places)
+    tables = {name: _tables(name, in_file.pop(name, []), path, problems) for name in places.tables}
     known = settings_of(options)
-    in_file = {name: value for name, value in in_file.items() if _is_known(name, value, known, path, problems)}
+    in_file = {name: value for name, value in in_file.items() if _is_known(name, value, known, path, places, problems)}
     for name, declared in known.items():
         variable = "" if declared.extras.flag_only else environment.get(declared.variable, "")
         given = flags.get(name)
@@ -301,7 +337,7 @@ def resolve(
             problems.append(f"{_where(declared, origins[name])}: {_told(declared, error)}")
     if problems:
         raise ConfigurationError(problems)
-    return Configuration(options(**values), origins, path)
+    return Configuration(options(**values), origins, path, tables)
 
 
 def _read_flag(declared: Setting, given: object) -> object:
@@ -326,20 +362,21 @@ def _where(declared: Setting, origin: Origin) -> str:
             return declared.flag
 
 
-def _file_of(flag: Path | None, environment: Mapping[str, str]) -> Path | None:
+def _file_of(flag: Path | None, environment: Mapping[str, str], places: Places) -> Path | None:
     if flag is not None:
         return flag
-    if variable := environment.get(FILE_VARIABLE, ""):
+    if variable := environment.get(places.file_variable, ""):
         return Path(variable)
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    default = places.file or DEFAULT_FILE
+    return default if default.exists() else None
 
 
-def _read_file(path: Path) -> dict[str, object]:
+def _read_file(path: Path, places: Places) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        remedy = f"name another with {FILE_FLAG} or {FILE_VARIABLE}"
+        remedy = f"name another with {FILE_FLAG} or {places.file_variable}"
         raise ConfigurationError([f"{path}: can't be read: {error.strerror}; {remedy}"]) from None
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigurationError([f"{path}: is larger than {_MAX_FILE_BYTES:,} bytes: it is no file of settings"])
@@ -350,7 +387,22 @@ def _read_file(path: Path) -> dict[str, object]:
         raise ConfigurationError([f"{path}: is not TOML: {error}; {remedy}"]) from None
 
 
-def _is_known(name: str, value: object, known: Mapping[str, Setting], path: Path | None, problems: list[str]) -> bool:
+def _tables(name: str, value: object, path: Path | None, problems: list[str]) -> list[dict[str, object]]:
+    """What the file has as `[[name]]`; if that is something else, a problem is added."""
+    if isinstance(value, list) and all(isinstance(table, dict) for table in value):
+        return value
+    problems.append(f"{path}: {name}: is written as [[{name}]], once for each, and NAME = VALUE in the lines below")
+    return []
+
+
+def _is_known(
+    name: str,
+    value: object,
+    known: Mapping[str, Setting],
+    path: Path | None,
+    places: Places,
+    problems: list[str],
+) -> bool:
     """Whether the file may set it; if not, a problem is added."""
     names = [declared.name for declared in known.values() if not declared.extras.flag_only]
     if name in names:
@@ -360,7 +412,7 @@ def _is_known(name: str, value: object, known: Mapping[str, Setting], path: Path
     else:
         what = f"there is no setting {name!r}{_suggestion(name.replace('-', '_').lower(), names)}"
         if "did you mean" not in what:
-            what += "; `atollctl config show` lists all there are"
+            what += f"; `{places.listed_by}` lists all there are"
     problems.append(f"{path}: {what}")
     return False
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HIDDEN: Final = "(not shown)"
 OBSERVE_VARIABLE: Final = "ATOLL_OBSERVE"
 
-config_app = typer.Typer(help="Shows the settings of `atollctl serve`.", no_args_is_help=True, epilog=EXIT_CODES)
+config_app = typer.Typer(help="Shows settings, and where each comes from.", no_args_is_help=True, epilog=EXIT_CODES)
 
 
 @takes_settings(ServeOptions)
@@ -60,13 +60,18 @@ def show(config: ConfigOption = None, output: OutputOption = Output.TABLE, **fla
     Wrong settings are refused here as they are by `serve`: a check before a restart.
     """
     configuration, _ = _resolved(config, flags)
+    print_settings(configuration, output)
+
+
+def print_settings(configuration: Configuration[Any], output: Output) -> None:
+    """Prints what is set, and where that comes from."""
     shown = [
         (
             declared.name,
             _shown(declared.extras.secret, getattr(configuration.options, name)),
             configuration.origins[name],
         )
-        for name, declared in settings_of(ServeOptions).items()
+        for name, declared in settings_of(type(configuration.options)).items()
         if not declared.extras.flag_only
     ]
     if output is not Output.TABLE:
@@ -86,10 +91,11 @@ def _resolved(config: Path | None, flags: Mapping[str, object]) -> tuple[Configu
         configuration = resolve(ServeOptions, flags, os.environ, config)
         return configuration, server_settings(configuration)
     except ConfigurationError as error:
-        _refuse(error)
+        refuse(error)
 
 
-def _refuse(error: ConfigurationError) -> NoReturn:
+def refuse(error: ConfigurationError) -> NoReturn:
+    """Ends the command with all that is wrong."""
     *others, last = error.problems
     for problem in others:
         typer.echo(f"atollctl: {problem}", err=True)
