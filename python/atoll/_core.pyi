@@ -1032,6 +1032,7 @@ class EtcdOptionsCore:
         history_revisions: int,
     ) -> Self: ...
 
+@disjoint_base
 class ElectionCore:
     """The native half of `atoll.store.Election`.
 
