@@ -148,12 +148,14 @@ class _Turn:
 
     def _tell(self, state: ElectionState) -> None:
         """Has the standby tell what is known of the leader."""
-        address = "" if state.leader is None else state.leader.address
+        # A key in this server's name is of a term of its own that is over: nobody is to be sent here until it is gone.
+        leader = None if state.leader is None or state.leader.name == self._server_id else state.leader
+        address = "" if leader is None else leader.address
         problem = state.problem or ""
         if problem != self._standby.problem and problem:
             _log.warning("etcd_not_reached", problem=problem)
-        if address != self._standby.leader_address and state.leader is not None:
-            _log.info("leader_seen", name=state.leader.name, address=address, epoch=state.leader.epoch)
+        if address != self._standby.leader_address and leader is not None:
+            _log.info("leader_seen", name=leader.name, address=address, epoch=leader.epoch)
         self._standby.leader_address, self._standby.problem = address, problem
         self._vitals.stands_by(address)
 

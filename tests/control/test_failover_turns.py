@@ -1,0 +1,201 @@
+"""The turns of one of several servers, with an election and a store that do what a test says; real ones: test_failover.
+
+What a real etcd brings about only now and then is forced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+from tests.control.watching import TIMEOUT, on_a_loop
+
+from atoll.errors import NotLeaderError, StoreClosedError
+from atoll.store import Store
+from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
+from atoll_control.server import failover
+from atoll_control.server.settings import ServerSettings
+from atoll_control.server.stopping import Stop
+from atoll_control.server.tables import KV, TABLES
+from atoll_control.server.vitals import Vitals
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+OWN_NAME = "this"
+
+
+@dataclass(frozen=True)
+class Leader:
+    name: str
+    address: str
+    epoch: int = 1
+
+
+@dataclass(frozen=True)
+class State:
+    role: str
+    leader: Leader | None = None
+    epoch: int | None = None
+    problem: str | None = None
+
+
+class FakeElection:
+    """Stands where the test says."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.state = State("standby")
+        self._news = asyncio.Event()
+
+    def becomes(self, state: State) -> None:
+        self.state = state
+        self._news.set()
+
+    async def changed(self, seen: State) -> State:
+        while self.state == seen:
+            self._news.clear()
+            await self._news.wait()
+        return self.state
+
+    async def resign(self) -> None:
+        self.becomes(State("resigned"))
+
+
+class LosingStore:
+    """A store in memory whose lead is lost when the first module reads it; `refuses` says whether that module sees it.
+
+    As a real one it refuses to read when its lease has run out.
+    """
+
+    def __init__(self, lose: Callable[[], object], *, refuses: bool) -> None:
+        self.real = Store.in_memory(TABLES)
+        self._lose = lose
+        self._refuses = refuses
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def snapshot(self) -> Any:
+        self._lose()
+        if self._refuses:
+            raise NotLeaderError("the lease has run out")
+        return self.real.snapshot()
+
+
+class Turns:
+    """A server in its turns, without an etcd."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.elections: list[FakeElection] = []
+        self.stores: list[LosingStore] = []
+        self.stop = Stop()
+        monkeypatch.setattr(failover, "Election", SimpleNamespace(start=self._stand))
+        monkeypatch.setattr(failover, "STAND_AGAIN_AFTER", 0.0)
+
+    def _stand(self, _etcd: object, *, name: str, address: str) -> FakeElection:
+        assert name == OWN_NAME
+        self.elections.append(FakeElection(address))
+        return self.elections[-1]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeElection]:
+        """The first election, while the server runs."""
+        settings, etcd = ServerSettings(listen="127.0.0.1:0"), SimpleNamespace()
+        async with Vitals(settings) as vitals:
+            anything: Any = etcd
+            serving = asyncio.create_task(failover.serve_in_turns(settings, anything, OWN_NAME, self.stop, vitals))
+            await until(lambda: bool(self.elections))
+            try:
+                yield self.elections[0]
+            finally:
+                self.stop.asked.set()
+                await serving
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+async def told(address: str) -> admin_pb2.GetServerResponse:
+    async with grpc.aio.insecure_channel(address) as channel:
+        asking = admin_pb2_grpc.AdminServiceStub(channel).GetServer
+        answer: admin_pb2.GetServerResponse = await asking(
+            admin_pb2.GetServerRequest(), timeout=TIMEOUT, wait_for_ready=True
+        )
+        return answer
+
+
+async def refused_put(address: str) -> Any:
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await kv_pb2_grpc.KvServiceStub(channel).Put(
+                kv_pb2.PutRequest(key=b"k"), timeout=TIMEOUT, wait_for_ready=True
+            )
+    return refused.value
+
+
+@on_a_loop
+async def test_a_standby_does_not_name_itself_while_the_key_of_its_own_former_term_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = Turns(monkeypatch)
+    with structlog.testing.capture_logs() as lines:
+        async with turns.running() as election:
+            own = election.address
+            election.becomes(State("standby", Leader(OWN_NAME, own), problem="its lease runs out"))
+            async with asyncio.timeout(TIMEOUT):
+                while "its lease runs out" not in (error := await refused_put(own)).details():
+                    pass
+            assert "does not know who leads" in error.details()
+            assert "atoll-leader" not in dict(error.trailing_metadata())
+            assert (await told(own)).leader_address == ""
+            election.becomes(State("standby", Leader("other", "10.0.0.2:50051")))
+            await until(lambda: any(line["event"] == "leader_seen" for line in lines))
+            assert (await told(own)).leader_address == "10.0.0.2:50051"
+    assert [line["name"] for line in lines if line["event"] == "leader_seen"] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("refuses", "ending"), [(True, "term_not_begun"), (False, "term_ended")], ids=["refused", "unnoticed"]
+)
+def test_a_server_that_loses_the_lead_while_its_modules_are_made_stands_by_again(
+    monkeypatch: pytest.MonkeyPatch, ending: str, *, refuses: bool
+) -> None:
+    @on_a_loop
+    async def run() -> None:
+        turns = Turns(monkeypatch)
+        loop = asyncio.get_running_loop()
+
+        def load(election: FakeElection, _tables: object) -> LosingStore:
+            lost = State("lost", epoch=7, problem="another one leads")
+            turns.stores.append(LosingStore(lambda: loop.call_soon_threadsafe(election.becomes, lost), refuses=refuses))
+            return turns.stores[-1]
+
+        monkeypatch.setattr(failover, "Store", SimpleNamespace(in_etcd=load))
+        with structlog.testing.capture_logs() as lines:
+            async with turns.running() as election:
+                election.becomes(State("leading", epoch=7))
+                await until(lambda: len(turns.elections) == 2)
+                assert election.state == State("resigned")
+                with pytest.raises(StoreClosedError):
+                    turns.stores[0].real.get(KV, b"k")
+                turns.elections[1].becomes(State("standby", Leader("other", "10.0.0.2:50051")))
+                await until(lambda: any(line["event"] == "leader_seen" for line in lines))
+                answer = await told(turns.elections[1].address)
+                assert (answer.role, answer.leader_address) == (admin_pb2.SERVER_ROLE_STANDBY, "10.0.0.2:50051")
+        events = [line["event"] for line in lines]
+        assert [it for it in events if it.startswith("term_")] == [ending]
+        assert events.count("standing_by") == 2
+        assert turns.elections[1].address == election.address, "the port is kept"
+
+    run()
