@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tests.control.cluster import FlakyStore
 
-from atoll.errors import OutcomeUnknownError, StoreFullError
+from atoll.errors import NotLeaderError, OutcomeUnknownError, StoreFullError
 from atoll.store import Store
 from atoll_control.api.v1 import rules_pb2, token_pb2
 from atoll_control.server.access import ADMIN, NODE, READ, WRITE
@@ -174,6 +174,49 @@ def test_a_token_whose_end_may_have_been_stored_is_looked_up() -> None:
     store.failure, store.commits_nevertheless = OutcomeUnknownError("who knows"), True
     assert keeper.refused("RevokeToken", name="ci")[0] == "ABORTED"
     assert keeper.tokens.find(secret) is None
+
+
+def test_a_change_whose_caller_gives_up_holds_as_the_store_has_it() -> None:
+    store = FlakyStore()
+    store.real = Store.in_memory([TOKENS])
+    keeper = Keeper(store)
+    secret = keeper.create("old")
+
+    async def names() -> list[str]:
+        return [token.name for token in (await answer(keeper.manager.ListTokens, token_pb2.ListTokensRequest())).tokens]
+
+    async def give_up(method: Any, request: Any, *, then: list[str]) -> None:
+        store.gate = asyncio.Event()
+        attempts = store.attempts
+        asking = asyncio.create_task(answer(method, request))
+        while store.attempts == attempts:  # noqa: ASYNC110 - the fake has no event for it
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        store.gate.set()
+        async with asyncio.timeout(30):
+            while await names() != then:  # noqa: ASYNC110 - nobody waits for it
+                await asyncio.sleep(0.001)
+
+    asyncio.run(give_up(keeper.manager.RevokeToken, token_pb2.RevokeTokenRequest(name="old"), then=[]))
+    assert keeper.tokens.find(secret) is None
+    create = token_pb2.CreateTokenRequest(name="new", role=READ)
+    asyncio.run(give_up(keeper.manager.CreateToken, create, then=["new"]))
+    store.gate = None
+    assert keeper.revoke("new").name == "new"
+
+
+def test_a_store_that_may_not_be_read_any_more_does_not_hide_that_the_outcome_is_not_known() -> None:
+    class LostStore(FlakyStore):
+        def get(self, *_: Any) -> Any:
+            raise NotLeaderError("the lease has run out")
+
+    store = LostStore()
+    store.real = Store.in_memory([TOKENS])
+    keeper = Keeper(store)
+    store.failure = OutcomeUnknownError("who knows")
+    assert keeper.refused("CreateToken", name="ci", role=READ) == ("ABORTED", "who knows")
 
 
 def test_the_first_administrator_finds_a_token_in_a_file_that_only_he_can_read(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ end. When it was last used is in memory only, and each server knows of itself al
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +16,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from atoll.errors import StoreError
 from atoll_control.api.times import seconds, timestamp
 from atoll_control.api.v1 import token_pb2, token_pb2_grpc
 from atoll_control.server.access import ADMIN, NODE
@@ -68,6 +71,7 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
         self._random_bytes = random_bytes
         # By name, as in the table.
         self._known: dict[str, tuple[token_pb2.Token, Caller]] = {}
+        self._changes: set[asyncio.Task[StoreCommitted]] = set()
 
     async def start(self) -> None:
         """Reads the tokens, and makes the first when there has to be one.
@@ -98,15 +102,30 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
             self._known[token.name] = token, caller
 
     async def _commit(self, name: str, batch: StoreBatch) -> StoreCommitted:
-        """Commits a change of one token, and takes what is there then, also when it is not known what came of it."""
+        """Commits a change of one token, and takes what is there then, also when it is not known what came of it.
+
+        Goes on when the caller gives up: a token that was revoked in the store must not stay valid here.
+        """
+        change = asyncio.create_task(self._change(name, batch))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+        return await asyncio.shield(change)
+
+    async def _change(self, name: str, batch: StoreBatch) -> StoreCommitted:
         try:
             return await self._store.commit(batch)
         finally:
-            if (row := self._store.get(TOKENS, name.encode())) is None:
-                self._known.pop(name, None)
-            else:
-                self._add(row.value)
-            self._publish()
+            # A store that may not be read any more must not hide what came of the change; its server ends its term.
+            with contextlib.suppress(StoreError):
+                self._take(name)
+
+    def _take(self, name: str) -> None:
+        """Takes what the store has of a token."""
+        if (row := self._store.get(TOKENS, name.encode())) is None:
+            self._known.pop(name, None)
+        else:
+            self._add(row.value)
+        self._publish()
 
     def _publish(self) -> None:
         self._tokens.publish({caller.digest: caller for _, caller in self._known.values()})
