@@ -10,12 +10,13 @@ import pytest
 import structlog.testing
 from tests.control.cluster import ALIVE, DEAD, LEFT, Cluster, FlakyStore
 
-from atoll.errors import OutcomeUnknownError, StoreFullError
+from atoll.errors import MailboxFull, NotLeaderError, OutcomeUnknownError, StoreFullError, StoreUnavailableError
 from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import health_pb2, node_pb2
+from atoll_control.server.calls import NOTHING_DONE
 from atoll_control.server.detector import DetectorSettings
-from atoll_control.server.health_monitor import LOOK_INTERVAL
-from atoll_control.testing import answer
+from atoll_control.server.health_monitor import LOOK_INTERVAL, HealthMonitor
+from atoll_control.testing import answer, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,6 +371,61 @@ def test_what_an_operator_wanted_is_audited_also_when_he_does_not_wait_for_it(
     assert [(entry["node_id"], entry["by"], entry["reason"]) for entry in audit] == [
         ("a", cluster.connection_of("").peer, "it burns")
     ]
+
+
+def test_who_is_refused_is_told_that_nothing_was_done_only_where_nothing_was(
+    make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FlakyStore()
+    cluster = make(store=store)
+
+    def register() -> tuple[str, Any]:
+        async def ask() -> tuple[str, Any]:
+            context = FakeServicerContext(connection=cluster.connection_of("a"))
+            request = node_pb2.RegisterRequest(node_id="a", incarnation=1)
+            refused = await refusal(cluster.nodes.Register, request, context)
+            return refused.code.name, tuple(context.trailing_metadata() or ())
+
+        return cluster.run(cluster.node_loop, ask)
+
+    store.failure = StoreUnavailableError("no quorum")
+    assert register() == ("UNAVAILABLE", NOTHING_DONE)
+    store.failure = None
+
+    def full(*_: object) -> None:
+        raise MailboxFull("full")
+
+    monkeypatch.setattr(HealthMonitor, "registered", full)
+    assert register() == ("UNAVAILABLE", ())
+    assert cluster.node().state == ALIVE
+
+
+def test_an_operators_verdict_that_is_recorded_is_answered_also_when_the_store_may_not_be_read_any_more(
+    make: Callable[..., Cluster],
+) -> None:
+    class LosingStore(FlakyStore):
+        is_lost = False
+
+        async def commit(self, batch: Any) -> Any:
+            committed = await super().commit(batch)
+            self.is_lost = loses
+            return committed
+
+        def get(self, *arguments: Any) -> Any:
+            if self.is_lost:
+                raise NotLeaderError("the lease has run out")
+            return self.real.get(*arguments)
+
+    loses = False
+    store = LosingStore()
+    cluster = make(store=store)
+    cluster.register()
+    loses = True
+    request = health_pb2.DeclareDeadRequest(node_id="a", reason="it burns")
+    assert cluster.call(cluster.health.DeclareDead, request).HasField("time")
+    assert store.is_lost
+    store.is_lost = False
+    assert cluster.node().state == DEAD
 
 
 def test_an_operators_verdict_on_who_is_not_alive_is_refused(cluster: Cluster) -> None:

@@ -28,10 +28,11 @@ NOTHING_DONE: Final = (("atoll-not-done", "1"),)
 class RefusedError(AtollError):
     """A call can't be done: it ends with this status, and the message is for its caller."""
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        """Takes what the call ends with."""
+    def __init__(self, code: grpc.StatusCode, message: str, *, nothing_done: bool = True) -> None:
+        """Takes what the call ends with, and whether it has changed nothing."""
         super().__init__(message)
         self.code = code
+        self.nothing_done = nothing_done
 
 
 def check_rules(request: Message) -> None:
@@ -53,10 +54,16 @@ async def check(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -
 
 
 async def refuse(reason: RefusedError | StoreError, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-    """Ends the call that is refused, or that the store could not do."""
-    code = reason.code if isinstance(reason, RefusedError) else status_of(reason)
+    """Ends the call that is refused, or that the store could not do.
+
+    An error of the store says that nothing was done: whoever has changed something lets none out.
+    """
+    if isinstance(reason, RefusedError):
+        code, nothing_done = reason.code, reason.nothing_done
+    else:
+        code, nothing_done = status_of(reason), True
     # A connection that breaks looks the same to a client, and leaves open what was done.
-    marks = NOTHING_DONE if code is grpc.StatusCode.UNAVAILABLE else ()
+    marks = NOTHING_DONE if nothing_done and code is grpc.StatusCode.UNAVAILABLE else ()
     await context.abort(code, str(reason), marks)
 
 

@@ -11,6 +11,7 @@ so that a change which could not be told is noticed as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -425,7 +426,9 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         incarnation = request.incarnation or node.incarnation
         # Recorded first: an operator whose verdict can't be recorded is told so, and nothing has changed.
         dead = await self._nodes.call(NodeManager.declare_dead, node.node_id, incarnation, by, request.reason)
-        self.look(node.node_id)
+        # It is recorded, whether this server may still read it or not.
+        with contextlib.suppress(StoreError):
+            self.look(node.node_id)
         return health_pb2.DeclareDeadResponse(time=dead.state_since)
 
 
@@ -444,7 +447,7 @@ class Link:
             message = (
                 f"the node is registered, but the failure detector did not take note of it yet: {error}; try again"
             )
-            raise RefusedError(grpc.StatusCode.UNAVAILABLE, message) from error
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, message, nothing_done=False) from error
 
     async def is_live(self, node_id: str, incarnation: int) -> bool:
         """Asks whether an incarnation lives."""
