@@ -260,6 +260,7 @@ async def test_a_server_is_ready_from_the_begin_of_its_term_to_its_end_and_never
         assert leader() == (False, "standby, and it is not known who leads")
         vitals.stands_by("10.0.0.1:50051")
         assert (leader(), is_leader()) == ((False, "standby of 10.0.0.1:50051"), 0)
+        assert {told.reason for told in vitals.readiness.conditions()} == {"standby of 10.0.0.1:50051"}
         with vitals.serving({}, "10.0.0.2:50051"):
             assert (leader(), is_leader()) == ((True, ""), 1)
         assert (leader(), is_leader()) == ((False, "its term has ended"), 0)

@@ -98,6 +98,7 @@ class Vitals:
         """Another server leads, `leader` if that is known, and this one waits: it has started well."""
         reason = f"standby of {leader}" if leader else "standby, and it is not known who leads"
         self.serves_no_more(reason)
+        self.readiness.set(STORE, ok=False, reason=reason)
         self.up(reason)
 
     def serves_no_more(self, reason: str) -> None:
