@@ -32,7 +32,7 @@ async def serve(settings: ServerSettings) -> None:
         atoll.errors.BindError: the address is in use or not this machine's.
         atoll.errors.StoreError: the data directory can't be used; the message says what to do.
     """
-    server_id = settings.server_id or os.urandom(8).hex()
+    server_id = os.urandom(8).hex()
     async with contextlib.AsyncExitStack() as at_the_end:
         at_the_end.enter_context(seldom_collected())
         stop = await at_the_end.enter_async_context(Stop(with_stdin=settings.exit_with_stdin))

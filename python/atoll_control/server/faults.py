@@ -23,6 +23,7 @@ import structlog
 from atoll.observe import LagProbe
 from atoll_control.api import times
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
+from atoll_control.server.access import methods_of
 from atoll_control.server.node_manager import NodeManager
 
 if TYPE_CHECKING:
@@ -80,11 +81,11 @@ class SlowSwitch:
         """Lets everything pass at once."""
         self.slowness: Slowness | None = None
 
-    def install(self, servicer: object, methods: tuple[str, ...]) -> None:
+    def install(self, servicer: object) -> None:
         """Puts the switch before the servicer's methods. On its loop, before the servicer is added to a server."""
-        for name in methods:
-            handler: Callable[..., Awaitable[Any]] = getattr(type(servicer), name)
-            setattr(servicer, name, types.MethodType(self._before(handler), servicer))
+        for method in methods_of(servicer):
+            handler: Callable[..., Awaitable[Any]] = getattr(type(servicer), method.name)
+            setattr(servicer, method.name, types.MethodType(self._before(handler), servicer))
 
     def _before(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(handler)

@@ -26,7 +26,7 @@ from atoll_control.server.pages import DEFAULT_PAGE, MAX_PAGE_BYTES
 from atoll_control.server.tables import KV, LEASES, NODES
 
 if TYPE_CHECKING:
-    from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow
+    from atoll.store import Store, StoreBatch, StoreCommitted, StoreRow, StoreStatistics
     from atoll_control.server.lease_manager import LeaseManager
 
 # What a key costs beside the bytes of key and value, roughly.
@@ -480,9 +480,14 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
         return _growth(operation.put, key, self._store.get(KV, key))
 
     def _look_at_usage(self) -> None:
-        tables = self._store.statistics().tables
-        self._used = sum(size + keys * ENTRY_OVERHEAD_BYTES for name, keys, size in tables if name == KV)
+        _, self._used = usage_of(self._store.statistics())
         self._used_since = self._in_flight
+
+
+def usage_of(statistics: StoreStatistics) -> tuple[int, int]:
+    """How many keys there are, and how many bytes they and their values take as `max_total_bytes` counts them."""
+    keys, size = next((keys, size) for name, keys, size in statistics.tables if name == KV)
+    return keys, size + keys * ENTRY_OVERHEAD_BYTES
 
 
 def _growth(put: kv_pb2.PutRequest, key: bytes, row: StoreRow | None) -> int:

@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from atoll_control.server.kv_manager import ENTRY_OVERHEAD_BYTES
-from atoll_control.server.tables import KV
+from atoll_control.server.kv_manager import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -181,11 +180,10 @@ def of_store(told: StoreStatistics, kv_limit: int) -> Samples:
         store_busy_total=told.busy,
         store_errors_total=told.errors,
     )
-    keys = {name: (rows, size + rows * ENTRY_OVERHEAD_BYTES) for name, rows, size in told.tables}
-    rows, size = keys.get(KV, (0, 0))
+    keys, kv_bytes = usage_of(told)
     return {
         **plain,
-        **_plain(kv_keys=rows, kv_bytes=size),
+        **_plain(kv_keys=keys, kv_bytes=kv_bytes),
         "table_rows": [((name,), rows) for name, rows, _ in told.tables],
         "table_bytes": [((name,), size) for name, _, size in told.tables],
         "store_commit_seconds": [((), _distribution(told.commit))],

@@ -10,10 +10,10 @@ a browser that has its own name point here gets nothing.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from typing import TYPE_CHECKING, Final, Self
 
 from atoll.errors import BindError
+from atoll_control.server.security import is_loopback_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ class MetricsEndpoint:
             async with asyncio.timeout(EXCHANGE_TIMEOUT):
                 async with asyncio.timeout(HEAD_TIMEOUT):
                     head = await reader.readuntil(b"\r\n\r\n")
-                is_local = _is_loopback(writer.get_extra_info("peername")[0])
+                is_local = is_loopback_host(writer.get_extra_info("peername")[0])
                 writer.write(self._answer(head.decode("latin-1"), is_local=is_local))
                 await writer.drain()
                 writer.close()
@@ -106,7 +106,7 @@ class MetricsEndpoint:
         hosts = [value.strip() for name, _, value in (line.partition(":") for line in lines) if name.lower() == "host"]
         if method not in {"GET", "HEAD"}:
             status, kind, text = "405 Method Not Allowed", _PLAIN, "only GET and HEAD are answered\n"
-        elif is_local and not (len(hosts) == 1 and _is_loopback(_host_of(hosts[0]))):
+        elif is_local and not (len(hosts) == 1 and is_loopback_host(_host_of(hosts[0]))):
             status, kind, text = "403 Forbidden", _PLAIN, _NOT_LOOPBACK
         elif path != "/metrics":
             status, kind, text = "404 Not Found", _PLAIN, _NOTHING_HERE
@@ -122,14 +122,3 @@ def _host_of(authority: str) -> str:
     """A Host without its port."""
     host, separator, port = authority.rpartition(":")
     return host if separator and port.isdecimal() and not (":" in host and not host.startswith("[")) else authority
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

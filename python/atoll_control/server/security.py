@@ -150,13 +150,19 @@ def _permanent(path: Path) -> Caller:
 
 def is_loopback(listen: str) -> bool:
     """Whether only this machine reaches what listens on "host:port"."""
-    host = listen.rpartition(":")[0].strip("[]")
-    if host == "localhost":
+    return is_loopback_host(listen.rpartition(":")[0])
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host's name or address, an IPv6 one in brackets or not, is this machine's loopback."""
+    if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def check_listen(settings: SecuritySettings, listen: str, *, insecure: bool) -> None:

@@ -43,7 +43,6 @@ class ServerSettings:
         liveness_threshold: seconds that a loop may be without progress before `/livez` fails.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
-        server_id: names this run to the nodes; made up when None.
         demo_controls: offer `FaultService`.
         one_loop: all modules on one loop.
         exit_with_stdin: stop when standard input closes, for a parent process that must not leave the server behind.
@@ -67,7 +66,6 @@ class ServerSettings:
     liveness_threshold: float = 60.0
     network_threads: int | None = None
     grace: float = 5.0
-    server_id: str | None = None
     demo_controls: bool = False
     one_loop: bool = False
     exit_with_stdin: bool = False

@@ -56,10 +56,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("atoll_control.server")
 
-NODE_METHODS: Final = ("Register", "Unregister", "Drain", "SetConditions", "GetNode", "ListNodes", "ListEndings")
-HEALTH_METHODS: Final = ("Heartbeat", "Explain", "GetDetector", "Freeze", "Resume", "DeclareDead")
-KV_METHODS: Final = ("Put", "Get", "MultiGet", "Exists", "Delete", "Keys", "Scan", "Transact", "ListNamespaces")
-
 # Seconds that running calls get when somebody else leads: what they ask for is refused anyhow.
 LOST_GRACE: Final = 0.5
 # Seconds that the loop of watches gets to end them, before the server stops all the same.
@@ -160,16 +156,12 @@ class Term:
 
     async def _add_faults(self, nodes: NodeManager, health: HealthMonitor, kv: KvManager) -> None:
         provider = self._provider
-        servicers = (
-            (NodeManager, nodes, NODE_METHODS),
-            (HealthMonitor, health, HEALTH_METHODS),
-            (KvManager, kv, KV_METHODS),
-        )
         modules = {}
         # On the modules' loops, where alone they may be changed.
-        for module, servicer, methods in servicers:
+        for servicer in (nodes, health, kv):
+            module: Any = type(servicer)
             watched = WatchedModule(provider.io_context(module), SlowSwitch())
-            await watched.io_context.submit(watched.switch.install, servicer, methods)
+            await watched.io_context.submit(watched.switch.install, servicer)
             modules[module.__name__] = watched
         self._faults = FaultInjector(modules, provider.ref(NodeManager))
         self._audit.install(self._faults)
