@@ -375,6 +375,33 @@ def test_closing_a_watch_from_another_thread_ends_the_loop_over_it(address: str)
             next(watch)
 
 
+@on_a_loop
+async def test_a_watch_that_is_closed_while_it_pauses_opens_no_other_stream() -> None:
+    with standby() as other:
+        async with AsyncClient(other.address, timeout=TIMEOUT) as client:
+            watch = client.watch.kv()
+            watch._pause = 0.1
+            reader = asyncio.create_task(anext(watch, None))
+            await asyncio.sleep(0)
+            await watch.close()
+            assert await asyncio.wait_for(reader, TIMEOUT) is None
+        assert other.calls == []
+
+
+def test_a_watch_that_another_thread_closes_while_it_pauses_opens_no_other_stream() -> None:
+    with standby() as other:
+        with Client(other.address, timeout=TIMEOUT) as client:
+            watch = client.watch.kv()
+            watch._pause = 60.0
+            # The reader has to be told: the pause is longer than anybody waits here.
+            reader = threading.Thread(target=lambda: next(watch, None), daemon=True)
+            reader.start()
+            watch.close()
+            reader.join(TIMEOUT)
+            assert not reader.is_alive()
+        assert other.calls == []
+
+
 def test_a_watch_with_patience_says_when_nobody_answers_and_may_be_asked_again(address: str) -> None:
     with proxy(address) as between, Client(between.address, timeout=TIMEOUT) as client:
         watch = client.watch.kv("patience", patience=0.3)

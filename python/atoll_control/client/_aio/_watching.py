@@ -101,6 +101,8 @@ class Watch(Generic[E]):
         if self._call is None:
             pause, self._pause = self._pause, 0.0
             await asyncio.sleep(pause)
+            if self._is_closed:
+                return
             self._endpoint = self._channel.router.current
             stub = watch_pb2_grpc.WatchServiceStub(self._channel.channel_to(self._endpoint))
             self._call = stub.Watch(iter(self._session.requests()), metadata=self._channel.metadata)

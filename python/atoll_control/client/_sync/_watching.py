@@ -100,7 +100,8 @@ class Watch(Generic[E]):
         call = self._call
         if call is None:
             pause, self._pause = self._pause, 0.0
-            self._closed.wait(pause)
+            if self._closed.wait(pause):
+                return
             self._endpoint = self._channel.router.current
             stub = watch_pb2_grpc.WatchServiceStub(self._channel.channel_to(self._endpoint))
             call = self._call = stub.Watch(iter(self._session.requests()), metadata=self._channel.metadata)
