@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from tests.control.between import proxy, standby
 from tests.control.watching import TIMEOUT, on_a_loop
 
-from atoll_control.api.v1 import health_pb2, health_pb2_grpc, kv_pb2, node_pb2, task_pb2
+from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, health_pb2, health_pb2_grpc, kv_pb2, node_pb2, task_pb2
 from atoll_control.client import (
     AsyncClient,
     Client,
@@ -25,7 +27,7 @@ from atoll_control.client import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.server_process
 
@@ -212,6 +214,38 @@ def test_when_nobody_leads_the_call_ends_with_its_time_and_says_whom_it_asked() 
         assert other.calls
         with pytest.raises(UnreachableError):
             next(iter(client.watch.kv()))
+
+
+@pytest.fixture
+def backups() -> Iterator[str]:
+    """A server whose backup has the seconds that the call has as its size."""
+
+    def backup(_request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        left = context.time_remaining()
+        assert left is not None
+        yield admin_pb2.BackupChunk(total_bytes=int(left)).SerializeToString()
+
+    methods: dict[str, Any] = {"Backup": grpc.unary_stream_rpc_method_handler(backup)}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("atoll.v1.AdminService", methods),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield address
+    server.stop(None).wait()
+
+
+@on_a_loop
+async def test_a_stream_has_all_of_its_time_also_where_there_are_several_servers(backups: str) -> None:
+    async with AsyncClient([backups, "127.0.0.1:1"]) as client:
+        stub: admin_pb2_grpc.AdminServiceAsyncStub = admin_pb2_grpc.AdminServiceStub(client.channel)
+        chunks = [chunk async for chunk in stub.Backup(admin_pb2.BackupRequest(), timeout=900)]
+    assert 450 < chunks[0].total_bytes <= 900
+
+
+def test_a_stream_has_all_of_its_time_without_asyncio_too(backups: str) -> None:
+    with Client([backups, "127.0.0.1:1"]) as client:
+        (chunk,) = admin_pb2_grpc.AdminServiceStub(client.channel).Backup(admin_pb2.BackupRequest(), timeout=900)
+    assert 450 < chunk.total_bytes <= 900
 
 
 def test_a_token_goes_with_each_call() -> None:

@@ -106,12 +106,17 @@ class Attempts:
         self._in_doubt: Failure | None = None
         self.endpoint = router.current
 
-    def begin(self, now: float) -> float:
-        """Begins an attempt at `endpoint`; the seconds that it gets."""
+    def begin(self, now: float, *, is_stream: bool = False) -> float:
+        """Begins an attempt at `endpoint`; the seconds that it gets.
+
+        Args:
+            now: by the clock.
+            is_stream: the seconds are for all that is answered, so the attempt gets what is left.
+        """
         self.endpoint = self._router.current
         left = max(0.0, self._give_up_at - now)
         is_repeated = self._repeat is Repeat.READ or self._repeat is Repeat.SAFE
-        if is_repeated and len(self._router.endpoints) > 1:
+        if is_repeated and not is_stream and len(self._router.endpoints) > 1:
             return min(left, max(MIN_ATTEMPT_TIME, self._timeout * ATTEMPT_SHARE))
         return left
 

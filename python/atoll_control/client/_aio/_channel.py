@@ -99,7 +99,7 @@ class RoutedChannel:
             loop = asyncio.get_running_loop()
             attempts = self._attempts(method, request, timeout)
             while True:
-                left = attempts.begin(loop.time())
+                left = attempts.begin(loop.time(), is_stream=True)
                 channel = self.channel_to(attempts.endpoint)
                 attempt = channel.unary_stream(method, request_serializer, response_deserializer)
                 has_begun = False

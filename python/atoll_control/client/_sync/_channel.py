@@ -103,7 +103,7 @@ class RoutedChannel:
         def call(request: Any, *, timeout: float | None = None) -> Iterator[Any]:
             attempts = self._attempts(method, request, timeout)
             while True:
-                left = attempts.begin(time.monotonic())
+                left = attempts.begin(time.monotonic(), is_stream=True)
                 channel = self.channel_to(attempts.endpoint)
                 attempt = channel.unary_stream(method, request_serializer, response_deserializer)
                 has_begun = False
