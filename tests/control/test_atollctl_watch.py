@@ -158,6 +158,13 @@ def test_of_several_servers_the_one_that_leads_is_found(address: str) -> None:
         assert other.address in gone.stderr
 
 
+def test_a_change_of_which_nobody_knows_whether_it_was_done_is_no_server_that_was_not_reached(address: str) -> None:
+    with proxy(address) as between:
+        between.loses_answer_to = b"a value that is lost"
+        done = run(between.address, "kv", "put", "lost/1", "a value that is lost")
+    assert (done.returncode, "whether it was done is not known" in done.stderr) == (1, True)
+
+
 def test_a_server_that_is_no_address_is_wrong_usage() -> None:
     done = run("nonsense", "status")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

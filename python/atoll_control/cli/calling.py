@@ -10,7 +10,7 @@ import grpc
 import typer
 
 from atoll_control.cli.connection import WrongConnectionError, current, identity
-from atoll_control.client import Client, ClientError, UnreachableError
+from atoll_control.client import Client, ClientError, UnknownOutcomeError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,8 @@ CODES: Final = {
     grpc.StatusCode.PERMISSION_DENIED: NOT_ALLOWED,
 }
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 not found, 4 something else is there already or has "
-    "changed, 5 the server can't be reached, 6 the token does not allow it."
+    "Exit codes: 0 done, 1 could not do it, or nobody knows whether it was done, 2 wrong usage, 3 not found, 4 "
+    "something else is there already or has changed, 5 the server can't be reached, 6 the token does not allow it."
 )
 
 ServerOption = Annotated[
@@ -77,6 +77,9 @@ def connected(server: list[str], timeout: float = DEFAULT_TIMEOUT) -> Iterator[C
         except UnreachableError as error:
             hint = "" if tls else "; if it speaks TLS, name who vouches for it with --tls-ca"
             fail(f"{error} Name another with --server{hint}", UNREACHABLE)
+        except UnknownOutcomeError as error:
+            # Whatever its status: a script that tries again where nobody was reached must not do so here.
+            fail(str(error))
         except ClientError as error:
             fail(str(error), COULD_NOT if error.status is None else CODES.get(error.status, COULD_NOT))
 
