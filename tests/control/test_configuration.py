@@ -32,7 +32,7 @@ class Options:
     loud: bool = setting(default=False, help="Yes or no.")
     folder: Path | None = setting(None, help="A path.")
     colour: Colour = setting(Colour.RED, help="A choice.")
-    password: str | None = setting(None, help="A secret.", secret=True, check=lambda _: "must be good, got " + _)
+    word: str | None = setting(None, help="A text.", check=lambda word: f"must be good, got {word}")
     trick: bool = setting(default=False, help="For programs.", flag_only=True)
 
 
@@ -131,7 +131,7 @@ def test_a_flag_that_was_not_given_leaves_the_environment_in_force() -> None:
         ("share = inf", "share: must be a finite number, got inf"),
         ("loud = 1", "loud: must be true or false, got 1"),
         ("colour = 'gren'", "colour: must be one of red, green, got 'gren'; did you mean green?"),
-        ("password = 'hush'", "password: must be good"),
+        ("word = 'hush'", "word: must be good, got hush"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_told_with_the_file_the_key_and_the_remedy(
@@ -239,32 +239,3 @@ def test_config_show_refuses_what_serve_refuses() -> None:
         result = atollctl(*command, "--heartbeat-interval", "4", "--listen", "0.0.0.0:1", ATOLL_GRACE="-1")
         assert result.returncode == 2
         assert result.stderr == "atollctl: ATOLL_GRACE: must be at least 0, got -1.0\n"
-
-
-def test_a_secret_is_shown_to_nobody() -> None:
-    program = """
-import dataclasses, sys
-from atoll_control.cli import serve
-from atoll_control.cli.configuration import setting
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WithSecret(serve.ServeOptions):
-    token: str | None = setting(None, help="A secret.", secret=True)
-    pin: int | None = setting(None, help="A secret.", secret=True)
-
-serve.ServeOptions = WithSecret
-serve.show(output=sys.argv[1], config=None)
-"""
-    environment = {**os.environ, "ATOLL_TOKEN": "hush", "ATOLL_PIN": "4711"}
-    for output in ("json", "table"):
-        result = subprocess.run(
-            [sys.executable, "-c", program, output],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            env=environment,
-        )
-        assert result.stdout.count("(not shown)") == 2
-        assert "hush" not in result.stdout
-        assert "4711" not in result.stdout

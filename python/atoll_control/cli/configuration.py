@@ -86,7 +86,6 @@ class _Extras:
     minimum: float | None
     maximum: float | None
     check: Callable[[Any], str | None] | None
-    secret: bool
     flag_only: bool
     variable: str | None
 
@@ -99,7 +98,6 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     check: Callable[[Any], str | None] | None = None,
-    secret: bool = False,
     flag_only: bool = False,
     variable: str | None = None,
 ) -> T:
@@ -112,7 +110,6 @@ def setting(
         minimum: of a number.
         maximum: of a number.
         check: says of a value what is wrong with it, beginning with "must be"; None when nothing is.
-        secret: the value is shown to nobody.
         flag_only: neither in the file nor in the environment, and not in the help: for programs that start this one.
         variable: its name in the environment, where that is not made from the setting's.
     """
@@ -122,7 +119,6 @@ def setting(
         minimum=minimum,
         maximum=maximum,
         check=check,
-        secret=secret,
         flag_only=flag_only,
         variable=variable,
     )
@@ -256,7 +252,7 @@ class Configuration(Generic[T]):
 
     def wrong(self, name: str, problem: str) -> ConfigurationError:
         """What is to be raised when a value that can be read can't be used."""
-        return ConfigurationError([_where(_named(type(self.options), name), self.origins[name]) + ": " + problem])
+        return ConfigurationError([_where(settings_of(type(self.options))[name], self.origins[name]) + ": " + problem])
 
 
 def settings_of(options: type) -> dict[str, Setting]:
@@ -289,10 +285,6 @@ def _plain(hint: Any) -> type:  # noqa: ANN401 - what annotations are
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
     plain: type = typing.get_origin(hint) or hint
     return plain
-
-
-def _named(options: type, name: str) -> Setting:
-    return dict(_declared(options))[name]
 
 
 def resolve(
@@ -334,7 +326,7 @@ def resolve(
             else:
                 origins[name] = Origin(Source.DEFAULT)
         except ValueError as error:
-            problems.append(f"{_where(declared, origins[name])}: {_told(declared, error)}")
+            problems.append(f"{_where(declared, origins[name])}: {error}")
     if problems:
         raise ConfigurationError(problems)
     return Configuration(options(**values), origins, path, tables)
@@ -344,11 +336,6 @@ def _read_flag(declared: Setting, given: object) -> object:
     if isinstance(given, (list, tuple)):
         return declared.read_text(",".join(given))
     return declared.read_text(str(given)) if isinstance(given, (str, Path)) else given
-
-
-def _told(declared: Setting, error: ValueError) -> str:
-    """What is wrong with a value; of a secret one, without it."""
-    return str(error).partition(", got ")[0] if declared.extras.secret else str(error)
 
 
 def _where(declared: Setting, origin: Origin) -> str:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from atoll_control.cli.configuration import Origin
     from atoll_control.server.settings import ServerSettings
 
-HIDDEN: Final = "(not shown)"
 OBSERVE_VARIABLE: Final = "ATOLL_OBSERVE"
 
 config_app = typer.Typer(help="Shows settings, and where each comes from.", no_args_is_help=True, epilog=EXIT_CODES)
@@ -66,11 +65,7 @@ def show(config: ConfigOption = None, output: OutputOption = Output.TABLE, **fla
 def print_settings(configuration: Configuration[Any], output: Output) -> None:
     """Prints what is set, and where that comes from."""
     shown = [
-        (
-            declared.name,
-            _shown(declared.extras.secret, getattr(configuration.options, name)),
-            configuration.origins[name],
-        )
+        (declared.name, _shown(getattr(configuration.options, name)), configuration.origins[name])
         for name, declared in settings_of(type(configuration.options)).items()
         if not declared.extras.flag_only
     ]
@@ -102,13 +97,9 @@ def refuse(error: ConfigurationError) -> NoReturn:
     fail(last, USAGE)
 
 
-def _shown(secret: bool, value: Any) -> Any:  # noqa: ANN401 - any setting's
-    """A value as JSON has it; of a secret one only that there is one."""
-    if value is None:
-        return None
-    if secret:
-        return HIDDEN
-    if isinstance(value, (bool, int, float)):
+def _shown(value: Any) -> Any:  # noqa: ANN401 - any setting's
+    """A value as JSON has it."""
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     return list(value) if isinstance(value, tuple) else str(value)
 
