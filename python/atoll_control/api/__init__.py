@@ -1,1 +1,1 @@
-"""The protos of the control plane and the Python code generated from them (by `protos/generate.py`); and `times`."""
+"""The protos of the control plane and the code generated from them by `protos/generate.py`; `addresses`, `times`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from atoll_control.agent.link import token_of
 from atoll_control.agent.settings import MAX_CHECKS, AgentSettings, CheckSettings, LinkSettings, check_of
+from atoll_control.api.addresses import split_address
 from atoll_control.cli.configuration import ConfigurationError, Places, setting
 from atoll_control.client import Tls
 from atoll_control.server.logs import LogFormat
@@ -26,8 +27,6 @@ TOKEN_VARIABLE: Final = "ATOLL_TOKEN"  # noqa: S105 - the name of a variable
 STATE_VARIABLE: Final = "STATE_DIRECTORY"
 CHECK: Final = "check"
 
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:,\[\]]+):(\d{1,5})")
-_MAX_PORT: Final = 65535
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_NAMED: Final = 64
 _MAX_NAME_BYTES: Final = 128
@@ -35,8 +34,7 @@ _MAX_LABEL_BYTES: Final = 1024
 
 
 def _address_problem(address: str) -> str | None:
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 0 < int(match.group(2)) <= _MAX_PORT:
+    if (split := split_address(address)) is None or split[1] == 0:
         return f"must be HOST:PORT, for example 10.0.0.7:7000; got {address!r}"
     return None
 

@@ -98,7 +98,7 @@ def put(
         fail("VALUE and --file are two values: leave one out", USAGE)
     if ttl is not None and lease:
         fail("--ttl and --lease are two owners: leave one out", USAGE)
-    data = _value(value, file)
+    data = given(value, file)
     request = kv_pb2.PutRequest(namespace=namespace, key=key.encode(), value=data, overwrite=not create)
     if expected_revision is not None:
         request.expected_revision = expected_revision
@@ -121,7 +121,8 @@ def _ttl(seconds: float) -> Duration:
     return duration(seconds)
 
 
-def _value(text: str | None, file: Path | None) -> bytes:
+def given(text: str | None, file: Path | None) -> bytes:
+    """What to store or to publish: what a file has, or the text, or standard input."""
     if file is not None:
         return file.read_bytes()
     return sys.stdin.buffer.read() if text is None else text.encode()

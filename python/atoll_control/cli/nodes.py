@@ -24,6 +24,7 @@ from atoll_control.cli.output import (
     print_fields,
     print_messages,
     seconds_of,
+    time_of,
     warn_of_more,
 )
 
@@ -55,7 +56,7 @@ def conditions_of(node: node_pb2.Node) -> str:
 
 def row_of(node: node_pb2.Node) -> list[str]:
     """A line of a table."""
-    since = node.state_since.ToDatetime().isoformat(sep=" ", timespec="seconds")
+    since = time_of(node.state_since)
     reason = node.state_reason or node.drain_reason
     return [node.node_id, state_of(node), since, node.address, conditions_of(node), reason]
 
@@ -134,7 +135,7 @@ def show(
     fields = [
         ("node", f"{told.node_id}, incarnation {told.incarnation}"),
         ("state", state_of(told) + (f": {told.state_reason}" if told.state_reason else "")),
-        ("since", told.state_since.ToDatetime().isoformat(sep=" ", timespec="seconds")),
+        ("since", time_of(told.state_since)),
         ("address", told.address or "-"),
         ("host", f"{host.name or '-'}, {host.os} {host.architecture}, {host.cpus} CPUs, {host.memory_bytes:,} bytes"),
     ]
@@ -263,7 +264,7 @@ def endings(
         found, more = page_through(page, limit)
     rows = (
         [
-            ending.time.ToDatetime().isoformat(sep=" ", timespec="seconds"),
+            time_of(ending.time),
             ending.node.node_id,
             str(ending.node.incarnation),
             state_of(ending.node),

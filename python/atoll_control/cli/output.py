@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
 
 T = TypeVar("T")
 
@@ -134,6 +135,11 @@ def text_of(value: bytes) -> str:
     except UnicodeDecodeError:
         return repr(value)[2:-1]
     return text if text.isprintable() else repr(value)[2:-1]
+
+
+def time_of(time: Timestamp) -> str:
+    """A time for people, in UTC."""
+    return time.ToDatetime().isoformat(sep=" ", timespec="seconds")
 
 
 def seconds_of(duration: Duration) -> str:

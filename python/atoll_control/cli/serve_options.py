@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the types of settings are read
 from typing import TYPE_CHECKING, Final
 
 from atoll.store import EtcdOptions
+from atoll_control.api.addresses import split_address
 from atoll_control.cli.configuration import setting
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.kv_manager import KvSettings
@@ -26,19 +26,11 @@ from atoll_control.server.term import reachable
 if TYPE_CHECKING:
     from atoll_control.cli.configuration import Configuration
 
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:\[\]]+):(\d{1,5})")
-_MAX_PORT: Final = 65535
 _MIN_DATA_BYTES: Final = 1 << 20
 
 
-def _host_of(address: str) -> str | None:
-    """The host of HOST:PORT; None when it is none."""
-    match = _ADDRESS.fullmatch(address)
-    return None if match is None or int(match.group(2)) > _MAX_PORT else match.group(1)
-
-
 def _address_problem(address: str) -> str | None:
-    if _host_of(address) is None:
+    if split_address(address) is None:
         return f'must be HOST:PORT, for example 127.0.0.1:50051 or "[::1]:50051"; got {address!r}'
     return None
 
@@ -46,7 +38,7 @@ def _address_problem(address: str) -> str | None:
 def _observe_problem(address: str) -> str | None:
     if address.startswith("unix:") and len(address) > len("unix:"):
         return None
-    if address.startswith("unix:") or _host_of(address) is None:
+    if address.startswith("unix:") or split_address(address) is None:
         return f"must be HOST:PORT or unix:PATH, for example 127.0.0.1:9464 or unix:/run/atoll.sock; got {address!r}"
     return None
 
@@ -254,11 +246,12 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
     options = configuration.options
     security = _security(configuration)
     for name, address in (("observe", options.observe), ("metrics", options.metrics)):
-        is_told_here_only = address is None or address.startswith("unix:") or is_loopback(address)
-        if not is_told_here_only and not options.observe_beyond_loopback:
+        if address is None or address.startswith("unix:") or is_loopback(address):
+            continue
+        if not options.observe_beyond_loopback:
             raise configuration.wrong(
                 name,
-                f"{_host_of(address or '')} may be reached from other machines: listen on 127.0.0.1, or say "
+                f"{address.rpartition(':')[0]} may be reached from other machines: listen on 127.0.0.1, or say "
                 "--observe-beyond-loopback if they may learn how this server does",
             )
     try:

@@ -19,7 +19,7 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, page_through, print_messages, warn, warn_of_more
+from atoll_control.cli.output import Output, OutputOption, page_through, print_messages, time_of, warn, warn_of_more
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ COLUMNS = ["TASK", "ATTEMPT", "JOB", "NAME", "STATE", "NODE", "SINCE", "ERROR"]
 
 
 def _row(attempt: task_pb2.TaskAttempt) -> list[str]:
-    since = attempt.states[-1].time.ToDatetime().isoformat(sep=" ", timespec="seconds") if attempt.states else ""
+    since = time_of(attempt.states[-1].time) if attempt.states else ""
     state = task_pb2.TaskState.Name(attempt.state).removeprefix("TASK_STATE_").lower()
     error = ": ".join(text for text in (attempt.error_type, attempt.error_message) if text)
     return [attempt.task_id, str(attempt.attempt), attempt.job_id, attempt.name, state, attempt.node_id, since, error]

@@ -19,7 +19,7 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, as_json, print_data, print_fields, print_messages
+from atoll_control.cli.output import Output, OutputOption, as_json, print_data, print_fields, print_messages, time_of
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -131,4 +131,4 @@ def _role(token: token_pb2.Token) -> str:
 
 
 def _time(time: Timestamp) -> str:
-    return f"{time.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
+    return f"{time_of(time)}Z"

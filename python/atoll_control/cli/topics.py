@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from atoll_control.cli.calling import (
     connected,
     fail,
 )
+from atoll_control.cli.kv import given
 from atoll_control.cli.output import Output, OutputOption, print_fields, print_messages
 
 app = typer.Typer(help="Lists topics and publishes events.", no_args_is_help=True, epilog=EXIT_CODES)
@@ -62,13 +62,7 @@ def publish(
     """Appends an event to a topic. Events are kept in memory, within a window."""
     if payload is not None and file is not None:
         fail("PAYLOAD and --file are two events: leave one out", USAGE)
-    data = _event(payload, file)
+    data = given(payload, file)
     with connected(server) as client:
         done = client.topics.publish(topic, data, key=key, timeout=timeout)
     print_fields(output, done, (("published", topic), ("position", f"{done.epoch}:{done.sequence}")))
-
-
-def _event(text: str | None, file: Path | None) -> bytes:
-    if file is not None:
-        return file.read_bytes()
-    return sys.stdin.buffer.read() if text is None else text.encode()

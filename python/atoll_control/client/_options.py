@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import grpc
+
+from atoll_control.api.addresses import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT: Final = 10.0
 # The server's pages have 2 MiB, and one value more at most.
 MAX_RECEIVE_BYTES: Final = 8 << 20
-
-_ENDPOINT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:,/\[\]]+):(\d{1,5})")
-_MAX_PORT: Final = 65535
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
@@ -91,8 +89,7 @@ def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise ValueError("endpoints: give at least one, for example 127.0.0.1:50051")
     for endpoint in found:
-        match = _ENDPOINT.fullmatch(endpoint)
-        if match is None or int(match.group(2)) > _MAX_PORT:
+        if split_address(endpoint) is None:
             raise ValueError(f"endpoints: each must be HOST:PORT, for example 127.0.0.1:50051; got {endpoint!r}")
     return tuple(dict.fromkeys(found))
 
