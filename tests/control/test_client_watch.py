@@ -196,7 +196,7 @@ async def test_a_store_that_begins_anew_is_told_anew(serve: Callable[..., Any]) 
         await topic.close()
 
 
-def test_a_position_is_stored_and_gone_on_from_by_another_process(address: str) -> None:
+def test_a_position_is_stored_and_gone_on_from_by_another_client(address: str) -> None:
     with Client(address, timeout=TIMEOUT) as client:
         client.kv.put("a", "1", namespace="stored")
         with client.watch.kv("stored") as watch:

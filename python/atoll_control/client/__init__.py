@@ -14,7 +14,8 @@ With asyncio, and without::
 
 Layers, each importing only what is to its right::
 
-    _aio | _sync  →  _watch_session, _reconnecting, _attempts  →  _failure, _safety, _options  →  events, errors
+    _aio | _sync  →  _watch_session, _reconnecting  →  _attempts  →  _failure, _safety, _options, _values
+                  →  events, errors
 
 What is decided (where a call goes, whether it is sent again, what a watch is told) has no I/O and serves both clients.
 `AsyncClient` uses `grpc.aio`. `Client` uses grpc's own threads and stubs rather than a loop in a thread: grpc.aio does
