@@ -67,10 +67,9 @@ class EtcdOptions:
         if (self.cert is None) != (self.key is None):
             missing = "the private key" if self.key is None else "the certificate"
             raise ValueError(f"{missing} of the client is missing: etcd is shown both, or neither")
-        if self.ca is None and self.cert is not None:
-            raise ValueError(
-                "a client's certificate is given without ca: name the file with who signs etcd's certificates"
-            )
+        if self.ca is None and (self.cert is not None or self.server_name is not None):
+            given = "a client's certificate" if self.cert is not None else "server_name"
+            raise ValueError(f"{given} is given without ca: name the file with who signs etcd's certificates")
         return EtcdOptionsCore(
             endpoints=list(self.endpoints),
             prefix=self.prefix,
