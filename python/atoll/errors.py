@@ -57,7 +57,7 @@ class LoopRunningError(AtollError):
 
 
 class ForkedError(AtollError):
-    """You used a loop of the parent in a forked child, which has none of its parent's threads. Construct your own."""
+    """You used a loop, store or election of the parent in a forked child, which has none of its threads. Make one."""
 
 
 class NotOnLoopError(AtollError):

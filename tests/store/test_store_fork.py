@@ -1,4 +1,4 @@
-"""What a forked child may do with its parent's store: nothing, and that at once."""
+"""What a forked child may do with its parent's store and election: nothing, and that at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from atoll.errors import ForkedError
 
 store = atoll.store.Store.in_memory(["kv"])
 store.commit_blocking(store.batch().put("kv", b"a", b"1"))
+# Nobody listens there: it stands by.
+options = atoll.store.EtcdOptions(endpoints=["http://127.0.0.1:1"])
+election = atoll.store.Election.start(options, name="parent", address="127.0.0.1:2")
 pid = os.fork()
 if pid == 0:
     batch = store.batch().put("kv", b"b", b"2")
@@ -32,28 +35,36 @@ if pid == 0:
         "snapshot": store.snapshot,
         "statistics": store.statistics,
         "subscribe": lambda: store.subscribe(atoll.IoContext("childs"), print),
+        "state": lambda: election.state,
+        "remaining": lambda: election.remaining,
+        "observe": lambda: election.subscribe(atoll.IoContext("childs"), print),
+        "resign": election.resign_blocking,
+        "in_etcd": lambda: atoll.store.Store.in_etcd(election, ["kv"]),
     }
     seen = []
     for name, use in tries.items():
         try:
             use()
         except ForkedError as error:
-            assert "open another one after the fork" in str(error), error
+            assert "one after the fork" in str(error), error
             seen.append(name)
     store.close_blocking()
     assert len(batch) == 1
     own = atoll.store.Store.in_memory(["kv"])
     own.commit_blocking(own.batch().put("kv", b"b", b"2"))
     own.close_blocking()
-    del store
+    del store, election
     print(*seen, flush=True)
     sys.exit(0)
 status = os.waitpid(pid, 0)[1]
 assert store.commit_blocking(store.batch().put("kv", b"b", b"2")).revision == 2, "the parent goes on"
 store.close_blocking()
+assert election.state.role == "standby"
+election.resign_blocking()
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 TRIED = ["commit", "blocking", "get", "count", "owned", "snapshot", "statistics", "subscribe"]
+TRIED += ["state", "remaining", "observe", "resign", "in_etcd"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
