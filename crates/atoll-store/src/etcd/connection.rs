@@ -45,8 +45,8 @@ impl Display for Trouble {
             ),
             Self::TooLarge(it) => write!(
                 f,
-                "more than etcd takes at once ({it}): make the batch smaller, or raise etcd's --max-txn-ops and --max-request-bytes and \
-                 this server's options of the same names"
+                "more than etcd takes at once ({it}): make the batch smaller, or set max_operations and max_request_bytes of EtcdOptions to etcd's \
+                 --max-txn-ops and --max-request-bytes"
             ),
             Self::Compacted(it) => write!(f, "etcd has dropped that part of its history: {it}"),
             Self::Refused(it) => write!(

@@ -62,7 +62,7 @@ impl Room {
         }
         Err(CommitError::TooLarge(format!(
             "the batch makes {} changes of together {} bytes, and etcd is said to take {} changes and {} bytes at once; make it smaller, \
-             or raise etcd's --max-txn-ops and --max-request-bytes and this server's options of the same names; nothing was changed",
+             or raise etcd's --max-txn-ops and --max-request-bytes, and max_operations and max_request_bytes of EtcdOptions; nothing was changed",
             need.operations,
             need.bytes,
             self.operations(),
