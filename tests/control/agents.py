@@ -1,23 +1,19 @@
-"""What the tests of the agent share: agents and servers in processes of their own, whose logs are read as they come."""
+"""What the tests of the agent share: agents and servers in processes of their own, and what servers know of nodes."""
 
 from __future__ import annotations
 
-import json
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import grpc
 from tests.interpreters import SERVER_PYTHON
 
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
+from atoll_control.testing.server_process import LoggedProcess, ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 DEADLINE = 60.0
@@ -28,84 +24,21 @@ UNKNOWN = node_pb2.CONDITION_STATUS_UNKNOWN
 QUICK = ("--heartbeat-interval", "0.5", "--dead-after", "4")
 
 
-class Logged:
-    """A process that logs JSON on standard error."""
-
-    def __init__(self, python: str, *arguments: str, **options: Any) -> None:
-        self.process = subprocess.Popen(
-            [python, "-m", "atoll_control.cli", *arguments], stderr=subprocess.PIPE, text=True, **options
-        )
-        self._lines: list[dict[str, Any]] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._news:
-                self._lines.append(json.loads(line) if line.startswith("{") else {"event": line})
-                self._news.notify_all()
-
-    def wait_for(self, event: str, number: int = 1) -> dict[str, Any]:
-        """The `number`-th line of this event."""
-
-        def found() -> list[dict[str, Any]]:
-            return [line for line in self._lines if line["event"] == event][number - 1 : number]
-
-        with self._news:
-            assert self._news.wait_for(found, DEADLINE), (event, self._lines)
-            return found()[0]
-
-    def count(self, event: str) -> int:
-        with self._news:
-            return sum(line["event"] == event for line in self._lines)
-
-    def said(self) -> str:
-        """All that it has logged; once it has ended, all that it ever will have."""
-        if self.process.poll() is not None:
-            self._reader.join()
-        with self._news:
-            return "\n".join(str(line) for line in self._lines)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        return self.process.wait(DEADLINE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
 def free_address() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{found.getsockname()[1]}"
 
 
-def server(address: str, *arguments: str) -> Logged:
+def server(address: str, *arguments: str) -> ServerProcess:
     """A server that serves."""
-    started = Logged(SERVER_PYTHON, "serve", "--listen", address, "--log-format", "json", *QUICK, *arguments)
-    started.wait_for("server_started")
-    return started
+    return ServerProcess("--listen", address, *QUICK, *arguments, python=SERVER_PYTHON)
 
 
-def agent(servers: str, state: Path, *arguments: str, **options: Any) -> Logged:
-    return Logged(
-        sys.executable,
+def agent(servers: str, state: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> LoggedProcess:
+    return LoggedProcess(
         *("agent", "--server", servers, "--state-dir", str(state), "--log-format", "json", *arguments),
-        **options,
+        environment=environment,
     )
 
 

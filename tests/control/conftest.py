@@ -2,101 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import queue
-import signal
+import contextlib
 import subprocess
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.interpreters import CLIENT_PYTHON, SERVER_PYTHON
 
+from atoll_control.testing.server_process import ServerProcess
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 20.0
-SERVE = [
-    *(SERVER_PYTHON, "-m", "atoll_control.cli", "serve"),
-    *("--listen", "127.0.0.1:0", "--log-format", "json"),
-]
-
-
-class Server:
-    """A running `atollctl serve`, whose log lines are read as they are wanted."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [*SERVE, *arguments],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.seen: list[str] = []
-        # Read as they come: a server whose log nobody reads comes to a halt.
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.started = self.wait_for_event("server_started")
-        self.address: str = self.started["address"]
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def wait_for_event(self, event: str) -> dict[str, Any]:
-        """Reads the log up to the next line of this event."""
-        while line := self._lines.get(timeout=START_TIMEOUT):
-            self.seen.append(line)
-            entry: dict[str, Any] = json.loads(line)
-            if entry["event"] == event:
-                return entry
-        raise AssertionError(f"the server ended without {event}:\n" + "".join(self.seen))
-
-    def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Stops the server and returns its exit code."""
-        self.process.send_signal(signal_number)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Reads the rest of the log and returns the exit code."""
-        try:
-            self.process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        finally:
-            self._reader.join(STOP_TIMEOUT)
-            for pipe in (self.process.stdin, self.process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            while not self._lines.empty():
-                if line := self._lines.get():
-                    self.seen.append(line)
-        return self.process.returncode
-
-    def events(self) -> list[str]:
-        """The events seen so far."""
-        return [json.loads(line)["event"] for line in self.seen]
-
 
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers, and stops them at the end."""
-    servers: list[Server] = []
-
-    def start(*arguments: str) -> Server:
-        servers.append(Server(*arguments))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        if server.process.poll() is None:
-            server.stop()
+def serve() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers, and ends them at the end."""
+    with contextlib.ExitStack() as running:
+        yield lambda *arguments: running.enter_context(ServerProcess(*arguments, python=SERVER_PYTHON))
 
 
 @pytest.fixture(scope="session")

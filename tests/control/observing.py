@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import parser
 
-from atoll_control.testing.server_process import ServerProcess
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from atoll_control.testing.server_process import ServerProcess
 
 PATIENCE = 60.0
 OBSERVED = ("--observe", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
@@ -39,11 +39,10 @@ def parsed(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 class Observed:
-    """A server started with `OBSERVED`; either of the classes that start one."""
+    """A server started with `OBSERVED`."""
 
-    def __init__(self, server: Any) -> None:
-        lines = server.lines if isinstance(server, ServerProcess) else map(json.loads, server.seen)
-        told = next(entry for entry in lines if entry["event"] == "observed")
+    def __init__(self, server: ServerProcess) -> None:
+        told = server.wait_for("observed")
         self.observe: str = told["observe"]
         self.metrics: str = told["metrics"]
 

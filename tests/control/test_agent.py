@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,6 @@ from tests.control.agents import (
     LEFT,
     TRUE,
     UNKNOWN,
-    Logged,
     agent,
     conditions,
     free_address,
@@ -30,6 +28,7 @@ from tests.control.agents import (
 )
 
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
+from atoll_control.testing.server_process import LoggedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +103,7 @@ def test_an_agent_that_is_killed_is_found_dead(tmp_path: Path) -> None:
     address = free_address()
     with server(address), agent(address, tmp_path) as running:
         running.wait_for("registered")
-        running.process.kill()
+        running.kill()
         node = wait_for_node(address, lambda node: node.state != ALIVE)
         assert node.state == DEAD
         assert node.state_reason
@@ -141,7 +140,7 @@ def test_a_server_that_has_forgotten_its_nodes_gets_the_node_and_its_conditions_
         with server(address) as first:
             registered = running.wait_for("registered")
             wait_for_node(address, lambda node: conditions(node) == {"DiskOk": (TRUE, "30 % used")})
-            first.process.kill()
+            first.kill()
             running.wait_for("server_lost")
         with server(address):
             again = running.wait_for("registered", 2)
@@ -157,7 +156,7 @@ def test_a_server_that_keeps_its_nodes_finds_the_same_member_after_a_restart(tmp
     with agent(address, tmp_path / "state") as running:
         with server(address, *keeps) as first:
             registered = running.wait_for("registered")
-            first.process.kill()
+            first.kill()
             running.wait_for("server_lost")
         with server(address, *keeps):
             running.wait_for("server_back")
@@ -171,10 +170,10 @@ def test_a_server_that_was_stopped_for_longer_than_the_deadline_finds_the_same_m
     address = free_address()
     with server(address) as stopped, agent(address, tmp_path) as running:
         registered = running.wait_for("registered")
-        stopped.process.send_signal(signal.SIGSTOP)
+        stopped.pause()
         running.wait_for("server_lost")
         time.sleep(5)  # longer than its nodes' deadline
-        stopped.process.send_signal(signal.SIGCONT)
+        stopped.resume()
         running.wait_for("server_back")
         (node,) = nodes(address)
         assert (node.state, node.incarnation) == (ALIVE, registered["incarnation"])
@@ -193,7 +192,7 @@ def test_an_agent_whose_server_is_gone_ends_quickly_all_the_same(tmp_path: Path)
     address = free_address()
     with server(address) as gone, agent(address, tmp_path) as running:
         running.wait_for("registered")
-        gone.process.kill()
+        gone.kill()
         running.wait_for("server_lost")
         begin = time.monotonic()
         assert running.stop() == 0
@@ -344,7 +343,7 @@ def test_settings_come_from_the_environment_too_and_flags_go_before_it(shared: s
         "ATOLL_AGENT_NODE_ID": "from-the-environment",
         "ATOLL_AGENT_LOG_FORMAT": "json",
     }
-    with Logged(sys.executable, "agent", "--label", "zone=a", env=environment) as running:
+    with LoggedProcess("agent", "--label", "zone=a", environment=environment) as running:
         assert running.wait_for("registered")["node_id"] == "from-the-environment"
         (labels,) = [dict(node.labels) for node in nodes(shared) if node.node_id == "from-the-environment"]
         assert labels == {"zone": "a"}

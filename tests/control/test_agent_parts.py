@@ -243,7 +243,7 @@ def test_a_command_that_does_not_stop_printing_is_killed() -> None:
     assert time.monotonic() - begin < 30
 
 
-def test_what_a_command_leaves_behind_is_killed_and_not_waited_for(tmp_path: Path) -> None:
+def test_what_a_command_leaves_behind_with_its_output_is_killed_and_not_waited_for(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     outcome = shell(f"sleep 1000 & echo $! >{pid}; echo fine")
     assert (outcome.status, outcome.reason) == (TRUE, "fine")

@@ -21,7 +21,6 @@ from tests.control.agents import (
     DEADLINE,
     QUICK,
     TRUE,
-    Logged,
     agent,
     conditions,
     free_address,
@@ -29,7 +28,7 @@ from tests.control.agents import (
     server,
     wait_for_node,
 )
-from tests.control.test_failover import program
+from tests.etcd import program
 from tests.interpreters import SERVER_PYTHON
 
 from atoll_control.agent.app import run
@@ -39,6 +38,7 @@ from atoll_control.agent.state import StateDirectory
 from atoll_control.api.times import duration
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc, node_pb2, node_pb2_grpc
 from atoll_control.testing.etcd import Etcd
+from atoll_control.testing.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,25 +149,25 @@ def test_a_node_whose_state_was_lost_takes_its_id_back_although_its_clock_was_se
 # --------------------------------------------------------------------------------------------------------- leaders
 
 
-def member(etcd: Etcd) -> Logged:
-    arguments = ("--listen", "127.0.0.1:0", "--log-format", "json", "--etcd", etcd.endpoint)
-    return Logged(SERVER_PYTHON, "serve", *arguments, *QUICK)
+def member(etcd: Etcd) -> ServerProcess:
+    return ServerProcess("--etcd", etcd.endpoint, *QUICK, python=SERVER_PYTHON, begins_with="standing_by")
 
 
 @pytest.mark.alone
 def test_an_agent_follows_the_leader_and_keeps_its_membership(tmp_path: Path) -> None:
     (file := tmp_path / "agent.toml").write_text('[[check]]\nname = "Fine"\ncommand = ["/bin/true"]\n')
     with Etcd(program(), tmp_path / "etcd") as etcd, member(etcd) as first:
-        leader = first.wait_for("server_started")["address"]
+        first.wait_for("server_started")
+        leader = first.address
         with member(etcd) as second:
-            standby = second.wait_for("standing_by")["address"]
+            standby = second.address
             second.wait_for("leader_seen")
             # It is told of the standby only, and led to the leader by it.
             with agent(f"{standby},{leader}", tmp_path / "state", "--config", str(file)) as running:
                 registered = running.wait_for("registered")
                 assert registered["server"] == leader
                 wait_for_node(leader, lambda node: conditions(node).get("Fine", (0,))[0] == TRUE)
-                first.process.kill()
+                first.kill()
                 second.wait_for("server_started")
                 running.wait_for("server_back")
                 node = wait_for_node(standby, lambda _: True)
@@ -224,8 +224,7 @@ class Forwarder:
 def test_a_connection_that_loses_everything_is_replaced_before_the_node_is_dead(tmp_path: Path) -> None:
     address = free_address()
     quick = ("--heartbeat-interval", "0.5", "--dead-after", "12")
-    with Logged(SERVER_PYTHON, "serve", "--listen", address, "--log-format", "json", *quick) as it:
-        it.wait_for("server_started")
+    with ServerProcess("--listen", address, *quick, python=SERVER_PYTHON):
         forwarder = Forwarder(address)
         with agent(forwarder.address, tmp_path) as running:
             registered = running.wait_for("registered")
@@ -293,7 +292,7 @@ def test_systemd_is_told_that_the_agent_is_ready_how_it_is_and_that_it_stops(tmp
 
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         address = free_address()
-        with agent(address, tmp_path / "state", env=environment) as running:
+        with agent(address, tmp_path / "state", environment=environment) as running:
             wait_for("READY=1")
             wait_for("server lost")
             with server(address):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -28,8 +27,8 @@ def atollctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_signal_stops_the_server_cleanly(serve: Callable[..., Any], signal_number: signal.Signals) -> None:
     server = serve()
     assert server.stop(signal_number) == 0
-    assert server.events()[-1] == "server_stopped"
-    assert "Traceback" not in "".join(server.seen)
+    assert server.lines[-1]["event"] == "server_stopped"
+    assert "Traceback" not in server.said()
 
 
 @pytest.mark.server_process
@@ -48,7 +47,7 @@ def test_the_server_stops_while_a_module_is_stuck(serve: Callable[..., Any]) -> 
 def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_loop(serve: Callable[..., Any]) -> None:
     server = serve()
     services = {"NodeService": "node_manager", "HealthService": "health", "KvService": "kv_manager"}
-    assert services.items() <= server.started["services"].items()
+    assert services.items() <= server.wait_for("server_started")["services"].items()
     with grpc.insecure_channel(server.address) as channel:
         nodes = node_pb2_grpc.NodeServiceStub(channel)
         host = node_pb2.Host(name="box", cpus=3)
@@ -56,7 +55,7 @@ def test_the_log_has_one_line_per_event_and_says_which_service_lives_on_which_lo
         nodes.Register(node_pb2.RegisterRequest(node_id="n", incarnation=2, host=host), timeout=10)
         nodes.Unregister(node_pb2.UnregisterRequest(node_id="n", incarnation=2, reason="bye"), timeout=10)
     server.stop()
-    lines = [json.loads(line) for line in server.seen]
+    lines = server.lines
     audit = [line["method"] for line in lines if line["event"] == "audit"]
     assert audit == ["NodeService.Register", "NodeService.Register", "NodeService.Unregister"]
     own = [line for line in lines if line["logger"].startswith("atoll_control") and line["event"] != "audit"]
@@ -87,12 +86,11 @@ def test_the_controls_of_the_demo_are_offered_only_when_asked_for(serve: Callabl
 def test_the_server_stops_when_its_standard_input_closes_if_told_so(serve: Callable[..., Any]) -> None:
     server = serve("--exit-with-stdin")
     server.process.stdin.close()
-    server.process.stdin = None
     assert server.wait() == 0
 
 
 def test_all_modules_can_be_put_on_one_loop(serve: Callable[..., Any]) -> None:
-    services = serve("--one-loop").started["services"]
+    services = serve("--one-loop").wait_for("server_started")["services"]
     assert {"NodeService", "HealthService", "KvService"} <= services.keys()
     assert set(services.values()) == {"shared"}
 

@@ -160,8 +160,7 @@ async def test_a_server_that_is_killed_and_started_again_is_gone_on_with(
                 if kills == 3:
                     break
                 kills += 1
-                server.process.kill()
-                await asyncio.to_thread(server.wait)
+                await asyncio.to_thread(server.kill)
                 server = await asyncio.to_thread(serve, "--data-dir", str(tmp_path), "--listen", address)
         writer.cancel()
         last = acknowledged[-1]

@@ -68,8 +68,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed_again_and_again
         for writer in writers:
             writer.start()
         time.sleep(randomness.uniform(0.05, 0.4))
-        server.process.kill()
-        server.wait()
+        server.kill()
         for writer in writers:
             writer.join(30)
             acknowledged.update(writer.acknowledged)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import socket
-import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from tests.control.observing import OBSERVED, Observed, get, wait_until
+from tests.etcd import program
 from tests.interpreters import SERVER_PYTHON
 
 from atoll_control.api.v1 import (
@@ -33,20 +30,11 @@ from atoll_control.testing.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
 # Leaders keep a lease of 3 s: other work on the machine would take it from them.
 pytestmark = [pytest.mark.server_process, pytest.mark.alone, pytest.mark.timeout(300)]
-
-
-@functools.cache
-def program() -> str:
-    """The path of an etcd; skips the test, saying why, where there is none."""
-    found = subprocess.run([ROOT / "scripts/etcd", "--quick"], capture_output=True, text=True, timeout=300, check=False)
-    if found.returncode:
-        pytest.skip(found.stderr.strip().splitlines()[-1])
-    return found.stdout.strip()
 
 
 @pytest.fixture
@@ -57,17 +45,14 @@ def etcd(tmp_path: Path) -> Iterator[Etcd]:
 
 @pytest.fixture
 def member(etcd: Etcd) -> Iterator[Callable[..., ServerProcess]]:
-    members: list[ServerProcess] = []
+    with contextlib.ExitStack() as members:
 
-    def start(*arguments: str) -> ServerProcess:
-        members.append(
-            ServerProcess("--etcd", etcd.endpoint, *arguments, python=SERVER_PYTHON, begins_with="standing_by")
-        )
-        return members[-1]
+        def start(*arguments: str) -> ServerProcess:
+            return members.enter_context(
+                ServerProcess("--etcd", etcd.endpoint, *arguments, python=SERVER_PYTHON, begins_with="standing_by")
+            )
 
-    yield start
-    for it in members:
-        it.end()
+        yield start
 
 
 @pytest.fixture
@@ -221,30 +206,17 @@ def test_a_server_whose_etcd_is_not_there_yet_stands_by_until_it_comes(
 
 
 def test_the_checker_finds_that_a_server_has_forgotten_what_it_acknowledged() -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{found.getsockname()[1]}"
-    with forgetful(address) as process:
-        history = History([address])
+    # What is in memory only is gone with the process.
+    with ServerProcess(python=SERVER_PYTHON) as server:
+        history = History([server.address])
         with history:
             history.wait_for_write(time.monotonic(), DEADLINE)
-            process.kill()
-            with forgetful(address):
+            server.kill()
+            with ServerProcess("--listen", server.address, python=SERVER_PYTHON):
                 until = time.monotonic() + DEADLINE
                 while not history.mistakes and time.monotonic() < until:
                     time.sleep(0.02)
         assert history.mistakes
-
-
-@contextlib.contextmanager
-def forgetful(address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that keeps everything in memory."""
-    command = [SERVER_PYTHON, "-m", "atoll_control.cli", "serve", "--listen", address]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_who_takes_over_knows_the_tokens_and_a_standby_tells_where_the_leader_is_without_one(

@@ -49,12 +49,6 @@ def list_nodes(channel: grpc.Channel) -> Any:
     return node_pb2_grpc.NodeServiceStub(channel).ListNodes.future(node_pb2.ListNodesRequest(), timeout=PATIENCE)
 
 
-def kill(server: Any) -> None:
-    """Ends a server whose loops are stuck."""
-    server.process.kill()
-    server.process.communicate()
-
-
 def runs(observed: Observed, handler: str) -> bool:
     """Whether a step of this handler runs now."""
     loops = json.loads(get(observed.observe, "/top")[1])["loops"]
@@ -95,7 +89,7 @@ def test_health_checks_and_metrics_are_answered_while_a_module_is_stuck(serve: C
         assert observed.numbers()["nodes"]["alive",] == 0
         for call in stuck:
             call.cancel()
-    kill(server)
+    server.kill()
 
 
 def test_the_native_checks_are_answered_while_the_gil_is_held(serve: Callable[..., Any]) -> None:
@@ -110,7 +104,7 @@ def test_the_native_checks_are_answered_while_the_gil_is_held(serve: Callable[..
             assert get(observed.observe, path)[0] == 200
         assert runs(observed, "KvService.Get"), "and it has run all the while"
         stuck.cancel()
-    kill(server)
+    server.kill()
 
 
 def test_a_server_that_stops_is_not_ready_while_its_calls_end(serve: Callable[..., Any]) -> None:
@@ -135,7 +129,7 @@ def test_the_variable_that_observes_any_process_of_the_framework_observes_this_o
     server = serve()
     assert (tmp_path / f"{server.process.pid}.sock").is_socket()
     assert server.stop() == 0
-    assert '"level": "error"' not in "".join(server.seen)
+    assert "error" not in {line["level"] for line in server.lines}
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
@@ -247,7 +241,7 @@ def test_the_watchdog_is_not_fed_while_a_module_is_stuck(
         assert next_said(systemd).startswith("STATUS=serving at ")
         assert next_said(systemd).startswith("STATUS=loop node_manager has made no progress for ")
         stuck.cancel()
-    kill(server)
+    server.kill()
 
 
 # ----------------------------------------------------------------------------------------------------------- the end
@@ -320,4 +314,4 @@ def test_a_server_whose_loop_of_watches_is_stuck_ends_without_an_error(serve: Ca
         wait_until(lambda: runs(observed, "NodeService.ListNodes"))
         assert server.stop() == 0
         running.exception()
-    assert "Traceback" not in "".join(server.seen)
+    assert "Traceback" not in server.said()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -248,22 +249,16 @@ def test_changes_are_in_the_audit_with_who_and_what_and_no_values(guarded: Guard
         {"actor": "token:reader", "method": "KvService.Delete", "target": {}, "outcome": "PERMISSION_DENIED"},
         {"actor": "token:writer", "method": "KvService.Put", "target": {"key": "x"}, "outcome": "NOT_FOUND"},
     ]
-    found: list[dict[str, Any]] = []
-    while len(found) < len(wanted):
-        entry = guarded.server.wait_for_event("audit")
-        if "audited" in str(entry) or found:
-            found.append({key: entry[key] for key in wanted[0]})
-    assert found == wanted
-    assert "hush" not in "".join(guarded.server.seen)
+    entries = itertools.dropwhile(lambda entry: "audited" not in str(entry), guarded.server.each("audit"))
+    assert [{key: entry[key] for key in wanted[0]} for entry in itertools.islice(entries, len(wanted))] == wanted
+    assert "hush" not in guarded.server.said()
 
 
 def test_no_secret_is_in_the_log(guarded: Guarded) -> None:
     guarded.make("logged", READ)
-    entry = guarded.server.wait_for_event("audit")
-    while entry["target"].get("name") != "logged":
-        entry = guarded.server.wait_for_event("audit")
+    entry = next(it for it in guarded.server.each("audit") if it["target"].get("name") == "logged")
     assert entry["target"] == {"name": "logged", "role": "ROLE_READ"}
-    log = "".join(guarded.server.seen)
+    log = guarded.server.said()
     assert not [name for name, secret in guarded.secrets.items() if secret in log]
 
 
@@ -321,7 +316,7 @@ def test_with_a_client_authority_each_client_must_show_a_certificate(mutual: Any
     for name, code in (("strange-client", 5), ("expired-client", 5), ("client", 0)):
         files = [f"--tls-cert={certificates / name}.pem", f"--tls-key={certificates / name}.key"]
         assert run([*command, *files], {}).returncode == code, name
-    entry = server.wait_for_event("audit")
+    entry = server.wait_for("audit")
     assert (entry["actor"], entry["method"]) == ("admin-token-file", "KvService.Put")
 
 
@@ -332,7 +327,7 @@ def test_without_tokens_the_actor_is_the_certificate(serve: Callable[..., Any], 
         server.address.replace("127.0.0.1", "localhost"), grpc.ssl_channel_credentials(*pem)
     ) as channel:
         kv_pb2_grpc.KvServiceStub(channel).Put(kv_pb2.PutRequest(key=b"k"), timeout=TIMEOUT)
-    assert server.wait_for_event("audit")["actor"] == "certificate:node-7.example"
+    assert server.wait_for("audit")["actor"] == "certificate:node-7.example"
 
 
 def commands(app: typer.Typer, *path: str) -> Iterator[tuple[str, ...]]:

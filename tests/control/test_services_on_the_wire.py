@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -79,7 +78,7 @@ def test_a_killed_node_is_marked_dead_by_the_servers_own_timers_and_logged(serve
         assert process.stdout is not None
         assert process.stdout.readline() == "registered\n"
         process.kill()
-    death = server.wait_for_event("node_dead")
+    death = server.wait_for("node_dead")
     assert (death["node_id"], death["incarnation"], death["level"]) == ("killed", 1, "warning")
     # By how much the times are stretched depends on how busy the machine is.
     assert "(dead after " in death["reason"]
@@ -146,9 +145,9 @@ def test_a_server_that_was_stopped_for_many_deadlines_kills_no_healthy_node(serv
         assert process.stdout.readline() == "registered\n"
         nodes, health = node_pb2_grpc.NodeServiceStub(channel), health_pb2_grpc.HealthServiceStub(channel)
         time.sleep(2.5)  # beyond the grace after the start
-        server.process.send_signal(signal.SIGSTOP)
+        server.pause()
         time.sleep(6.0)
-        server.process.send_signal(signal.SIGCONT)
+        server.resume()
         deadline = time.monotonic() + TIMEOUT
         detector = health.GetDetector(health_pb2.GetDetectorRequest(), timeout=TIMEOUT).detector
         while (detector.worst_lag.seconds < 4 or detector.held) and time.monotonic() < deadline:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import pytest
-from tests.control.test_failover import program
+from tests.etcd import program
 
-from atoll_control.demo.failover import Change, Outcome, run
+from atoll_control.demo.failover import Change, FailoverError, Outcome, run
 
 COMMAND = [sys.executable, "-c", "import sys; from atoll.cli import main; sys.argv[0] = 'atoll'; main()", "demo-ha"]
 
@@ -31,6 +32,11 @@ def test_what_was_lost_or_took_too_long_is_not_held() -> None:
     assert Outcome(changes=[change]).held
     assert not Outcome(changes=[change], problems=["a write is lost"]).held
     assert not Outcome(changes=[change, Change("paused", 5.1, 9)]).held
+
+
+def test_an_etcd_that_does_not_start_ends_the_demo_with_its_log() -> None:
+    with pytest.raises(FailoverError, match="did not start"):
+        run(str(shutil.which("false")), 2, 1, print)
 
 
 @pytest.mark.parametrize(("etcd", "says"), [("nowhere/etcd", "at nowhere/etcd"), (__file__, "--etcd PATH")])

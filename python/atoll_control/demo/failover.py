@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from atoll_control.testing.etcd import Etcd
+import grpc
+
+from atoll_control.testing.etcd import Etcd, EtcdFailedError
 from atoll_control.testing.history import History
-from atoll_control.testing.server_process import ServerProcess
+from atoll_control.testing.server_process import ProcessFailedError, ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +73,7 @@ def run(etcd_program: str, servers: int, rounds: int, tell: Callable[[str], None
     """Runs etcd, the servers and the clients; ends the leader once in each round.
 
     Raises:
-        FailoverError: something did not start, or nobody took over.
+        FailoverError: something did not start or did not answer, or nobody took over.
     """
     try:
         with ExitStack() as at_the_end:
@@ -79,7 +81,7 @@ def run(etcd_program: str, servers: int, rounds: int, tell: Callable[[str], None
             etcd = at_the_end.enter_context(Etcd(etcd_program, folder / "etcd"))
             tell(f"etcd runs at {etcd.endpoint}")
             return _Demo(etcd, servers, tell, at_the_end).run(rounds)
-    except (OSError, TimeoutError) as problem:
+    except (OSError, EtcdFailedError, ProcessFailedError, grpc.RpcError) as problem:
         raise FailoverError(str(problem)) from problem
 
 

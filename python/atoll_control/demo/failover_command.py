@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 
 from atoll_control.demo.failover import MOST_SECONDS, FailoverError, Outcome, run
-from atoll_control.testing.etcd import EtcdFailedError
 
 STOPPED = 130
 
@@ -55,7 +54,7 @@ def demo_ha(
     console = Console()
     try:
         outcome = run(program, servers, rounds, console.print)
-    except (FailoverError, EtcdFailedError) as error:
+    except FailoverError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("stopped", STOPPED)

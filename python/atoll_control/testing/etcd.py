@@ -35,9 +35,19 @@ class Etcd:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int | None:
+        """The id of its process; None before it is started."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where its clients connect."""
+        return self._ports[0]
+
+    @property
     def endpoint(self) -> str:
         """What its clients are told."""
-        return f"http://127.0.0.1:{self._ports[0]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         """Starts it, and waits until it answers.
