@@ -7,13 +7,13 @@ with how long they took, and how much of the processor this client took. What is
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 import sys
 import time
 from typing import Any
 
+from benchmarks.control.beating import say
 from benchmarks.control.line import Line, Lines
 from benchmarks.control.requests import METHODS, VALUE
 from benchmarks.frames import ConnectionLostError
@@ -28,10 +28,10 @@ def main() -> None:
     chance = random.Random(1)  # noqa: S311 -- keys, not secrets
     put = METHODS[server, "put"]
     lines.settle(put.path, [put.message(number) for number in range(keys)], streams)
-    _say(ready=True)
+    say(ready=True)
     for line in sys.stdin:
         method, calls = line.split()
-        _say(**_run(lines, server, method, [chance.randrange(keys) for _ in range(int(calls))], streams))
+        say(**_run(lines, server, method, [chance.randrange(keys) for _ in range(int(calls))], streams))
     os._exit(0)
 
 
@@ -62,11 +62,6 @@ def _run(lines: Lines, server: str, method: str, keys: list[int], streams: int) 
         "p50_us": 1e6 * quantile(durations, 0.5) if durations else 0.0,
         "p99_us": 1e6 * quantile(durations, 0.99) if durations else 0.0,
     }
-
-
-def _say(**values: object) -> None:
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

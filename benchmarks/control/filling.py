@@ -7,7 +7,6 @@ took.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from atoll.store import Store
 from atoll_control.server.kv_manager import row_key
 from atoll_control.server.tables import KV, TABLES
+from benchmarks.control.beating import say
 from benchmarks.control.requests import NAMESPACE, VALUE, key
 
 BATCH: Final = 1_000
@@ -36,7 +36,7 @@ async def fill(directory: str, keys: int) -> float:
 def main() -> None:
     """Fill, and say how long it took."""
     directory, keys = sys.argv[1:]
-    sys.stdout.write(json.dumps({"seconds": asyncio.run(fill(directory, int(keys)))}) + "\n")
+    say(seconds=asyncio.run(fill(directory, int(keys))))
 
 
 if __name__ == "__main__":

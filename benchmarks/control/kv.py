@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.control.plan import Size
-    from benchmarks.control.servers import Process
     from benchmarks.progress import Progress
 
 CONNECTIONS: Final = 8
@@ -38,7 +37,7 @@ _OVERHEAD: Final = 1.6
 class Measured:
     """A server and its client, ready."""
 
-    server: Process
+    server: Server | Etcd
     client: Child
     methods: tuple[str, ...]
 

@@ -7,15 +7,14 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from atoll_control.testing import etcd
 from benchmarks.processes import REPOSITORY, ChildFailedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -29,75 +28,22 @@ _POLL_SECONDS: Final = 0.01
 _SYNCS: Final = 100
 
 
-class Process:
-    """A server's process, with its output in a file."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        """Starts it."""
-        self._log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=REPOSITORY,
-                env={**os.environ, "ETCD_UNSUPPORTED_ARCH": "arm64"},
-            )
-
-    @property
-    def name(self) -> str:
-        """What runs, in errors."""
-        return Path(str(self._process.args[0] if isinstance(self._process.args, list) else self._process.args)).name
-
-    def cpu_seconds(self) -> float:
-        """The user and system time of all of its threads so far, to the nanosecond: the kernel's clock of a process."""
-        return time.clock_gettime(~self._process.pid << 3 | 2)
-
-    def resident_bytes(self) -> int:
-        """How much of it is in memory."""
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def check(self) -> None:
-        """Makes sure that it runs.
-
-        Raises:
-            ChildFailedError: it does not; the message ends with what it said.
-        """
-        if self._process.poll() is not None:
-            raise self.failure("has ended")
-
-    def failure(self, what: str) -> ChildFailedError:
-        """An error with its last words."""
-        words = self._log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-        return ChildFailedError(f"{self.name} {what}: {words or 'it said nothing'}")
-
-    def kill(self) -> None:
-        """As by kill -9."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-    def stop(self) -> None:
-        """Asks it to end, and kills it if it does not."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_TIMEOUT)
-        self.kill()
-
-
-class Server(Process):
-    """``atollctl serve``. As a context manager it serves; without, it may still be on its way."""
+class Server:
+    """``atollctl serve``, its log in a file. As a context manager it serves; without, it may still be on its way."""
 
     def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
         """Starts it with its log in `folder`."""
         self.port = port
-        self._log_file = folder / f"atollctl-{os.urandom(4).hex()}.log"
+        self._log = folder / f"atollctl-{os.urandom(4).hex()}.log"
         command = [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", f"127.0.0.1:{port}"]
-        super().__init__([*command, "--log-format", "json", "--exit-with-stdin", *arguments], self._log_file)
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*command, "--log-format", "json", "--exit-with-stdin", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=REPOSITORY,
+            )
 
     def __enter__(self) -> Self:
         """Waits until it serves."""
@@ -107,49 +53,70 @@ class Server(Process):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends it."""
-        self.stop()
-
-    @property
-    def name(self) -> str:
-        """What runs, in errors."""
-        return "atollctl serve"
+        """Asks it to end, and kills it if it does not."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT)
+        self.kill()
 
     @property
     def address(self) -> str:
         """Where clients find it."""
         return f"127.0.0.1:{self.port}"
 
+    def cpu_seconds(self) -> float:
+        """What it has taken of the processor."""
+        return _cpu_seconds(self._process.pid)
+
+    def resident_bytes(self) -> int:
+        """How much of it is in memory."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def wait_for(self, event: str, timeout: float = START_TIMEOUT, number: int = 1) -> None:
         """Waits until it has logged this so many times, and learns its port from that.
 
         Raises:
-            ChildFailedError: it has not, or has ended.
+            ChildFailedError: it has not, or has ended; the message ends with what it said.
         """
         deadline = time.monotonic() + timeout
         while True:
             if len(found := [line for line in self._lines() if line.get("event") == event]) >= number:
                 self.port = int(str(found[-1].get("address", self.address)).rpartition(":")[2])
                 return
-            self.check()
+            if self._process.poll() is not None:
+                raise self._failure("has ended")
             if time.monotonic() > deadline:
-                raise self.failure(f"has not logged {event!r} in {timeout:.0f} s")
+                raise self._failure(f"has not logged {event!r} in {timeout:.0f} s")
             time.sleep(_POLL_SECONDS)
 
     def count(self, event: str) -> int:
         """How often it has logged this."""
         return sum(line.get("event") == event for line in self._lines())
 
+    def kill(self) -> None:
+        """As by kill -9."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _said(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
     def _lines(self) -> list[dict[str, Any]]:
-        lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [json.loads(line) for line in self._said().splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def _failure(self, what: str) -> ChildFailedError:
+        return ChildFailedError(f"atollctl serve {what}: {self._said().strip()[-2000:] or 'it said nothing'}")
 
 
-class Etcd(Process):
+class Etcd(etcd.Etcd):
     """One etcd of one member, as its defaults make it: every put is synced to the disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Starts it with its data in `folder`.
+        """Takes where its data go.
 
         Raises:
             UnavailableError: there is none on this machine.
@@ -159,41 +126,28 @@ class Etcd(Process):
         )
         if found.returncode:
             raise UnavailableError(found.stderr.strip().splitlines()[-1])
-        self.port = _free_port()
-        client, peer = (f"http://127.0.0.1:{port}" for port in (self.port, _free_port()))
-        self.endpoint = client
-        command = [
-            found.stdout.strip(),
-            *("--name", "one", "--data-dir", str(folder / "etcd")),
-            *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"one={peer}"),
-        ]
-        super().__init__(command, folder / "etcd.log")
+        super().__init__(found.stdout.strip(), folder / "etcd")
 
     def __enter__(self) -> Self:
-        """Waits until it answers.
+        """Starts it, and waits until it answers.
 
         Raises:
-            ChildFailedError: it does not.
+            ChildFailedError: it can't.
         """
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            self.check()
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer,  # noqa: S310 -- it is http
-            ):
-                if json.load(answer)["health"] == "true":
-                    return self
-            time.sleep(_POLL_SECONDS)
-        raise self.failure("does not answer")
+        try:
+            return super().__enter__()
+        except etcd.EtcdFailedError as error:
+            raise ChildFailedError(str(error)) from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends it."""
-        self.kill()
+    def cpu_seconds(self) -> float:
+        """What it has taken of the processor."""
+        assert self.pid is not None
+        return _cpu_seconds(self.pid)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """The user and system time of all threads so far, to the nanosecond: the kernel's clock of a process."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def missing() -> str | None:
@@ -226,10 +180,3 @@ def sync_microseconds(directory: Path) -> list[float]:
             times.append(1e6 * (time.perf_counter() - started))
     path.unlink()
     return times
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

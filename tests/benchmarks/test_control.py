@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -31,10 +30,10 @@ from benchmarks.frames import (
     frame,
     opening,
 )
-from benchmarks.processes import REPOSITORY
 from benchmarks.progress import Progress
 from benchmarks.result import Result
 from benchmarks.thresholds import committed
+from tests import etcd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,12 +189,17 @@ def test_the_control_planes_benchmarks_run_by_one_name() -> None:
 
 
 def test_the_quick_and_the_full_run_have_what_the_thresholds_name() -> None:
-    sizes = {int(part) for it in committed().thresholds for part in it.figure.split(".") if part.isdecimal()}
     for size in (plan.QUICK, plan.FULL):
-        assert size.nodes[-1] in sizes
-        assert size.watchers[-1] in sizes
-        assert size.restart_keys[-1] in sizes
-        assert size.failover_nodes[-1] in sizes
+        numbers = {
+            "nodes": size.nodes,
+            "watchers": size.watchers,
+            "restart": size.restart_keys,
+            "failover": size.failover_nodes,
+        }
+        figures = [it.figure.split(".") for it in committed().thresholds]
+        named = [(name, int(number)) for name, number, *_ in figures if name in numbers]
+        assert {name for name, _ in named} == numbers.keys()
+        assert all(number in numbers[name] for name, number in named)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process takes of the machine is told on Linux only")
@@ -204,11 +208,7 @@ def test_the_quick_and_the_full_run_have_what_the_thresholds_name() -> None:
 @pytest.mark.parametrize("benchmark", BENCHMARKS_OF_CONTROL)
 def test_a_benchmark_runs_at_its_smallest(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     if benchmark in {KvBenchmark, FailoverBenchmark}:
-        found = subprocess.run(
-            [REPOSITORY / "scripts/etcd", "--quick"], capture_output=True, text=True, timeout=300, check=False
-        )
-        if found.returncode:
-            pytest.skip(found.stderr.strip().splitlines()[-1])
+        etcd.program()
     measuring = benchmark(quick=True, size=plan.SMOKE)
     result = measuring.run(Progress(measuring.expected_seconds))
     assert result.tables
