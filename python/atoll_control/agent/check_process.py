@@ -1,8 +1,9 @@
 """`CheckProcess`: one run of a check's command. One loop only.
 
-The command is the leader of a process group of its own, so that what it has started ends with it. Its output is read
-as it comes, and of it only the beginning is kept. The pipes are our own rather than asyncio's, whose processes have
-not ended for it as long as some grandchild holds a pipe open.
+The command is the leader of a process group of its own: what it has started is killed with it, and when it has ended
+what still holds its output; what does not goes on. Its output is read as it comes, and only the beginning is kept. The
+pipes are our own rather than asyncio's, whose processes have not ended for it as long as some grandchild holds a pipe
+open.
 """
 
 from __future__ import annotations

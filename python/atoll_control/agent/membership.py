@@ -176,7 +176,7 @@ class Membership:
                 _log.warning("registration_lost", problem=str(error))
                 return _Next.REGISTER
             except ConflictError as error:
-                await self._check_place(error)
+                self._check_place(error, await self._recorded())
                 return _Next.REGISTER
             except (ClientError, OSError) as error:
                 if await self._not_answered(error):
@@ -278,13 +278,12 @@ class Membership:
 
     # -- whose place it is ---------------------------------------------------------------------------------------------
 
-    async def _check_place(self, error: ConflictError) -> None:
-        """The server does not take our incarnation any more.
+    def _check_place(self, error: ConflictError, node: node_pb2.Node | None) -> None:
+        """The server does not take our incarnation any more, and knows `node` of us, if it could be asked.
 
         Raises:
             PlaceTakenError: because another process has registered.
         """
-        node = await self._recorded()
         if node is None or node.state != _ALIVE or node.incarnation <= self._state.last_incarnation:
             _log.warning("incarnation_ended", problem=str(error), incarnation=self._incarnation)
             return
@@ -302,9 +301,9 @@ class Membership:
         Raises:
             PlaceTakenError: it is another process's, which has taken our place.
         """
-        if self._incarnation:
-            await self._check_place(error)
         node = await self._recorded()
+        if self._incarnation:
+            self._check_place(error, node)
         recorded = 0 if node is None else node.incarnation
         self._say("incarnation_refused", problem=str(error), recorded=recorded)
         return recorded

@@ -32,7 +32,6 @@ FILE: Final = "agent.json"
 LOCK: Final = "lock"
 # So many incarnations an agent may use before it writes again.
 BLOCK: Final = 1_000
-_MAX_FILE_BYTES: Final = 1 << 16
 _MAX_INCARNATION: Final = (1 << 64) - 1
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_HOST_IN_ID: Final = 64
@@ -129,7 +128,7 @@ class StateDirectory:
     def _read(self) -> None:
         file = self.path / FILE
         try:
-            data = file.read_bytes()[: _MAX_FILE_BYTES + 1]
+            data = file.read_bytes()
         except FileNotFoundError:
             self.node_id = self._wanted_id or _new_id()
             return

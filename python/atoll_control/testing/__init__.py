@@ -1,13 +1,15 @@
 """Fakes for tests of the control plane's modules: time that is set, and calls without a network.
 
-loop = ManualLoop()
-module = Module(io_context=loop)
-loop.advance(5.0)                                        # runs what falls due on the way
-reply = await answer(module.Get, GetRequest(key="a"))
-refused = await refusal(module.Get, GetRequest())
-assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    loop = ManualLoop()
+    module = Module(io_context=loop)
+    loop.advance(5.0)                                        # runs what falls due on the way
+    reply = await answer(module.Get, GetRequest(key="a"))
+    refused = await refusal(module.Get, GetRequest())
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
 
 A module that takes its `IoContext` from where it is made is tested on one with an `atoll.testing.ManualClock`.
+
+Beside them, for tests with real processes: `server_process`, `etcd`, and `history`, a load whose outcome is checked.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ and so on, each once. Readers and a watcher look on meanwhile. Afterwards `Histo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading  # noqa: TID251 - clients have threads of their own
 import time  # noqa: TID251 - and the time of their machine
@@ -103,7 +104,7 @@ class History:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        # The watch before all changes, so that it must tell every one.
+        # The watch first, so that it misses as little as can be of what was changed before its snapshot.
         self._writing = [
             threading.Thread(target=self._guarded, args=(self._write, b"key-%d" % number))
             for number in range(self.writers)
@@ -123,11 +124,12 @@ class History:
         self._watching.join()
 
     def _guarded(self, run: Callable[..., None], *args: Any) -> None:
-        try:
-            run(*args)
-        except BaseException as problem:
-            self.mistakes.append(f"{run.__name__}: {problem!r}")
-            raise
+        with contextlib.closing(Cluster(self.addresses)) as cluster:
+            try:
+                run(cluster, *args)
+            except BaseException as problem:
+                self.mistakes.append(f"{run.__name__}: {problem!r}")
+                raise
 
     def wait_for_write(self, then: float, timeout: float, *, elsewhere_than: str = "") -> float:
         """Waits for a write that is acknowledged after a time of the monotonic clock; seconds from then to that.
@@ -153,8 +155,7 @@ class History:
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
-    def _write(self, key: bytes) -> None:
-        cluster = Cluster(self.addresses)
+    def _write(self, cluster: Cluster, key: bytes) -> None:
         number, revision = 1, 0
         while not self._stop.is_set():
             request = kv_pb2.PutRequest(namespace=NAMESPACE, key=key, value=b"%d" % number, expected_revision=revision)
@@ -185,7 +186,6 @@ class History:
                 return
             self._acknowledge(cluster, key, number)
             number, revision = number + 1, answer.revision
-        cluster.close()
 
     def _found(self, cluster: Cluster, key: bytes) -> tuple[int, int] | None:
         """What is stored, and since which revision; asks until somebody knows. None after the end."""
@@ -211,8 +211,7 @@ class History:
         self.acknowledged[key] = number
         self.acknowledgements.append((time.monotonic(), cluster.address))
 
-    def _read(self) -> None:
-        cluster = Cluster(self.addresses)
+    def _read(self, cluster: Cluster) -> None:
         newest: dict[bytes, int] = {}
         while not self._stop.is_set():
             for key in [b"key-%d" % number for number in range(self.writers)]:
@@ -227,10 +226,8 @@ class History:
                     self.mistakes.append(f"a read of {key!r} gave {value}, and {before} had been seen before it began")
                 newest[key] = max(value, newest.get(key, 0))
             time.sleep(0.005)
-        cluster.close()
 
-    def _watch(self) -> None:
-        cluster = Cluster(self.addresses)
+    def _watch(self, cluster: Cluster) -> None:
         after: watch_pb2.Position | None = None
         until = float("inf")
         while time.monotonic() < until and not self._has_seen_all():
@@ -244,7 +241,6 @@ class History:
             if self._writers_ended.is_set() and until == float("inf"):
                 # What is wrong already need not be waited for.
                 until = time.monotonic() + (0 if self.mistakes else LAST_CHANGE_TIMEOUT)
-        cluster.close()
 
     def _has_seen_all(self) -> bool:
         return self._writers_ended.is_set() and all(
