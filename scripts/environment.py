@@ -51,6 +51,8 @@ SETS = {
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # What has no wheels for free-threaded builds; they get the rest of each lock file.
 NO_WHEELS = {"grpcio", "grpcio-tools", "pygrpc-native"}
+# Of these the Python half is enough for servers and for `-o yaml`; distributions and their packages.
+BORROWED = {"grpcio": "grpc"}
 # A lock file of older releases, which have wheels where newer ones have none.
 OLDER_RELEASES = "free-threaded-313"
 if FREE_THREADED and sys.version_info < (3, 14):
@@ -64,9 +66,11 @@ if FREE_THREADED and sys.version_info < (3, 14):
         "mypy",
         "pydantic",
         "pydantic-core",
+        "pyyaml",
         "rloop",
         "uvloop",
     }
+    BORROWED["pyyaml"] = "yaml"
     SETS = {
         name: replace(contents, locks=(*contents.locks, OLDER_RELEASES)) if "runtime" in contents.locks else contents
         for name, contents in SETS.items()
@@ -227,24 +231,25 @@ class Environment:
                 self._pip_install(what, "--require-hashes", "--only-binary", ":all:", "-r", lock)
             self._remember(name, digest(texts[name]))
 
-    def ensure_grpcio(self, lender: Path) -> None:
-        """Installs the Python half of grpcio, which servers need, from an environment that has the whole."""
+    def borrow(self, lender: Path) -> None:
+        """Installs the Python halves of `BORROWED` from an environment that has the whole of them."""
         stand_in = ROOT / "tests" / "without_grpcio" / "cygrpc.py"
-        (source,) = lender.glob("lib/python3.*/site-packages/grpc")
         (packages,) = self.home.glob("lib/python3.*/site-packages")
-        made_from = digest("with metadata", (source / "_grpcio_metadata.py").read_bytes(), stand_in.read_bytes())
-        if self._state().get("grpcio") == made_from:
+        (source,) = lender.glob("lib/python3.*/site-packages")
+        metadata = {name: next(source.glob(f"{name}-[0-9]*.dist-info")) for name in BORROWED}
+        made_from = digest("borrowed", *(found.name for found in metadata.values()), stand_in.read_bytes())
+        if self._state().get("borrowed") == made_from:
             return
-        say("installing the Python half of grpcio")
-        shutil.rmtree(packages / "grpc", ignore_errors=True)
-        shutil.copytree(source, packages / "grpc", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        # Who asks which version of grpcio is installed, as OpenTelemetry does, reads it there.
-        for metadata in packages.glob("grpcio-[0-9]*.dist-info"):
-            shutil.rmtree(metadata)
-        (metadata,) = source.parent.glob("grpcio-[0-9]*.dist-info")
-        shutil.copytree(metadata, packages / metadata.name)
+        for name, folder in BORROWED.items():
+            say(f"installing the Python half of {name}")
+            shutil.rmtree(packages / folder, ignore_errors=True)
+            shutil.copytree(source / folder, packages / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            # Who asks which version is installed, as OpenTelemetry does of grpcio, reads it there.
+            for earlier in packages.glob(f"{name}-[0-9]*.dist-info"):
+                shutil.rmtree(earlier)
+            shutil.copytree(metadata[name], packages / metadata[name].name)
         shutil.copy(stand_in, packages / "grpc" / "_cython" / "cygrpc.py")
-        self._remember("grpcio", made_from)
+        self._remember("borrowed", made_from)
 
     def ensure_atoll(self) -> None:
         """Builds the wheel and installs it, unless the one that is installed is of these sources."""
@@ -323,7 +328,7 @@ def prepare(name: str) -> Environment:
     with exclusively():
         environment.ensure(contents.locks)
         if second is not None:
-            environment.ensure_grpcio(second)
+            environment.borrow(second)
             os.environ["ATOLL_CLIENT_PYTHON"] = str(second / "bin" / "python")
         if contents.atoll:
             environment.ensure_atoll()
