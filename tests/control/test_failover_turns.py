@@ -144,6 +144,7 @@ async def refused_put(address: str) -> Any:
     return refused.value
 
 
+@pytest.mark.whole_grpcio
 @on_a_loop
 async def test_a_standby_does_not_name_itself_while_the_key_of_its_own_former_term_is_there(
     monkeypatch: pytest.MonkeyPatch,
@@ -165,6 +166,7 @@ async def test_a_standby_does_not_name_itself_while_the_key_of_its_own_former_te
     assert [line["name"] for line in lines if line["event"] == "leader_seen"] == ["other"]
 
 
+@pytest.mark.whole_grpcio
 @pytest.mark.parametrize(
     ("refuses", "ending"), [(True, "term_not_begun"), (False, "term_ended")], ids=["refused", "unnoticed"]
 )

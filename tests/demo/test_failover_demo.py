@@ -16,6 +16,7 @@ COMMAND = [sys.executable, "-c", "import sys; from atoll.cli import main; sys.ar
 
 @pytest.mark.demo
 @pytest.mark.alone
+@pytest.mark.whole_grpcio
 @pytest.mark.timeout(300)
 def test_it_runs_to_its_end_and_finds_nothing_wrong() -> None:
     told: list[str] = []
