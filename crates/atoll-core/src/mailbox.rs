@@ -2,14 +2,15 @@
 //!
 //! Guarantees:
 //! * What one thread pushes to one lane comes out in the order pushed.
-//! * The consumer is woken at most once per idle→busy change, and a push is never left behind without a wake-up.
+//! * The consumer is woken at most once per idle→busy change, and a push is never left behind without a wake-up, unless the
+//!   consumer dozes: then it comes back by itself.
 //! * No lane starves: while a lane has items, each [`Mailbox::take`] brings some of them.
 //! * A lane holds at most its bound, what the consumer has taken and not yet started included; a push beyond it is counted, and
 //!   gives the item back.
 //!
 //! | field | written by | read by | under |
 //! |---|---|---|---|
-//! | `lanes`, `armed`, `closed` | posters and consumer | the same | the mutex |
+//! | `lanes`, `consumer`, `closed` | posters and consumer | the same | the mutex |
 //! | `taken` | the consumer, more under the mutex | any thread | relaxed atomics |
 //! | `refused` | posters | any thread | relaxed atomics |
 //! | `settings`, `tracker` | nobody after construction | posters | – |
@@ -118,6 +119,17 @@ pub enum PushError<T> {
     Closed(T),
 }
 
+/// What the next push has to do for the consumer, which it makes busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consumer {
+    /// Nothing: it looks again before it sleeps.
+    Busy,
+    /// Nothing but to note that something waits: it looks again after a while.
+    Dozes,
+    /// To wake it.
+    Sleeps,
+}
+
 #[derive(Debug)]
 struct State<T: Post> {
     lanes: [VecDeque<T>; 3],
@@ -125,8 +137,7 @@ struct State<T: Post> {
     uncounted: [usize; 3],
     /// How many items of the control lane may still go before the rest of the present batch.
     urgent_credit: usize,
-    /// True while the consumer sleeps: the next push takes it and wakes.
-    armed: bool,
+    consumer: Consumer,
     closed: bool,
 }
 
@@ -163,7 +174,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
                 lanes,
                 uncounted: [0; 3],
                 urgent_credit: 0,
-                armed: true,
+                consumer: Consumer::Sleeps,
                 closed: false,
             }),
             taken: [const { AtomicUsize::new(0) }; 3],
@@ -245,10 +256,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         state.uncounted[lane as usize] += usize::from(item.is_uncounted());
         state.lanes[lane as usize].push_back(item);
         moved();
-        let wake = std::mem::take(&mut state.armed);
-        if wake {
-            T::waking(&self.tracker);
-        }
+        let wake = self.make_busy(&mut state);
         drop(state);
         if wake {
             self.waker.wake();
@@ -274,14 +282,21 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
             item.accepted(&self.tracker);
         }
         state.lanes[lane as usize].extend(items.drain(..count));
-        let wake = std::mem::take(&mut state.armed);
-        if wake {
-            T::waking(&self.tracker);
-        }
+        let wake = self.make_busy(&mut state);
         drop(state);
         if wake {
             self.waker.wake();
         }
+    }
+
+    /// Something waits for the consumer now. Returns whether it must be woken.
+    #[inline]
+    fn make_busy(&self, state: &mut State<T>) -> bool {
+        let before = std::mem::replace(&mut state.consumer, Consumer::Busy);
+        if before != Consumer::Busy {
+            T::waking(&self.tracker);
+        }
+        before == Consumer::Sleeps
     }
 
     /// How many items of `lane` wait, be it here or with the consumer.
@@ -363,9 +378,19 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
 
     /// Goes to sleep unless there is something to take: the next push wakes. Returns whether it sleeps. The consumer only.
     pub fn arm(&self) -> bool {
+        self.rest(Consumer::Sleeps)
+    }
+
+    /// As [`Self::arm`], but no push wakes: the consumer looks again by itself, and soon. The consumer only.
+    pub fn doze(&self) -> bool {
+        self.rest(Consumer::Dozes)
+    }
+
+    fn rest(&self, how: Consumer) -> bool {
         let mut state = lock(&self.state);
-        state.armed = state.is_empty();
-        state.armed
+        let rests = state.is_empty();
+        state.consumer = if rests { how } else { Consumer::Busy };
+        rests
     }
 
     /// How many items of each lane wait, here or taken and not yet started; those that take up no room are left out. Any thread.

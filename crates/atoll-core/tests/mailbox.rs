@@ -68,6 +68,22 @@ fn only_the_first_push_after_arming_wakes() {
 }
 
 #[test]
+fn no_push_wakes_a_consumer_that_dozes() {
+    let mailbox = mailbox(100);
+    mailbox.push(Lane::Normal, Item(0, 0)).unwrap();
+    assert!(!mailbox.doze(), "there is something to take");
+    mailbox.take(&mut VecDeque::new());
+    assert!(mailbox.doze());
+    mailbox.push(Lane::Normal, Item(0, 1)).unwrap();
+    mailbox.push_all(Lane::Bulk, &mut vec![Item(1, 0), Item(1, 1)]);
+    assert_eq!(wakes(&mailbox), 1, "by the first push of all");
+    mailbox.take(&mut VecDeque::new());
+    assert!(mailbox.arm());
+    mailbox.push(Lane::Normal, Item(0, 2)).unwrap();
+    assert_eq!(wakes(&mailbox), 2);
+}
+
+#[test]
 fn urgent_lanes_come_first_and_no_lane_starves() {
     let mailbox = mailbox(1_000);
     for n in 0..500 {

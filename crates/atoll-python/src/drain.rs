@@ -134,7 +134,7 @@ impl LoopCore {
                     core.shared.stopped.store(true, Ordering::Release);
                     continue;
                 }
-                if mailbox.arm() {
+                if Self::rest(slf, asyncio_loop)? {
                     batch.asleep = true;
                     if core.until_empty.load(Ordering::Relaxed) {
                         if core.has_unstarted() {
@@ -151,6 +151,7 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
+            core.has_run.store(true, Ordering::Relaxed);
             mailbox.started(item.lane(), &item);
             if core.recording {
                 // Otherwise nobody knows when it was queued, and finding that out costs more than recording.
@@ -213,6 +214,31 @@ impl LoopCore {
         asyncio_loop
             .call_method1(intern!(slf.py(), "call_soon"), (drain,))
             .map(drop)
+    }
+
+    /// Goes to sleep unless there is something to take: the next post wakes the loop. Where that is not wanted so soon after the
+    /// loop has run something, it dozes. Returns whether it rests.
+    fn rest(slf: &Bound<'_, Self>, asyncio_loop: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let core = slf.get();
+        let mailbox = &core.shared.mailbox;
+        if core.wake_interval == 0.0 || core.until_empty.load(Ordering::Relaxed) {
+            return Ok(mailbox.arm());
+        }
+        let comes_back = core.comes_back.load(Ordering::Relaxed);
+        if !comes_back && !core.has_run.load(Ordering::Relaxed) {
+            return Ok(mailbox.arm());
+        }
+        if !mailbox.doze() {
+            return Ok(false);
+        }
+        core.has_run.store(false, Ordering::Relaxed);
+        if !comes_back {
+            let come_back = slf.getattr(intern!(slf.py(), "_come_back"))?;
+            let arguments = (core.wake_interval, come_back);
+            asyncio_loop.call_method1(intern!(slf.py(), "call_later"), arguments)?;
+            core.comes_back.store(true, Ordering::Relaxed);
+        }
+        Ok(true)
     }
 
     /// Says which handlers are delayed on purpose, each once.

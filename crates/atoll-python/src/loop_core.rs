@@ -50,6 +50,7 @@ pub(crate) struct LoopOptions {
     max_delayed: usize,
     max_handler_names: usize,
     drain_budget: f64,
+    wake_interval: f64,
     max_dispatch_depth: usize,
     recording: bool,
 }
@@ -97,6 +98,12 @@ pub(crate) struct LoopCore {
     /// The lane of the handler that runs, which what it posts inherits.
     pub(crate) lane: AtomicU8,
     pub(crate) budget: u64,
+    /// For how long posts wake the loop no more after it has run some, in seconds; zero where they always do.
+    pub(crate) wake_interval: f64,
+    /// Whether something has been run since the loop last rested; the loop's thread only.
+    pub(crate) has_run: AtomicBool,
+    /// Whether asyncio calls `_come_back`, so that nobody need wake the loop; the loop's thread only.
+    pub(crate) comes_back: AtomicBool,
     pub(crate) recording: bool,
     pub(crate) eager: bool,
     /// False for a guest, whose loop somebody else starts and stops.
@@ -213,6 +220,9 @@ impl LoopCore {
             executed: AtomicU64::new(0),
             lane: AtomicU8::new(Lane::Normal as u8),
             budget,
+            wake_interval: options.wake_interval,
+            has_run: AtomicBool::new(false),
+            comes_back: AtomicBool::new(false),
             recording: options.recording,
             eager: py.version_info() >= (3, 12),
             owner,
@@ -423,6 +433,7 @@ impl LoopCore {
     #[pyo3(signature = (asyncio_loop, handlers=None, until_empty=false))]
     fn _attach(&self, asyncio_loop: Option<Py<PyAny>>, handlers: Option<u64>, until_empty: bool) {
         self.stop_requested.store(false, Ordering::Relaxed);
+        self.comes_back.store(false, Ordering::Relaxed);
         self.until_empty.store(until_empty, Ordering::Relaxed);
         let executed = self.executed.load(Ordering::Relaxed);
         let stop_after = handlers.map_or(u64::MAX, |most| executed.saturating_add(most));
@@ -468,6 +479,12 @@ impl LoopCore {
 
     /// Runs queued handlers for at most the drain budget. On the loop's thread only, as a reader callback.
     fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::drain(slf)
+    }
+
+    /// As `_drain`, at the end of a `wake_interval`.
+    fn _come_back(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().comes_back.store(false, Ordering::Relaxed);
         Self::drain(slf)
     }
 

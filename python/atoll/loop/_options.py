@@ -10,6 +10,7 @@ Lane: TypeAlias = Literal["control", "normal", "bulk"]
 _LANES: tuple[Lane, ...] = get_args(Lane)
 _MOST = 1_000_000_000
 _DEFAULT_QUEUED = 100_000
+_LONGEST_WAKE_INTERVAL = 1.0
 _DEFAULT_WEIGHTS: dict[Lane, int] = {"control": 64, "normal": 32, "bulk": 8}
 
 
@@ -24,6 +25,8 @@ class LoopOptions:
         max_delayed: How many posts with a delay may wait for their time; one more raises `MailboxFull`.
         max_handler_names: How many handler names get statistics of their own; later ones share the name `(other)`.
         drain_budget: Seconds of handlers that may run before asyncio's own timers and tasks get their turn.
+        wake_interval: Seconds for which posts do not wake the loop after it has run some, so that what comes meanwhile
+            is run together; with 0 they always do.
         max_dispatch_depth: How deeply `dispatch` nests before it posts instead.
         recording: Whether statistics are kept.
     """
@@ -33,6 +36,7 @@ class LoopOptions:
     max_delayed: int = 1_000_000
     max_handler_names: int = 1_000
     drain_budget: float = 0.001
+    wake_interval: float = 0.0
     max_dispatch_depth: int = 16
     recording: bool = True
 
@@ -48,6 +52,10 @@ class LoopOptions:
             _check_lanes("lane_weights", self.lane_weights)
         if not (math.isfinite(self.drain_budget) and self.drain_budget > 0):
             raise ValueError(f"drain_budget={self.drain_budget!r} is not a positive number of seconds")
+        if not 0 <= self.wake_interval <= _LONGEST_WAKE_INTERVAL:
+            raise ValueError(
+                f"wake_interval={self.wake_interval!r} is not a number of seconds from 0 to {_LONGEST_WAKE_INTERVAL}"
+            )
 
     @property
     def limits(self) -> list[int]:

@@ -52,6 +52,7 @@ class IoContextOptions(TypedDict, total=False):
     max_delayed: int
     max_handler_names: int
     drain_budget: float
+    wake_interval: float
     max_dispatch_depth: int
     recording: bool
     exception_hook: ExceptionHook | None
