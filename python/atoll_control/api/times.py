@@ -23,9 +23,8 @@ def duration(seconds: float) -> Duration:
     if not abs(seconds) <= MAX_DURATION_SECONDS:
         message = f"must be at most {MAX_DURATION_SECONDS:,} s, which a Duration holds, got {seconds:g} s"
         raise ValueError(message)
-    result = Duration()
-    result.FromNanoseconds(_nanoseconds(seconds))
-    return result
+    whole, nanos = divmod(abs(_nanoseconds(seconds)), _SECOND)
+    return Duration(seconds=whole, nanos=nanos) if seconds >= 0 else Duration(seconds=-whole, nanos=-nanos)
 
 
 def timestamp(seconds: float) -> Timestamp:
