@@ -15,7 +15,7 @@ from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import admin_pb2, kv_pb2, token_pb2
 from atoll_control.server import logs
 from atoll_control.server.access import WRITE, rules_of
-from atoll_control.server.audit import MAX_CHARACTERS, MAX_VALUES, Audit, target_of
+from atoll_control.server.audit import MAX_CHARACTERS, MAX_TOGETHER, MAX_VALUES, Audit, target_of
 from atoll_control.server.tokens import CALLER, Caller
 from atoll_control.testing import answer, refusal
 
@@ -52,8 +52,41 @@ class AdminServiceServicer:
 
 def audited(servicer: Any) -> list[Any]:
     lines: list[Any] = []
-    Audit(lines.append).install(servicer)
+    Audit(lines.extend).install(servicer)
     return lines
+
+
+def test_what_ends_in_one_turn_of_the_loop_is_written_together() -> None:
+    keys = KvServiceServicer()
+    written: list[Any] = []
+    audit = Audit(lambda lines: written.append(list(lines)))
+    audit.install(keys)
+
+    async def put(times: int) -> None:
+        await asyncio.gather(*(answer(keys.Put, PUT) for _ in range(times)))
+
+    asyncio.run(put(3))
+    assert [len(lines) for lines in written] == [3]
+    del written[:]
+    asyncio.run(put(MAX_TOGETHER + 2))
+    assert [len(lines) for lines in written] == [MAX_TOGETHER, 2]
+
+
+def test_what_a_loop_did_not_come_to_write_is_written_at_the_end() -> None:
+    keys = KvServiceServicer()
+    written: list[Any] = []
+    audit = Audit(written.extend)
+    audit.install(keys)
+    loop = asyncio.new_event_loop()
+    put = loop.create_task(answer(keys.Put, PUT))
+    put.add_done_callback(lambda _: loop.stop())
+    while not put.done():
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    loop.close()
+    audit.close()
+    audit.close()
+    assert len(written) == 1
 
 
 PUT = kv_pb2.PutRequest(namespace="jobs", key=b"1", value=b"a secret")
@@ -142,7 +175,7 @@ def written(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("written", [logs.LogFormat.JSON], indirect=True)
 def test_a_line_for_machines_is_json_like_every_other(written: io.StringIO) -> None:
-    logs.audit_sink()(FIELDS)
+    logs.audit_sink()([FIELDS])
     text = written.getvalue()
     entry = json.loads(text)
     assert {key: entry[key] for key in FIELDS} == FIELDS
@@ -153,7 +186,7 @@ def test_a_line_for_machines_is_json_like_every_other(written: io.StringIO) -> N
 
 @pytest.mark.parametrize("written", [logs.LogFormat.CONSOLE], indirect=True)
 def test_what_people_choose_can_not_look_like_another_line_or_field(written: io.StringIO) -> None:
-    logs.audit_sink()({**FIELDS, "actor": "certificate:x outcome=OK\nfake"})
+    logs.audit_sink()([{**FIELDS, "actor": "certificate:x outcome=OK\nfake"}])
     text = written.getvalue()
     assert 'actor="certificate:x outcome=OK\\nfake" method=KvService.Put target={"key": "a\\"\\n\\u001b[31m' in text
     assert text.isascii()

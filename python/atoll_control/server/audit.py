@@ -6,7 +6,8 @@ Who, what, on what, with which outcome; values of keys are never in it. Which ca
 request tell what is changed, the protos say (`access.py`). A call that was cancelled is put down as CANCELLED: the
 change may have been made.
 
-It stands before the handlers of modules, as methods of the servicers, so that reading costs nothing.
+It stands before the handlers of modules, as methods of the servicers, so that reading costs nothing. Lines are written
+when a loop has run what it had to run, all of them together: who gets an answer may have it before its line is there.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from atoll_control.server.access import Rule, methods_of, rule_of, values_at
 from atoll_control.server.calls import actor_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
-    # Takes the fields of a line.
-    Sink = Callable[[Mapping[str, Any]], object]
+    # Takes the fields of some lines.
+    Sink = Callable[[Sequence[Mapping[str, Any]]], object]
 
 # Of each field that tells what is changed, this many values are shown, and of each value this many characters.
 MAX_VALUES: Final = 8
 MAX_CHARACTERS: Final = 256
+# So many lines wait at most, on each loop, until they are written.
+MAX_TOGETHER: Final = 256
 
 _OK: Final = grpc.StatusCode.OK.name
 
@@ -42,11 +45,12 @@ class Audit:
     """Where changes are put down. Any thread may record; `install` is for the loop of the servicer."""
 
     def __init__(self, sink: Sink) -> None:
-        """Hands each line's fields to `sink`, on the thread on which it comes."""
+        """Hands the lines' fields to `sink`, on the threads on which they come."""
         self._sink = sink
+        self._waiting: list[_Waiting] = []
 
     def record(self, actor: str, method: str, target: Mapping[str, Any], outcome: str) -> None:
-        """Puts a change down.
+        """Puts a change down at once.
 
         Args:
             actor: who asked for it.
@@ -54,53 +58,87 @@ class Audit:
             target: what is changed, by the names of fields.
             outcome: the name of the call's status.
         """
-        self._sink({"actor": actor, "method": method, "target": target, "outcome": outcome})
+        self._sink([_fields(actor, method, target, outcome)])
 
     def install(self, servicer: object) -> None:
         """Stands before the servicer's handlers of changes. On its loop, before the servicer is added to a server."""
+        waiting = _Waiting(self._sink)
+        self._waiting.append(waiting)
         for method in methods_of(servicer):
             if (rule := rule_of(method)).is_audited:
                 handler: Any = getattr(servicer, method.name)
-                before = self._before_stream if inspect.isasyncgenfunction(handler) else self._before
-                setattr(servicer, method.name, types.MethodType(before(rule, handler.__func__), servicer))
+                before = _before_stream if inspect.isasyncgenfunction(handler) else _before
+                setattr(servicer, method.name, types.MethodType(before(rule, handler.__func__, waiting), servicer))
 
-    def _before(self, rule: Rule, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        record, name = self.record, rule.name
+    def close(self) -> None:
+        """Writes what still waits. After the loops of the servicers have ended."""
+        for waiting in self._waiting:
+            waiting.write()
 
-        @functools.wraps(handler)
-        async def audited(module: object, request: Any, context: Any) -> Any:  # noqa: ANN401 - any message
-            outcome = grpc.StatusCode.UNKNOWN.name
+
+class _Waiting:
+    """The lines of one servicer that have not been written. On its loop."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lines: list[Mapping[str, Any]] = []
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Has it written with all that come before the loop looks for more to do."""
+        self._lines.append(line)
+        if len(self._lines) == 1:
             try:
-                reply = await handler(module, request, context)
-                outcome = _OK
-            except BaseException as problem:
-                outcome = _outcome(problem, context)
-                raise
-            finally:
-                record(actor_of(context), name, target_of(rule, request), outcome)
-            return reply
+                asyncio.get_running_loop().call_soon(self.write)
+            except RuntimeError:
+                # A handler that is thrown away when its loop has ended.
+                self.write()
+        elif len(self._lines) == MAX_TOGETHER:
+            self.write()
 
-        return audited
+    def write(self) -> None:
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._sink(lines)
 
-    def _before_stream(
-        self, rule: Rule, handler: Callable[..., AsyncIterator[Any]]
-    ) -> Callable[..., AsyncIterator[Any]]:
-        record, name = self.record, rule.name
 
-        @functools.wraps(handler)
-        async def audited(module: object, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
-            outcome = grpc.StatusCode.CANCELLED.name
-            try:
-                async for message in handler(module, request, context):
-                    yield message
-                outcome = _OK
-            except BaseException as problem:
-                outcome = _outcome(problem, context)
-                raise
-            finally:
-                record(actor_of(context), name, target_of(rule, request), outcome)
+def _before(rule: Rule, handler: Callable[..., Awaitable[Any]], waiting: _Waiting) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(handler)
+    async def audited(module: object, request: Any, context: Any) -> Any:  # noqa: ANN401 - any message
+        outcome = grpc.StatusCode.UNKNOWN.name
+        try:
+            reply = await handler(module, request, context)
+            outcome = _OK
+        except BaseException as problem:
+            outcome = _outcome(problem, context)
+            raise
+        finally:
+            waiting.add(_fields(actor_of(context), rule.name, target_of(rule, request), outcome))
+        return reply
 
-        return audited
+    return audited
+
+
+def _before_stream(
+    rule: Rule, handler: Callable[..., AsyncIterator[Any]], waiting: _Waiting
+) -> Callable[..., AsyncIterator[Any]]:
+    @functools.wraps(handler)
+    async def audited(module: object, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
+        outcome = grpc.StatusCode.CANCELLED.name
+        try:
+            async for message in handler(module, request, context):
+                yield message
+            outcome = _OK
+        except BaseException as problem:
+            outcome = _outcome(problem, context)
+            raise
+        finally:
+            waiting.add(_fields(actor_of(context), rule.name, target_of(rule, request), outcome))
+
+    return audited
+
+
+def _fields(actor: str, method: str, target: Mapping[str, Any], outcome: str) -> dict[str, Any]:
+    return {"actor": actor, "method": method, "target": target, "outcome": outcome}
 
 
 def _outcome(problem: BaseException, context: Any) -> str:  # noqa: ANN401 - grpcio's context or ours

@@ -102,7 +102,9 @@ class Term:
         """Within, the modules run over `store`, and tell that the server is reached at `advertised`."""
         settings, server_id, provider, server = self._settings, self._server_id, self._provider, self._server
         security, tokens = settings.security, self._tokens
-        async with provider:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._audit.close)
+            await stack.enter_async_context(provider)
             nodes = await provider.create(NodeManager, settings.nodes, store, server_id=server_id, wall_clock=time.time)
             health = await provider.create(
                 HealthMonitor, settings.detector, store, provider.ref(NodeManager), server_id=server_id
