@@ -322,6 +322,9 @@ class EndpointCore:
     def address(self) -> str:
         """Where it listens, with the port that was taken."""
 
+    def publish(self, text: str) -> None:
+        """Has `/metrics` end with this text from now on."""
+
     def stop(self) -> None:
         """Closes all that is open and waits for the thread, which never waits for Python."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from atoll_control.testing.server_process import ServerProcess
 
 PATIENCE = 60.0
-OBSERVED = ("--observe", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+OBSERVED = ("--observe", "127.0.0.1:0")
 
 
 def get(address: str, path: str, *, method: str = "GET", host: str | None = None) -> tuple[int, str]:
@@ -42,9 +42,7 @@ class Observed:
     """A server started with `OBSERVED`."""
 
     def __init__(self, server: ServerProcess) -> None:
-        told = server.wait_for("observed")
-        self.observe: str = told["observe"]
-        self.metrics: str = told["metrics"]
+        self.observe: str = server.wait_for("observed")["address"]
 
     def conditions(self) -> dict[str, tuple[bool, str]]:
         """What /readyz tells."""
@@ -53,7 +51,7 @@ class Observed:
 
     def numbers(self) -> dict[str, dict[tuple[str, ...], float]]:
         """All samples, the control plane's without their prefix."""
-        status, text = get(self.metrics, "/metrics")
+        status, text = get(self.observe, "/metrics")
         assert status == 200
         return {name.removeprefix("atoll_control_"): samples for name, samples in parsed(text).items()}
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from prometheus_client import parser
-from tests.control.observing import PATIENCE, get, parsed
+from tests.control.observing import PATIENCE, parsed
 from tests.control.watching import on_a_loop
 
 from atoll import IoContext
-from atoll.errors import BindError, MailboxFull
+from atoll.errors import MailboxFull
 from atoll.observe import Readiness
 from atoll.store import Store
-from atoll_control.server import metrics, metrics_endpoint
+from atoll_control.server import metrics
 from atoll_control.server.metrics import METRICS, PREFIX, Distribution, text_of
 from atoll_control.server.metrics_collector import STORE_STUCK_AFTER, MetricsCollector
-from atoll_control.server.metrics_endpoint import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsEndpoint
 from atoll_control.server.settings import ServerSettings
 from atoll_control.server.tables import TABLES
 from atoll_control.server.vitals import Vitals
@@ -63,7 +62,9 @@ def test_labels_may_have_any_text() -> None:
 
 
 def collector(readiness: Readiness | None = None) -> MetricsCollector:
-    return MetricsCollector(IoContext.current(), readiness or Readiness(), version="1", started_at=1.0, interval=0.001)
+    return MetricsCollector(
+        IoContext.current(), readiness or Readiness(), version="1", wall_clock=time.time, interval=0.001
+    )
 
 
 @on_a_loop
@@ -85,7 +86,7 @@ async def test_a_module_that_does_not_answer_is_not_asked_again_and_keeps_its_la
         await asyncio.sleep(0.05)
         assert latest == 3
         assert parsed(collecting.text())[f"{PREFIX}nodes"]["alive",] == 2
-        assert parsed(collecting.text())[f"{PREFIX}numbers_age_seconds"]["nodes",] >= 0.04
+        assert time.time() - parsed(collecting.text())[f"{PREFIX}numbers_timestamp_seconds"]["nodes",] >= 0.04
         stuck.set()
         await soon(lambda: latest > 3)
     assert f"{PREFIX}nodes" not in parsed(collecting.text())
@@ -141,7 +142,7 @@ class Clock:
 async def test_a_store_that_has_stopped_or_does_not_get_on_is_not_ready() -> None:
     readiness, clock, store = Readiness(), Clock(), StuckStore()
     anything: Any = clock
-    collecting = MetricsCollector(anything, readiness, version="1", started_at=1.0)
+    collecting = MetricsCollector(anything, readiness, version="1", wall_clock=time.time)
 
     def condition() -> tuple[bool, str]:
         (told,) = readiness.conditions()
@@ -163,83 +164,17 @@ async def test_a_store_that_has_stopped_or_does_not_get_on_is_not_ready() -> Non
     store.real.close_blocking()
 
 
-# ----------------------------------------------------------------------------------------------------------- serving
-
-
-def served() -> MetricsEndpoint:
-    return MetricsEndpoint("127.0.0.1:0", lambda: "numbers 1\n")
-
-
-async def asked(endpoint: MetricsEndpoint, path: str = "/metrics", **how: Any) -> tuple[int, str]:
-    return await asyncio.to_thread(lambda: get(endpoint.address, path, **how))
-
-
 @on_a_loop
-async def test_only_the_path_of_metrics_is_there_and_only_for_reading() -> None:
-    async with served() as endpoint:
-        assert await asked(endpoint) == (200, "numbers 1\n")
-        assert await asked(endpoint, "/metrics?x=1") == (200, "numbers 1\n")
-        assert await asked(endpoint, method="HEAD") == (200, "")
-        assert (await asked(endpoint, "/"))[0] == 404
-        assert (await asked(endpoint, method="POST"))[0] == 405
-
-
-@on_a_loop
-async def test_who_comes_by_loopback_is_answered_only_when_it_asks_for_a_name_of_it() -> None:
-    async with served() as endpoint:
-        for host in ("localhost", "LOCALHOST:9465", "127.0.0.1", "127.1.2.3:80", "[::1]:80", "[::1]"):
-            assert (await asked(endpoint, host=host))[0] == 200, host
-        for host in ("example.org", "127.0.0.1.example.org", "10.0.0.1:80", "[2001:db8::1]:80", "", "localhost, x"):
-            assert (await asked(endpoint, host=host))[0] == 403, host
-
-
-async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.read()
-    except ConnectionError:
-        return b""
-
-
-async def raw(endpoint: MetricsEndpoint, sent: bytes) -> bytes:
-    host, port = endpoint.address.split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(sent)
-    try:
-        return await read_to_the_end(reader)
-    finally:
-        writer.close()
-
-
-@on_a_loop
-async def test_what_is_no_request_gets_no_answer_and_harms_nobody() -> None:
-    async with served() as endpoint:
-        assert await raw(endpoint, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n") == b""
-        assert b"405" in await raw(endpoint, b"\x16\x03\x01\r\n\r\n")
-        assert b"403" in await raw(endpoint, b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert await asked(endpoint) == (200, "numbers 1\n")
-
-
-def test_who_is_slow_or_one_too_many_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_endpoint, "HEAD_TIMEOUT", 0.2)
-
-    @on_a_loop
-    async def run() -> None:
-        async with served() as endpoint:
-            host, port = endpoint.address.split(":")
-            opened = [await asyncio.open_connection(host, int(port)) for _ in range(MAX_CONNECTIONS + 4)]
-            for reader, writer in opened:
-                assert await read_to_the_end(reader) == b""
-                writer.close()
-            assert await asked(endpoint) == (200, "numbers 1\n")
-
-    run()
-
-
-@on_a_loop
-async def test_an_address_in_use_is_told() -> None:
-    async with served() as endpoint:
-        with pytest.raises(BindError, match=f"cannot listen on {endpoint.address} for metrics: "):
-            await MetricsEndpoint(endpoint.address, str).__aenter__()
+async def test_what_there_is_is_published_at_once_and_again_and_again() -> None:
+    collecting = collector()
+    published: list[str] = []
+    with collecting.publishing(published.append):
+        assert f"{PREFIX}build_info" in published[0]
+        with collecting.leading():
+            await soon(lambda: parsed(published[-1])[f"{PREFIX}is_leader"][()] == 1)
+    count = len(published)
+    await asyncio.sleep(0.01)
+    assert len(published) == count
 
 
 # ------------------------------------------------------------------------------------------------------------ vitals

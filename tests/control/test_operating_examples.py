@@ -55,7 +55,7 @@ def sections() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def exported(serve: Callable[..., Any]) -> set[str]:
     """The names of all samples that a server may export."""
-    text = get(Observed(serve(*OBSERVED)).metrics, "/metrics")[1]
+    text = get(Observed(serve(*OBSERVED)).observe, "/metrics")[1]
     names = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, flags=re.MULTILINE):
         names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else set()
@@ -144,7 +144,7 @@ def test_the_settings_of_the_manifest_are_accepted_and_its_ports_are_theirs(tmp_
     ports = dict(re.findall(r"- name: (\w+)\n +containerPort: (\d+)", manifest))
     assert ports == {
         name: (address or "").rpartition(":")[2]
-        for name, address in (("grpc", settings.listen), ("observe", settings.observe), ("metrics", settings.metrics))
+        for name, address in (("grpc", settings.listen), ("observe", settings.observe))
     }
     grace = re.search(r"terminationGracePeriodSeconds: (\d+)", manifest)
     assert grace is not None

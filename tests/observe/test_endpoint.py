@@ -302,6 +302,24 @@ def test_it_answers_another_process_while_all_loops_are_stuck_and_the_gil_is_hel
         assert not process.stdout.read(), "no other thread had the GIL"
 
 
+def test_what_the_program_published_last_is_told_with_the_metrics(endpoint: ObserveEndpoint) -> None:
+    def jobs() -> list[float]:
+        families = text_string_to_metric_families(get(endpoint.address, "/metrics")[1])
+        return [sample.value for family in families if family.name == "jobs" for sample in family.samples]
+
+    assert jobs() == []
+    endpoint.publish("# TYPE jobs gauge\njobs 1\n")
+    endpoint.publish("# TYPE jobs gauge\njobs 2")
+    assert jobs() == [2]
+    with pytest.raises(ValueError, match=r"longer than the 4194304 that /metrics tells of a program: export fewer"):
+        endpoint.publish("x" * (4 << 20))
+    assert jobs() == [2]
+    endpoint.stop()
+    endpoint.publish("jobs 3")
+    endpoint.start()
+    assert jobs() == []
+
+
 def test_a_client_that_looks_for_something_else_is_told_what_there_is(endpoint: ObserveEndpoint) -> None:
     status, text = get(endpoint.address, "/")
     assert status == 404

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::endpoint::{Endpoint, Limits, Settings};
+use atoll_core::endpoint::{Endpoint, Limits, MOST_PUBLISHED, Settings};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error;
@@ -43,6 +44,16 @@ impl EndpointCore {
     #[getter]
     fn address(&self) -> &str {
         self.endpoint.address()
+    }
+
+    /// Has `/metrics` end with this text from now on.
+    fn publish(&self, text: &str) -> PyResult<()> {
+        self.endpoint.publish(text).map_err(|_| {
+            PyValueError::new_err(format!(
+                "a text of {} bytes is longer than the {MOST_PUBLISHED} that /metrics tells of a program: export fewer series",
+                text.len()
+            ))
+        })
     }
 
     /// Closes all that is open and waits for the thread, which never waits for Python.

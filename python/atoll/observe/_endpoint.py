@@ -87,6 +87,22 @@ class ObserveEndpoint:
         """Whether it listens."""
         return self._core is not None
 
+    def publish(self, text: str) -> None:
+        """Has `/metrics` tell numbers of the program's own as well, those that it published last. Any thread.
+
+        They are told as they were then, whatever the loops and the GIL do meanwhile, until it stops: publish anew every
+        few seconds, with the time among them, and have an alert on its age. Nothing happens while it does not run.
+
+        Args:
+            text: Prometheus' text, as `prometheus_client.generate_latest` makes it, of metrics whose names are not the
+                framework's; at most 4 MiB. Nothing of the program's is told after an empty one.
+
+        Raises:
+            ValueError: When it is too long; what was published before is told further on.
+        """
+        if (core := self._core) is not None:
+            core.publish(text if text.endswith("\n") else f"{text}\n")
+
     def start(self) -> None:
         """Listens from now on; while it does, a second call does nothing.
 

@@ -139,19 +139,13 @@ class ServeOptions:
         None,
         metavar="HOST:PORT|unix:PATH",
         check=_observe_problem,
-        help="Where /livez, /readyz and the framework's /metrics are answered, natively: while every loop is stuck, "
-        "too. {pid} stands for the process's id.",
-    )
-    metrics: str | None = setting(
-        None,
-        metavar="HOST:PORT",
-        check=_address_problem,
-        help="Where /metrics has the control plane's numbers besides, for Prometheus.",
+        help="Where /livez, /readyz and /metrics are answered, natively: while every loop is stuck, too. {pid} stands "
+        "for the process's id.",
     )
     observe_beyond_loopback: bool = setting(
         default=False,
-        help="Let --observe and --metrics be addresses that other machines reach, such as a kubelet and Prometheus. "
-        "They can change nothing there, and learn names of methods and loops, and how much there is of what.",
+        help="Let --observe be an address that other machines reach, such as a kubelet and Prometheus. They can change "
+        "nothing there, and learn names of methods and loops, and how much there is of what.",
     )
     liveness_threshold: float = setting(
         60.0,
@@ -245,15 +239,14 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
     """
     options = configuration.options
     security = _security(configuration)
-    for name, address in (("observe", options.observe), ("metrics", options.metrics)):
-        if address is None or address.startswith("unix:") or is_loopback(address):
-            continue
-        if not options.observe_beyond_loopback:
-            raise configuration.wrong(
-                name,
-                f"{address.rpartition(':')[0]} may be reached from other machines: listen on 127.0.0.1, or say "
-                "--observe-beyond-loopback if they may learn how this server does",
-            )
+    address = options.observe
+    is_local = address is None or address.startswith("unix:") or is_loopback(address)
+    if address is not None and not (is_local or options.observe_beyond_loopback):
+        raise configuration.wrong(
+            "observe",
+            f"{address.rpartition(':')[0]} may be reached from other machines: listen on 127.0.0.1, or say "
+            "--observe-beyond-loopback if they may learn how this server does",
+        )
     try:
         detector = DetectorSettings.scaled(
             heartbeat_interval=options.heartbeat_interval,
@@ -273,7 +266,6 @@ def server_settings(configuration: Configuration[ServeOptions]) -> ServerSetting
         kv=KvSettings(max_total_bytes=options.max_kv_bytes),
         security=security,
         observe=None if options.observe is None else options.observe.replace("{pid}", str(os.getpid())),
-        metrics=options.metrics,
         observe_beyond_loopback=options.observe_beyond_loopback,
         liveness_threshold=options.liveness_threshold,
         network_threads=options.network_threads,

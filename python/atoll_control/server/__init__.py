@@ -1,6 +1,6 @@
 """The server: one module per file, each on a loop of its own.
 
-    app  →  stopping, garbage, vitals  →  metrics_collector, metrics_endpoint  →  metrics
+    app  →  stopping, garbage, vitals  →  metrics_collector  →  metrics
      ├→  failover (only with several servers on etcd)  →  standby, term
      └→  term  →  policy  →  health_monitor  →  node_manager | detector | verdict_reporter
            │         ├→  watch_manager  →  watch_stream, watch_groups, watch_catch_up, topics  →  kv_manager

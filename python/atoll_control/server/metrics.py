@@ -67,7 +67,12 @@ METRICS: Final = (
     Metric("ready", "gauge", "Whether a condition of readiness holds, as /readyz tells them.", ("condition",)),
     Metric("is_leader", "gauge", "Whether this server is the one that serves."),
     Metric("epoch", "gauge", "The epoch of the store: it rises with each server that takes over."),
-    Metric("numbers_age_seconds", "gauge", "How long ago the numbers of a module were taken on its loop.", ("module",)),
+    Metric(
+        "numbers_timestamp_seconds",
+        "gauge",
+        "When the numbers of a module were taken on its loop, in seconds since 1970.",
+        ("module",),
+    ),
     Metric("nodes", "gauge", "Nodes in the list.", ("state",)),
     Metric("nodes_suspect", "gauge", "Nodes that are alive and suspect."),
     Metric("node_suspicions_total", "counter", "Times that a node turned suspect."),

@@ -2,8 +2,8 @@
 
 Lives on the server's main loop, on which no module does. Each module is asked on its own loop every `INTERVAL` seconds,
 and is asked again only when it has answered: a loop that is stuck has one question in its mailbox, and what it said
-last stays, with its age beside it. So a scrape waits for no module. What the store tells is read at the scrape, on any
-thread.
+last stays, with its time beside it. What there is is published twice as often, to a native thread that answers scrapes:
+those wait for no loop, and not for the GIL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import structlog
 
 from atoll.errors import AtollError
-from atoll.observe import prometheus_text
 from atoll_control.server import metrics
 from atoll_control.server.health_monitor import HealthMonitor
 from atoll_control.server.node_manager import NodeManager
@@ -51,7 +50,7 @@ class MetricsCollector:
         readiness: Readiness,
         *,
         version: str,
-        started_at: float,
+        wall_clock: Callable[[], float],
         interval: float = INTERVAL,
     ) -> None:
         """Has no numbers yet.
@@ -60,13 +59,14 @@ class MetricsCollector:
             io_context: the main loop.
             readiness: whose conditions are told, and of which `store` is set here while there is one.
             version: of Atoll.
-            started_at: in seconds since 1970.
+            wall_clock: tells the seconds since 1970.
             interval: seconds between two questions to a module.
         """
         self._io_context = io_context
         self._readiness = readiness
         self._version = version
-        self._started_at = started_at
+        self._wall_clock = wall_clock
+        self._started_at = wall_clock()
         self._interval = interval
         # When they were taken, and the numbers, by module.
         self._taken: dict[str, tuple[float, metrics.Samples]] = {}
@@ -116,6 +116,21 @@ class MetricsCollector:
             for module in modules:
                 self._taken.pop(module, None)
 
+    @contextlib.contextmanager
+    def publishing(self, publish: Callable[[str], object]) -> Iterator[None]:
+        """Has what is told published, now and again and again, while the block runs."""
+        publish(self.text())
+        task = self._start(self._publish(publish))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _publish(self, publish: Callable[[str], object]) -> None:
+        while True:
+            await asyncio.sleep(self._interval / 2)
+            publish(self.text())
+
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -135,7 +150,7 @@ class MetricsCollector:
                 # A full mailbox, or a loop that ends: its age tells that there is nothing new.
                 _log.debug("numbers_not_taken", module=module, error=str(error))
             else:
-                self._taken[module] = (self._io_context.now(), samples)
+                self._taken[module] = (self._wall_clock(), samples)
             await asyncio.sleep(self._interval)
 
     async def _look_at_store(self, store: Store) -> None:
@@ -158,11 +173,10 @@ class MetricsCollector:
     # -- what is told --------------------------------------------------------------------------------------------------
 
     def text(self) -> str:
-        """The framework's metrics and the control plane's, as Prometheus' text. On the main loop."""
-        return prometheus_text() + metrics.text_of(self._samples())
+        """The control plane's metrics as Prometheus' text. On the main loop."""
+        return metrics.text_of(self._samples())
 
     def _samples(self) -> Iterator[metrics.Samples]:
-        now = self._io_context.now()
         store = self._store
         told = None if store is None else store.statistics()
         conditions = self._readiness.conditions()
@@ -171,7 +185,7 @@ class MetricsCollector:
             "start_time_seconds": [((), self._started_at)],
             "ready": [((condition.name,), condition.ok) for condition in conditions],
             "is_leader": [((), self._is_leader)],
-            "numbers_age_seconds": [((module,), now - at) for module, (at, _) in self._taken.items()],
+            "numbers_timestamp_seconds": [((module,), at) for module, (at, _) in self._taken.items()],
         }
         if store is not None and told is not None:
             yield {"epoch": [((), store.epoch)]}

@@ -36,10 +36,8 @@ class ServerSettings:
         topics: how much of topics is kept.
         tasks: how much of tasks is kept.
         security: who may reach the server, and as whom.
-        observe: "host:port" or "unix:path" where `/livez`, `/readyz` and the framework's `/metrics` are told; nowhere
-            when None.
-        metrics: "host:port" where all metrics are told; nowhere when None.
-        observe_beyond_loopback: those two may be addresses that other machines reach.
+        observe: "host:port" or "unix:path" where `/livez`, `/readyz` and `/metrics` are told; nowhere when None.
+        observe_beyond_loopback: that may be an address that other machines reach.
         liveness_threshold: seconds that a loop may be without progress before `/livez` fails.
         network_threads: native threads of the transport; its own choice when None.
         grace: seconds that running calls get when the server stops.
@@ -61,7 +59,6 @@ class ServerSettings:
     tasks: TaskSettings = field(default_factory=TaskSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     observe: str | None = None
-    metrics: str | None = None
     observe_beyond_loopback: bool = False
     liveness_threshold: float = 60.0
     network_threads: int | None = None

@@ -16,7 +16,6 @@ import structlog
 from atoll import IoContext
 from atoll.observe import ObserveEndpoint, Readiness, SystemdNotifier
 from atoll_control.server.metrics_collector import MetricsCollector
-from atoll_control.server.metrics_endpoint import MetricsEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +40,7 @@ class Vitals:
         for condition in (LEADER, STORE, RECOVERY):
             self.readiness.set(condition, ok=False, reason="the server is starting")
         self.metrics = MetricsCollector(
-            IoContext.current(), self.readiness, version=version("atoll"), started_at=time.time()
+            IoContext.current(), self.readiness, version=version("atoll"), wall_clock=time.time
         )
         self._settings = settings
         self._systemd = SystemdNotifier()
@@ -56,7 +55,6 @@ class Vitals:
         settings = self._settings
         async with contextlib.AsyncExitStack() as opened:
             opened.enter_context(self._systemd)
-            told: dict[str, str] = {}
             if settings.observe is not None:
                 endpoint = ObserveEndpoint(
                     settings.observe,
@@ -64,12 +62,9 @@ class Vitals:
                     readiness=self.readiness,
                     beyond_loopback=settings.observe_beyond_loopback,
                 )
-                told["observe"] = opened.enter_context(endpoint).address
-            if settings.metrics is not None:
-                metrics = await opened.enter_async_context(MetricsEndpoint(settings.metrics, self.metrics.text))
-                told["metrics"] = metrics.address
-            if told:
-                _log.info("observed", **told)
+                opened.enter_context(endpoint)
+                opened.enter_context(self.metrics.publishing(endpoint.publish))
+                _log.info("observed", address=endpoint.address)
             self._at_the_end = opened.pop_all()
         return self
 

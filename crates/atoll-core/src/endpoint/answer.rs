@@ -19,7 +19,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 const PATHS: &str = "\
-/metrics  the statistics of all loops as Prometheus text
+/metrics  the statistics of all loops, and of the program what it tells, as Prometheus text
 /top      what the loops are doing, as JSON
 /livez    200, but 503 when a loop that counts is stuck for longer than the liveness threshold, if there is one
 /readyz   200 while all loops are healthy that count and all conditions hold, else 503; ?format=json
@@ -45,11 +45,7 @@ pub(super) fn answer<B: hyper::body::Body>(
         return *refusal;
     }
     match request.uri().path() {
-        "/metrics" => response(
-            StatusCode::OK,
-            exposition::CONTENT_TYPE,
-            exposition::text_of_process(),
-        ),
+        "/metrics" => response(StatusCode::OK, exposition::CONTENT_TYPE, told.metrics()),
         "/top" if peer == Peer::Remote => text(
             StatusCode::FORBIDDEN,
             "what the process does in detail is told to its own machine only\n".into(),

@@ -11,7 +11,7 @@
 //!   only when asked for a name of it: a page in a browser that has its own name point here gets nothing;
 //! * other machines are told no details: no `/top`;
 //! * one connection carries one request, and its life is bounded by [`Limits`], whatever its client sends or leaves out;
-//! * nothing here waits for a loop or the GIL.
+//! * nothing here waits for a loop or the GIL: what a program tells of itself in `/metrics` is the text that it published last.
 //!
 //! | thread | enters |
 //! |---|---|
@@ -21,6 +21,7 @@
 //! | state | written by | read by | under |
 //! |---|---|---|---|
 //! | `thread`, `files` | who stops it | the same | their mutexes |
+//! | `published` | who publishes | the endpoint's thread | its mutex |
 
 mod answer;
 mod process;
@@ -55,6 +56,10 @@ use crate::transport::linger::{SharedSocket, Socket, linger};
 use answer::{Body, Peer, answer};
 use process::Process;
 use socket::{Bound, Listening, SocketFile};
+
+/// A text that was to be published is longer than [`MOST_PUBLISHED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
 
 /// What a client may take of the endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +101,12 @@ struct Told {
     process: Process,
     liveness_threshold: Option<Duration>,
     readiness: Option<Arc<Readiness>>,
+    /// The program's own metrics.
+    published: Mutex<Arc<str>>,
 }
+
+/// How long the text may be that a program publishes, in bytes.
+pub const MOST_PUBLISHED: usize = 4 << 20;
 
 /// How long a client is given to close after the answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -115,6 +125,7 @@ const LEAST_REQUEST_SIZE: usize = 8192;
 /// A server that tells what the process does, from a thread of its own. Any thread.
 pub struct Endpoint {
     address: String,
+    told: Arc<Told>,
     stopping: Arc<Notify>,
     thread: Mutex<Option<JoinHandle<()>>>,
     files: Mutex<Vec<SocketFile>>,
@@ -144,12 +155,13 @@ impl Endpoint {
         let descriptors = listening.iter().map(Listening::descriptor).collect();
         let listeners = register(&runtime, listening).map_err(failed)?;
         let stopping = Arc::new(Notify::new());
-        let (until, told_of) = (Arc::clone(&stopping), Told::of(settings));
+        let told_of = Told::of(settings);
+        let (until, telling) = (Arc::clone(&stopping), Arc::clone(&told_of));
         let thread = native_thread::spawn("atoll-observe".into(), move || {
             runtime.block_on(async {
                 let places = Arc::new(Semaphore::new(limits.connections));
                 for listener in listeners {
-                    let shared = (Arc::clone(&places), Arc::clone(&told_of));
+                    let shared = (Arc::clone(&places), Arc::clone(&telling));
                     tokio::spawn(accept_forever(listener, shared, limits));
                 }
                 until.notified().await;
@@ -158,6 +170,7 @@ impl Endpoint {
         .map_err(failed)?;
         Ok(Self {
             address: told,
+            told: told_of,
             stopping,
             thread: Mutex::new(Some(thread)),
             files: Mutex::new(files),
@@ -170,6 +183,22 @@ impl Endpoint {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Has `/metrics` end with `text` from now on, in the place of what was published before: lines of Prometheus' text, the last
+    /// one ended. A forked child's does nothing.
+    ///
+    /// # Errors
+    /// When it is longer than [`MOST_PUBLISHED`]; what was published stays.
+    pub fn publish(&self, text: &str) -> Result<(), TooLong> {
+        if text.len() > MOST_PUBLISHED {
+            return Err(TooLong);
+        }
+        if self.generation == fork::generation() {
+            let before = std::mem::replace(&mut *lock(&self.told.published), text.into());
+            drop(before);
+        }
+        Ok(())
     }
 
     /// Closes what is open, removes the file of a Unix socket and waits for the thread, which takes no time; a second call does
@@ -238,7 +267,15 @@ impl Told {
             process: Process::now(),
             liveness_threshold: settings.liveness_threshold,
             readiness: settings.readiness,
+            published: Mutex::default(),
         })
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = crate::exposition::text_of_process();
+        let published = Arc::clone(&lock(&self.published));
+        text.push_str(&published);
+        text
     }
 }
 

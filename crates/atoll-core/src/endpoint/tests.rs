@@ -47,6 +47,26 @@ fn get(endpoint: &Endpoint, path: &str) -> String {
     ask(endpoint, request.as_bytes())
 }
 
+#[test]
+fn what_a_program_publishes_ends_the_metrics_until_it_publishes_anew() {
+    let endpoint = start(limits());
+    let bare = get(&endpoint, "/metrics");
+    assert!(
+        bare.contains("# TYPE atoll_loop_lag_seconds gauge"),
+        "{bare}"
+    );
+    endpoint.publish("jobs 1\n").unwrap();
+    assert!(get(&endpoint, "/metrics").ends_with("\njobs 1\n"));
+    let long = "x".repeat(MOST_PUBLISHED + 1);
+    assert_eq!(endpoint.publish(&long), Err(TooLong));
+    endpoint.publish(&long[1..]).unwrap();
+    assert!(get(&endpoint, "/metrics").len() > MOST_PUBLISHED);
+    endpoint.publish("jobs 2\n").unwrap();
+    let answer = get(&endpoint, "/metrics");
+    assert!(answer.ends_with("\njobs 2\n"));
+    assert!(!answer.contains("jobs 1"));
+}
+
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or("none")
 }
