@@ -6,7 +6,7 @@ started by scripts/with, which finds the interpreter. Every interpreter version 
 set names the lock files that are installed into it and whether Atoll itself is: built as a wheel, as a user would get
 it, never imported from the source tree. What is there already is recognised by digests of what it was made from (the
 lock files' texts for the tools, the sources' for the wheel), so that a second run does nothing. Two runs in one tree
-wait for each other.
+that have something to do wait for each other.
 """
 
 import contextlib
@@ -197,6 +197,13 @@ class Environment:
     def _remember(self, key: str, value: str) -> None:
         self._state_file.write_text(json.dumps(self._state() | {key: value}, indent=2))
 
+    def is_ready(self, contents: Contents) -> bool:
+        """Whether everything in it is up to date."""
+        state = self._state()
+        ready = state.get("base") == self._base
+        ready = ready and all(state.get(name) == digest(lock_text(name)) for name in contents.locks)
+        return ready and (not contents.atoll or state.get("atoll") == source_digest())
+
     def _pip_install(self, title: str, *arguments: str | Path) -> None:
         common = ["--quiet", "--no-input", "--no-deps", "--disable-pip-version-check"]
         run_step(title, [self.python, "-m", "pip", "install", *common, *arguments])
@@ -325,6 +332,9 @@ def prepare(name: str) -> Environment:
     contents = SETS[name]
     second = prepare_second(name) if name == "test" else None
     environment = Environment(contents.suffix)
+    # Then nothing is to be waited for: not for another environment, which is built beside this one's tests, say.
+    if second is None and environment.is_ready(contents):
+        return environment
     with exclusively():
         environment.ensure(contents.locks)
         if second is not None:

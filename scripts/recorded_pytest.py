@@ -4,8 +4,9 @@
 
 The arguments are pytest's; of the tests that they choose, the options may leave some to other processes.
 
-The record is a file of lines, each a list in JSON: an event and the test it is about. A line is written as the event
-happens, by one system call, so that the record says what pytest was at even if the interpreter crashes.
+The record is a file of lines, each a list in JSON: an event and the test it is about, or how many they are. A line is
+written as the event happens, by one system call, so that the record says what pytest was at even if the interpreter
+crashes.
 """
 
 import argparse
@@ -60,8 +61,8 @@ class Recorder:
 class Chosen:
     """A plugin that leaves out the tests for which `wanted` is false."""
 
-    def __init__(self, wanted: Callable[[pytest.Item], bool], leaves_out: Callable[[], None]) -> None:
-        """Calls `leaves_out` when there are such tests."""
+    def __init__(self, wanted: Callable[[pytest.Item], bool], leaves_out: Callable[[int], None]) -> None:
+        """Calls `leaves_out` with their number when there are such tests."""
         self._wanted = wanted
         self._leaves_out = leaves_out
 
@@ -72,7 +73,12 @@ class Chosen:
         if left_out:
             items[:] = [item for item in items if self._wanted(item)]
             config.hook.pytest_deselected(items=left_out)
-            self._leaves_out()
+            self._leaves_out(len(left_out))
+
+
+def runs_everywhere(item: pytest.Item) -> bool:
+    """Whether a test says something of each interpreter: not those marked `once`, but for those marked `smoke`."""
+    return item.get_closest_marker("once") is None or item.get_closest_marker("smoke") is not None
 
 
 class Claims:
@@ -126,6 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--record", type=Path, required=True, help="the file for the record")
     parser.add_argument("--only", action="append", metavar="TEST", help="run no other tests than these")
+    parser.add_argument("--leave-out-once", action="store_true", help="leave out tests marked once, not smoke")
     parser.add_argument("--alone", choices=["only", "never"], help="run no others than those marked alone, or none")
     parser.add_argument("--claims", type=Path, help="share the files with processes that have this folder, too")
     parser.add_argument("arguments", nargs="*")
@@ -135,11 +142,17 @@ def main() -> int:
     recorder = Recorder(options.record)
     plugins: list[object] = [recorder]
     if options.only:
-        plugins.append(Chosen(lambda item: item.nodeid in options.only, lambda: None))
+        plugins.append(Chosen(lambda item: item.nodeid in options.only, lambda _count: None))
+    # Before the next, so that each of the processes that share a suite counts them all.
+    if options.leave_out_once:
+        plugins.append(Chosen(runs_everywhere, lambda count: recorder.note("left out", str(count))))
     if options.alone:
         wanted = options.alone == "only"
         plugins.append(
-            Chosen(lambda item: (item.get_closest_marker("alone") is not None) is wanted, lambda: recorder.note("left"))
+            Chosen(
+                lambda item: (item.get_closest_marker("alone") is not None) is wanted,
+                lambda _count: recorder.note("left"),
+            )
         )
     if options.claims:
         plugins.append(Claims(options.claims))

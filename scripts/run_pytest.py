@@ -8,6 +8,9 @@ Without arguments, two processes share the suite, for most tests wait most of th
 takes its time. Then a third runs the tests marked `alone`, beside nothing. ATOLL_TEST_PROCESSES says how many share it.
 With arguments there is one process, a pytest as any other.
 
+After `--leave-out-once`, which `scripts/test` says on the oldest CPython, a run without arguments leaves out the tests
+marked `once`, but for those marked `smoke`, and the summary counts them. Who names tests gets what he names.
+
 Of thousands of tests one that fails now and then must not hide what the others say. So a few failed tests are run once
 more, in a process of their own; if they pass then, so does the run, and its summary names them. What is no test's
 failure is never forgiven: a module that can't be imported, an interpreter that crashes.
@@ -30,6 +33,7 @@ BUILD = Path("build")
 RECORDED_PYTEST = Path(__file__).with_name("recorded_pytest.py")
 PROCESSES = 2
 MOST_RUN_AGAIN = 5
+LEAVE_OUT_ONCE = "--leave-out-once"
 TESTS_FAILED = 1
 NO_TESTS_COLLECTED = 5
 
@@ -46,6 +50,8 @@ class Record:
     forgivable: bool = True
     left: bool = False
     """There are tests for another process, those that are marked `alone`."""
+    left_out: int = 0
+    """So many tests are for another interpreter, those that are marked `once`."""
     failed: list[str] = field(default_factory=list)
     passed: set[str] = field(default_factory=set)
     last: str = ""
@@ -70,6 +76,8 @@ class Record:
                     self.forgivable = False
                 case "left":
                     self.left = True
+                case "left out":
+                    self.left_out = int(test)
                 case _:
                     self.finished = event == "finished"
         self.passed.difference_update(self.failed)
@@ -140,12 +148,14 @@ class Process:
             self._process.wait()
 
 
-def run_shared(name: str, command: Sequence[str], environment: dict[str, str], processes: int) -> list[Record]:
-    """Runs a suite in processes that share it, and then what is to be run alone."""
+def run_shared(
+    name: str, command: Sequence[str], environment: dict[str, str], processes: int, chosen: Sequence[str]
+) -> list[Record]:
+    """Runs a suite, by the options `chosen`, in processes that share it, and then what is to be run alone."""
     claims = BUILD / f"{name}-claims"
     shutil.rmtree(claims, ignore_errors=True)
     claims.mkdir()
-    options: list[str | Path] = ["--alone", "never", "--claims", claims]
+    options: list[str | Path] = [*chosen, "--alone", "never", "--claims", claims]
     # Each would write the others' failures over.
     command = [*command, "-p", "no:cacheprovider"]
     running = [
@@ -155,7 +165,7 @@ def run_shared(name: str, command: Sequence[str], environment: dict[str, str], p
     try:
         records = [process.wait() for process in running]
         if any(record.left for record in records):
-            running.append(Process(f"{name}-alone", ["--alone", "only"], command, environment, quiet=False))
+            running.append(Process(f"{name}-alone", [*chosen, "--alone", "only"], command, environment, quiet=False))
             records.append(running[-1].wait())
     finally:
         for process in running:
@@ -180,18 +190,30 @@ def counts(records: Sequence[Record], seconds: float) -> str:
             number = {key: count + int(suite.get(key, "0")) for key, count in number.items()}
     passed = number["tests"] - number["failures"] - number["errors"] - number["skipped"]
     failed = len([test for record in records for test in record.failed]) or number["failures"] + number["errors"]
-    return f"{passed} passed, {number['skipped']} skipped{f', {failed} FAILED' if failed else ''} in {seconds:.0f} s"
+    # Each process counts those of the whole suite.
+    left_out = max(record.left_out for record in records)
+    others = f", {failed} FAILED" if failed else ""
+    others += f", {left_out} left to the newest CPython" if left_out else ""
+    return f"{passed} passed, {number['skipped']} skipped{others} in {seconds:.0f} s"
 
 
-def run(title: str, name: str, python: str, *arguments: str, processes: int, **variables: str) -> int:
+def run(
+    title: str,
+    name: str,
+    python: str,
+    *arguments: str,
+    processes: int,
+    chosen: Sequence[str] = (),
+    **variables: str,
+) -> int:
     """Runs pytest on the interpreter `python`, a few failed tests twice, and notes the result; returns an exit code."""
     environment = {key: value for key, value in os.environ.items() if key != "ATOLL_CLIENT_PYTHON"} | variables
     command = [python, *arguments]
     began = time.monotonic()
     if processes > 1:
-        records = run_shared(name, command, environment, processes)
+        records = run_shared(name, command, environment, processes, chosen)
     else:
-        records = [Process(name, [], command, environment, quiet=False).wait()]
+        records = [Process(name, chosen, command, environment, quiet=False).wait()]
     lines = [counts(records, time.monotonic() - began)]
     lines += [f"pytest {record.how_it_died()}" for record in records if record.died]
     # A process may find no test that is its to run.
@@ -221,11 +243,13 @@ def main() -> int:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}{sys.abiflags}"
     title = f"pytest on CPython {platform.python_version()}{sys.abiflags}"
     name = f"pytest-{version}"
-    arguments = sys.argv[1:]
+    asked = sys.argv[1:2] == [LEAVE_OUT_ONCE]
+    arguments = sys.argv[2:] if asked else sys.argv[1:]
+    chosen = [LEAVE_OUT_ONCE] if asked and not arguments else []
     processes = 1 if arguments else int(os.environ.get("ATOLL_TEST_PROCESSES", PROCESSES))
     client = os.environ.get("ATOLL_CLIENT_PYTHON")
     if client is None:
-        return run(title, name, sys.executable, *arguments, processes=processes)
+        return run(title, name, sys.executable, *arguments, processes=processes, chosen=chosen)
     code = run(title, name, sys.executable, *arguments, processes=processes, ATOLL_CLIENT_PYTHON=client)
     title += ", clients in pytest's own process"
     name += "-servers"

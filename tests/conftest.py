@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.register_profile("atoll", deadline=None, suppress_health_check=[HealthCheck.too_slow])
         settings.load_profile("atoll")
     config.addinivalue_line("markers", "alone: measures time, so that a run of the whole suite has nothing beside it")
+    config.addinivalue_line("markers", "once: tests whole processes or our own scripts: for the newest CPython only")
+    config.addinivalue_line("markers", "smoke: of a file that is marked `once`, and for every CPython even so")
     config.addinivalue_line("markers", "server_process: calls a server in another process from this one, by grpcio")
     config.addinivalue_line("markers", "whole_grpcio: needs grpcio's client and more within one interpreter")
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 from atoll_control.api.v1 import kv_pb2
 
+pytestmark = pytest.mark.once
+
 BENCHMARKS_OF_CONTROL = (NodesBenchmark, KvBenchmark, WatchersBenchmark, RestartBenchmark, FailoverBenchmark)
 MESSAGE = b"\0\0\0\0\5reply"
 OK = END_HEADERS | END_STREAM

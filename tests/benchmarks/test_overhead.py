@@ -13,6 +13,8 @@ from benchmarks.report import render
 from benchmarks.result import Result
 from benchmarks.summary import Figure
 
+pytestmark = pytest.mark.once
+
 # The second round was disturbed: the clock went on while the loop did not run.
 OBSERVED: Series = {
     "watched.cpu": [125.0, 150.0, 175.0],

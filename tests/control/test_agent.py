@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.server_process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.once, pytest.mark.server_process, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.smoke
 def test_an_agent_registers_its_machine_and_leaves_at_once_when_it_is_stopped(tmp_path: Path) -> None:
     address = free_address()
     with (

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.server_process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.once, pytest.mark.server_process, pytest.mark.timeout(300)]
 
 
 # ---------------------------------------------------------------------------------------------------------- epochs

@@ -16,6 +16,8 @@ from tests.control.malformed import methods
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 
+pytestmark = pytest.mark.once
+
 
 def atollctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -23,6 +25,7 @@ def atollctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_cleanly(serve: Callable[..., Any], signal_number: signal.Signals) -> None:
     server = serve()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 
 def run(*arguments: str, address: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,6 +43,7 @@ def atollctl(serve: Callable[..., Any]) -> functools.partial[subprocess.Complete
     return functools.partial(run, address=address)
 
 
+@pytest.mark.smoke
 def test_keys_are_put_got_listed_and_deleted(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     assert atollctl("kv", "put", "jobs/1", "one").returncode == 0
     assert atollctl("kv", "put", "jobs/2", text="from standard input").returncode == 0

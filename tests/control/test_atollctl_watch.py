@@ -17,7 +17,7 @@ from atoll_control.client import Client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 COMMAND = [sys.executable, "-m", "atoll_control.cli"]
 
@@ -43,6 +43,7 @@ def lines_of(done: subprocess.CompletedProcess[str]) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.smoke
 def test_keys_are_watched_for_people(address: str) -> None:
     done = run(address, "watch", "kv", "jobs/", "--once")
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 # By hand: ATOLL_TEST_KILLS=100.
 KILLS = int(os.environ.get("ATOLL_TEST_KILLS", "8"))
@@ -76,6 +76,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed_again_and_again
     assert len(acknowledged) > WRITERS
 
 
+@pytest.mark.smoke
 def test_nodes_and_keys_are_there_after_a_restart_and_the_epoch_has_risen(
     serve: Callable[..., Any], tmp_path: Path
 ) -> None:

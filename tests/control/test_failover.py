@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 60.0
 # Leaders keep a lease of 3 s: other work on the machine would take it from them.
-pytestmark = [pytest.mark.server_process, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.once, pytest.mark.server_process, pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -110,6 +110,7 @@ def test_a_standby_lives_and_is_not_ready_until_it_takes_over(member: Callable[.
     assert numbers["epoch"][()] > epoch
 
 
+@pytest.mark.smoke
 def test_a_leader_that_is_stopped_hands_over_at_once(pair: tuple[ServerProcess, ServerProcess]) -> None:
     leader, standby = pair
     revision = put(leader.address)

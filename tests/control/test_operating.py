@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 
 def make_slow(channel: grpc.Channel, module: str, seconds: float, kind: Any = fault_pb2.SLOW_KIND_SLEEP) -> None:
@@ -58,6 +58,7 @@ def runs(observed: Observed, handler: str) -> bool:
 # --------------------------------------------------------------------------------------------------- health checks
 
 
+@pytest.mark.smoke
 def test_a_server_that_serves_lives_and_is_ready(serve: Callable[..., Any]) -> None:
     observed = Observed(serve(*OBSERVED))
     assert get(observed.observe, "/livez")[0] == 200

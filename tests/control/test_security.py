@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 TIMEOUT = 20.0
 READ, WRITE, ADMIN, NODE = (getattr(rules_pb2, f"ROLE_{name}") for name in ("READ", "WRITE", "ADMIN", "NODE"))
@@ -194,6 +194,7 @@ def test_the_answer_to_a_call_without_a_token_says_how_to_give_one(guarded: Guar
     assert (code, "not known, has expired or was revoked" in details) == ("UNAUTHENTICATED", True)
 
 
+@pytest.mark.smoke
 def test_a_node_lives_with_its_own_token(guarded: Guarded) -> None:
     nodes, health = node_pb2_grpc.NodeServiceStub(guarded.channel), health_pb2_grpc.HealthServiceStub(guarded.channel)
     shown = guarded.shown("node-a")

@@ -132,6 +132,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.once
 @pytest.mark.alone
 def test_a_server_that_was_stopped_for_many_deadlines_kills_no_healthy_node(serve: Callable[..., Any]) -> None:
     server = serve("--heartbeat-interval", "0.25", "--dead-after", "2")

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from tests.interpreters import SERVER_PYTHON
 
+pytestmark = pytest.mark.once
+
 DEMO = [sys.executable, "-m", "atoll.cli", "demo"]
 SMALL = ["--nodes", "10", "--seconds", "4", "--processes", "2"]
 
@@ -203,6 +205,7 @@ def command(pid: int) -> str:
     return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.smoke
 @pytest.mark.whole_grpcio
 def test_the_result_can_be_written_to_a_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"

@@ -14,6 +14,7 @@ from atoll_control.demo.failover import Change, FailoverError, Outcome, run
 COMMAND = [sys.executable, "-c", "import sys; from atoll.cli import main; sys.argv[0] = 'atoll'; main()", "demo-ha"]
 
 
+@pytest.mark.once
 @pytest.mark.demo
 @pytest.mark.alone
 @pytest.mark.whole_grpcio

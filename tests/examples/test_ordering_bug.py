@@ -52,6 +52,7 @@ def _commands() -> list[tuple[str, str]]:
     return [(command, printed) for command, _, printed in parts]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("command", "printed"), _commands())
 def test_the_readmes_commands_print_what_it_says(command: str, printed: str) -> None:
     program, *arguments = shlex.split(command)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 RUN_PYTEST = Path(__file__).parents[2] / "scripts" / "run_pytest.py"
 # Fails when it is run for the first time.
 FLAKY = """
@@ -38,7 +40,8 @@ class Suite:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\nmarkers = alone\n")
+        markers = "markers =\n alone\n once\n smoke"
+        (folder / "pytest.ini").write_text(f"[pytest]\naddopts = -p no:cacheprovider\n{markers}\n")
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
@@ -247,3 +250,42 @@ def test_a_suite_of_one_file_leaves_the_other_process_nothing_to_do(suite: Suite
 
 def test_a_suite_without_tests_fails_the_run_however_many_look_for_them(suite: Suite) -> None:
     assert suite.run(processes=2) == 5, suite.report()
+
+
+# ----------------------------------------------------------------------------------- what one interpreter is enough for
+
+ONCE = """
+import pytest
+
+pytestmark = pytest.mark.once
+
+def test_large(): pass
+
+@pytest.mark.smoke
+def test_small(): pass
+
+@pytest.mark.alone
+def test_alone(): pass
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_one_interpreter_is_enough_for_is_left_out_where_asked_and_counted(suite: Suite, processes: int) -> None:
+    suite.write(test_once=ONCE, test_a=SHARED.format(name="a").replace("60", "0"))
+    assert suite.run("--leave-out-once", processes=processes) == 0, suite.report()
+    assert "2 passed, 0 skipped, 2 left to the newest CPython in" in suite.summary
+    assert suite.run(processes=processes) == 0, suite.report()
+    assert "4 passed, 0 skipped in" in suite.summary
+
+
+def test_who_names_tests_gets_what_he_names(suite: Suite) -> None:
+    suite.write(test_once=ONCE)
+    assert suite.run("--leave-out-once", "test_once.py") == 0, suite.report()
+    assert "3 passed, 0 skipped in" in suite.summary
+
+
+def test_what_fails_of_what_is_not_left_out_is_run_again(suite: Suite) -> None:
+    suite.write(test_once=ONCE, test_flaky=FLAKY.format(names=["a"]))
+    assert suite.run("--leave-out-once", processes=2) == 0, suite.report()
+    assert "1 passed, 0 skipped, 1 FAILED, 2 left to the newest CPython in" in suite.summary
+    assert "1 FAILED FIRST AND PASSED WHEN RUN AGAIN: test_flaky.py::test_fails_at_first[a]\n" in suite.summary

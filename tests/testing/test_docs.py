@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("grpc_tools")
 
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
