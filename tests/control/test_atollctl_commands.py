@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
+import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 import typer
+from tests.control import commands
 
 import atoll.store
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc, task_pb2, task_pb2_grpc
@@ -24,8 +29,7 @@ pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 
 def run(*arguments: str, address: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "atoll_control.cli", *arguments, "--server", address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=text)
+    return commands.atollctl(*arguments, "--server", address, text=text)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,24 @@ def atollctl(serve: Callable[..., Any]) -> functools.partial[subprocess.Complete
     return functools.partial(run, address=address)
 
 
+@pytest.fixture
+def address(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> str:
+    found: str = atollctl.keywords["address"]
+    return found
+
+
 @pytest.mark.smoke
+def test_the_command_puts_and_gets_in_processes_of_its_own(address: str) -> None:
+    def process(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "atoll_control.cli", *arguments, "--server", address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=text)
+
+    put = process("kv", "put", "smoke", text="from standard input")
+    assert (put.returncode, put.stderr) == (0, "")
+    got = process("kv", "get", "smoke", "--raw")
+    assert (got.returncode, got.stdout, got.stderr) == (0, "from standard input", "")
+
+
 def test_keys_are_put_got_listed_and_deleted(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     assert atollctl("kv", "put", "jobs/1", "one").returncode == 0
     assert atollctl("kv", "put", "jobs/2", text="from standard input").returncode == 0
@@ -89,11 +110,9 @@ def test_exit_codes_say_what_was_the_matter(atollctl: functools.partial[subproce
 
 
 def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
-    command = [sys.executable, "-m", "atoll_control.cli", "status", "--server", "127.0.0.1:1", "--timeout", "5"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    told = run("status", "--timeout", "5", address="127.0.0.1:1")
     assert told.returncode == 5
     assert "is the server running there?" in told.stderr
-    assert "Traceback" not in told.stderr
 
 
 def test_nodes_are_listed_filtered_shown_explained_and_drained(
@@ -134,8 +153,7 @@ def test_a_backup_is_taken_through_the_server_and_checked(
     assert taken.returncode == 0, taken.stderr
     assert "checked" in taken.stdout
     assert atollctl("backup", str(path)).returncode == 1
-    command = [sys.executable, "-m", "atoll_control.cli", "doctor", str(path)]
-    sound = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    sound = commands.atollctl("doctor", str(path))
     assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "it is sound")
 
 
@@ -161,6 +179,41 @@ def test_a_backup_replaces_no_file_that_appears_while_it_is_taken(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_backup_is_for_its_owner_alone(address: str, tmp_path: Path) -> None:
+    backup(tmp_path / "backup.db", server=[address], timeout=60)
+    assert stat.S_IMODE((tmp_path / "backup.db").stat().st_mode) == 0o600
+
+
+def test_a_finished_backup_stays_when_its_name_can_not_be_made_durable(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, fsync = tmp_path / "backup.db", os.fsync
+
+    def of_a_file_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_a_file_only)
+    with pytest.raises(typer.Exit):
+        backup(path, server=[address], timeout=60)
+    assert f"{path} is whole, but a loss of power may take its name" in capsys.readouterr().err
+    assert not atoll.store.check(path).problems
+
+
+def test_a_server_that_sends_no_backup_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods: dict[str, Any] = {"Backup": grpc.unary_stream_rpc_method_handler(lambda _request, _context: iter(()))}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("atoll.v1.AdminService", methods),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with pytest.raises(typer.Exit):
+        backup(tmp_path / "backup.db", server=[address], timeout=60)
+    server.stop(None).wait()
+    assert capsys.readouterr().err.startswith("atollctl: the server sent nothing and called it a backup")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_status_says_what_the_server_is(atollctl: functools.partial[subprocess.CompletedProcess[str]]) -> None:
     told = json.loads(atollctl("status", "-o", "json").stdout)
     assert (told["engine"], told["role"]) == ("memory", "SERVER_ROLE_LEADER")
@@ -169,8 +222,7 @@ def test_the_status_says_what_the_server_is(atollctl: functools.partial[subproce
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0"])
 def test_a_server_does_not_listen_beyond_loopback_unless_it_is_told_to(listen: str) -> None:
-    command = [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", listen]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    refused = commands.atollctl("serve", "--listen", listen)
     assert refused.returncode == 2
     assert "--insecure-beyond-loopback" in refused.stderr
 

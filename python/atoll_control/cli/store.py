@@ -17,13 +17,13 @@ from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc
 from atoll_control.cli.calling import (
     COULD_NOT,
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     ServerOption,
     TimeoutOption,
     calling,
     fail,
 )
 from atoll_control.cli.output import Output, OutputOption, print_data, print_fields, seconds_of
+from atoll_control.client import DEFAULT_TIMEOUT
 
 DataDirectory = Annotated[
     Path, typer.Option("--data-dir", envvar="ATOLL_DATA_DIR", metavar="DIRECTORY", help="The server's data directory.")
@@ -70,6 +70,7 @@ def backup(
                 fail(f"the backup arrived damaged: {problems[0]}; try again")
             if not _take_name(draft, path):
                 fail(is_there)
+        _sync_name(path)
     except (OSError, StoreError) as problem:
         fail(f"the backup could not be written: {problem}")
     typer.echo(f"{path}: {size:,} bytes, generation {first.generation}, revision {first.revision}; checked")
@@ -77,9 +78,13 @@ def backup(
 
 def _receive(draft: Path, server: list[str], timeout: float) -> admin_pb2.BackupChunk:
     """Writes what the server sends into a file, durably. The first chunk, which says what there is to come."""
-    with calling(server) as channel, draft.open("xb") as file:
+    # All that the store has is in it, so it is for its owner alone.
+    draft.touch(mode=0o600, exist_ok=False)
+    with calling(server) as channel, draft.open("wb") as file:
         chunks = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest(), timeout=timeout)
-        first = next(chunks)
+        first = next(chunks, None)
+        if first is None:
+            fail("the server sent nothing and called it a backup: read its log, and try again")
         with _progress() as progress:
             task = progress.add_task("backup", total=first.total_bytes)
             for chunk in chunks:
@@ -91,22 +96,31 @@ def _receive(draft: Path, server: list[str], timeout: float) -> admin_pb2.Backup
 
 
 def _take_name(draft: Path, path: Path) -> bool:
-    """Gives a finished file its name, durably, unless something has that name by now."""
+    """Gives a finished file its name, unless something has that name by now."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
         return False
     try:
         draft.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
     except BaseException:
-        path.unlink()
+        # An interrupt may come when it has its name already.
+        if draft.exists():
+            path.unlink()
         raise
     return True
+
+
+def _sync_name(path: Path) -> None:
+    """Makes a file's name durable; ends the command where that can't be, and leaves the file."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        fail(f"{path} is whole, but a loss of power may take its name ({problem}): copy it to another disk")
 
 
 def _progress() -> Progress:
