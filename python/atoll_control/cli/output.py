@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atoll_control.api import times
+from atoll_control.client import ServerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,22 +43,35 @@ class Output(enum.StrEnum):
 OutputOption: TypeAlias = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
 
 
-def page_through(page: Callable[[int], tuple[Sequence[T], bool]], limit: int) -> tuple[list[T], bool]:
+def page_through(
+    page: Callable[[int], tuple[Sequence[T], bool]], limit: int, *, may_be_empty: bool = False
+) -> tuple[list[T], bool]:
     """Reads a list page by page until it has `limit` items or its end.
 
     Args:
         page: asks for the next page of at most this many, and says whether there are more behind it; keeps its place.
         limit: how many are wanted. There may be more of them where a page is longer than what was asked for.
+        may_be_empty: a page without items may have others behind it, and `page` sees that it gets on.
 
     Returns:
         The items, and whether the server has more.
+
+    Raises:
+        ServerFailedError: the server says that it has more, and sends nothing after which it could begin.
     """
     found: list[T] = []
     more = True
     while more and len(found) < limit:
         items, more = page(min(PAGE, limit - len(found)))
+        if more and not items and not may_be_empty:
+            raise no_end()
         found.extend(items)
     return found, more
+
+
+def no_end() -> ServerFailedError:
+    """What to raise where asking for the next page would give the same one for ever."""
+    return ServerFailedError("the server says that there is more and goes no further: read its log, or replace it.")
 
 
 def warn(text: str) -> None:

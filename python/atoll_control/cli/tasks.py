@@ -11,7 +11,6 @@ import typer
 from atoll_control.api.v1 import task_pb2, task_pb2_grpc
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     USAGE,
     ServerOption,
@@ -19,7 +18,17 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, page_through, print_messages, time_of, warn, warn_of_more
+from atoll_control.cli.output import (
+    Output,
+    OutputOption,
+    no_end,
+    page_through,
+    print_messages,
+    time_of,
+    warn,
+    warn_of_more,
+)
+from atoll_control.client import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,10 +81,13 @@ def list_tasks(
             request.limit = count
             listed = stub.ListTasks(request, timeout=timeout)
             dropped = listed.dropped
+            if listed.next_page_token and listed.next_page_token == request.page_token:
+                raise no_end()
             request.page_token = listed.next_page_token
             return listed.attempts, bool(listed.next_page_token)
 
-        attempts, more = page_through(page, limit)
+        # A call looks at so many attempts, of which none may match.
+        attempts, more = page_through(page, limit, may_be_empty=True)
     print_messages(output, attempts, COLUMNS, (_row(attempt) for attempt in attempts))
     warn_of_more(more, f"filter, or raise --limit {limit}")
     if dropped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ from atoll_control.api.times import duration
 from atoll_control.api.v1 import rules_pb2, token_pb2, token_pb2_grpc
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     USAGE,
     ServerOption,
@@ -19,9 +19,21 @@ from atoll_control.cli.calling import (
     calling,
     fail,
 )
-from atoll_control.cli.output import Output, OutputOption, as_json, print_data, print_fields, print_messages, time_of
+from atoll_control.cli.output import (
+    Output,
+    OutputOption,
+    as_json,
+    page_through,
+    print_data,
+    print_fields,
+    print_messages,
+    time_of,
+)
+from atoll_control.client import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
 app = typer.Typer(help="Makes, lists and revokes tokens.", no_args_is_help=True, epilog=EXIT_CODES)
@@ -86,15 +98,18 @@ def list_(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Lists tokens, without their secrets, which nobody has."""
-    tokens: list[token_pb2.Token] = []
+    request = token_pb2.ListTokensRequest()
     with calling(server) as channel:
         stub = token_pb2_grpc.TokenServiceStub(channel)
-        more = True
-        while more:
-            start_after = tokens[-1].name if tokens else ""
-            page = stub.ListTokens(token_pb2.ListTokensRequest(start_after=start_after), timeout=timeout)
-            tokens += page.tokens
-            more = page.more
+
+        def page(count: int) -> tuple[Sequence[token_pb2.Token], bool]:
+            request.limit = count
+            listed = stub.ListTokens(request, timeout=timeout)
+            if listed.tokens:
+                request.start_after = listed.tokens[-1].name
+            return listed.tokens, listed.more
+
+        tokens, _ = page_through(page, sys.maxsize)
     rows = [
         (
             token.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from atoll_control.api.times import duration
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.client._values import PAGE, as_bytes
+from atoll_control.client._values import PAGE, as_bytes, goes_on, no_end
 from atoll_control.client.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Kv:
         while wanted:
             request = kv_pb2.MultiGetRequest(namespace=namespace, keys=wanted[:_MAX_KEYS])
             page = await self._stub.MultiGet(request, timeout=timeout)
+            if not page.looked_at:
+                raise no_end("MultiGet")
             found.update((entry.key, entry) for entry in page.entries)
             wanted = wanted[page.looked_at :]
         return found
@@ -162,8 +164,8 @@ class Kv:
             page = await self._stub.Keys(request, timeout=timeout)
             for key in page.keys:
                 yield key
-            more = page.more and bool(page.keys)
-            request.start_after = page.keys[-1] if page.keys else b""
+            if more := goes_on("Keys", more=page.more, page=page.keys):
+                request.start_after = page.keys[-1]
 
     async def scan(
         self, prefix: bytes | str = b"", *, namespace: str = "", page_size: int = PAGE, timeout: float | None = None
@@ -175,8 +177,8 @@ class Kv:
             page = await self._stub.Scan(request, timeout=timeout)
             for entry in page.entries:
                 yield entry
-            more = page.more and bool(page.entries)
-            request.start_after = page.entries[-1].key if page.entries else b""
+            if more := goes_on("Scan", more=page.more, page=page.entries):
+                request.start_after = page.entries[-1].key
 
     async def namespaces(self, *, page_size: int = PAGE, timeout: float | None = None) -> AsyncIterator[str]:
         """The namespaces that have keys."""
@@ -186,8 +188,8 @@ class Kv:
             page = await self._stub.ListNamespaces(request, timeout=timeout)
             for name in page.namespaces:
                 yield name
-            more = page.more and bool(page.namespaces)
-            request.start_after = page.namespaces[-1] if page.namespaces else ""
+            if more := goes_on("ListNamespaces", more=page.more, page=page.namespaces):
+                request.start_after = page.namespaces[-1]
 
     async def transact(
         self,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from atoll_control.api.times import duration
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
-from atoll_control.client._values import PAGE
+from atoll_control.client._values import PAGE, goes_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,5 +54,5 @@ class Leases:
             page = await self._stub.ListLeases(request, timeout=timeout)
             for lease in page.leases:
                 yield lease
-            more = page.more and bool(page.leases)
-            request.start_after = page.leases[-1].lease_id if page.leases else 0
+            if more := goes_on("ListLeases", more=page.more, page=page.leases):
+                request.start_after = page.leases[-1].lease_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
-from atoll_control.client._values import PAGE
+from atoll_control.client._values import PAGE, goes_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -134,8 +134,8 @@ class Nodes:
             page = await self._stub.ListNodes(request, timeout=timeout)
             for node in page.nodes:
                 yield node
-            more = page.more and bool(page.nodes)
-            request.start_after = page.nodes[-1].node_id if page.nodes else ""
+            if more := goes_on("ListNodes", more=page.more, page=page.nodes):
+                request.start_after = page.nodes[-1].node_id
 
     async def set_conditions(
         self,
@@ -176,5 +176,5 @@ class Nodes:
             page = await self._stub.ListEndings(request, timeout=timeout)
             for ending in page.endings:
                 yield ending
-            more = page.more and bool(page.endings)
-            request.before = page.endings[-1].revision if page.endings else 0
+            if more := goes_on("ListEndings", more=page.more, page=page.endings):
+                request.before = page.endings[-1].revision

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from atoll_control.api.v1 import task_pb2, task_pb2_grpc
+from atoll_control.client._values import no_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -57,6 +58,8 @@ class Tasks:
                 yield attempt
             if not page.next_page_token:
                 return
+            if page.next_page_token == request.page_token:
+                raise no_end("ListTasks")
             request.page_token = page.next_page_token
 
     def get(self, task_id: str, *, timeout: float | None = None) -> task_pb2.GetTaskResponse:

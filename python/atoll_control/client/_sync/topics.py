@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from atoll_control.api.v1 import watch_pb2, watch_pb2_grpc
-from atoll_control.client._values import PAGE, as_bytes
+from atoll_control.client._values import PAGE, as_bytes, goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,5 +43,5 @@ class Topics:
             page = self._stub.ListTopics(request, timeout=timeout)
             for topic in page.topics:
                 yield topic
-            more = page.more and bool(page.topics)
-            request.start_after = page.topics[-1].name if page.topics else ""
+            if more := goes_on("ListTopics", more=page.more, page=page.topics):
+                request.start_after = page.topics[-1].name
