@@ -20,7 +20,9 @@ class Repeat(enum.Enum):
     SAFE = enum.auto()
     """The same as sending it once."""
     CONDITIONAL = enum.auto()
-    """It is done once at most: a condition that held before does not hold after it."""
+    """Mostly nothing: what it does makes its own condition false. A revision never comes again, so a condition on one
+    never holds twice; that a key is not there holds again once somebody else has deleted the key, which then is made
+    again."""
     NEVER = enum.auto()
     """It may undo what others have done meanwhile, or be done twice."""
 

@@ -206,8 +206,9 @@ class Kv:
             timeout: in seconds.
 
         Raises:
-            UnknownOutcomeError: it may have been done. Rare where a key that is changed is also checked: then it is
-                done once at most, and the client may send it again.
+            UnknownOutcomeError: it may have been done. Rare where a key that is changed is also checked: then the
+                client may send it again. By its revision that is done once at most; a check that the key is not there
+                may hold twice, if somebody else deletes it in between.
         """
         request = kv_pb2.TransactRequest(checks=checks)
         for operation in operations:
