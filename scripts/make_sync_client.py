@@ -56,9 +56,17 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     options = parser.parse_args()
     stale = 0
-    for source in sorted((CLIENT / "_aio").glob("*.py")):
-        if source.name in BY_HAND:
+    sources = {path.name: path for path in sorted((CLIENT / "_aio").glob("*.py")) if path.name not in BY_HAND}
+    for target in sorted((CLIENT / "_sync").glob("*.py")):
+        if target.name in BY_HAND or target.name in sources:
             continue
+        stale += 1
+        if options.check:
+            sys.stderr.write(f"{target.name}: made of a file that is gone, run scripts/make_sync_client.py\n")
+        else:
+            target.unlink()
+            sys.stdout.write(f"removed {target.name}\n")
+    for source in sources.values():
         target, text = CLIENT / "_sync" / source.name, made(source)
         if target.exists() and target.read_text() == text:
             continue
