@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from atoll_control.client import AsyncClient
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from atoll_control.agent.settings import LinkSettings
 
 
@@ -49,19 +51,19 @@ class Link:
         await self.client.close()
 
     def _connect(self, servers: tuple[str, ...]) -> AsyncClient:
-        return AsyncClient(servers, token=token_of(self._settings), tls=self._settings.tls)
+        settings = self._settings
+        return AsyncClient(servers, token=token_of(settings.token, settings.token_file), tls=settings.tls)
 
 
-def token_of(settings: LinkSettings) -> str | None:
-    """The token that holds now.
+def token_of(token: str | None, file: Path | None) -> str | None:
+    """The token that holds now: that of the file, if there is one.
 
     Raises:
-        OSError: its file can't be read.
+        OSError: the file can't be read.
         ValueError: it can't be one.
     """
-    token = settings.token
-    if settings.token_file is not None:
-        token = settings.token_file.read_text(errors="replace").strip()
+    if file is not None:
+        token = file.read_text(errors="replace").strip()
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise ValueError("the token has spaces or characters that no token has: is the right file named?")
     return token or None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from atoll_control.agent.link import token_of
 from atoll_control.agent.settings import MAX_CHECKS, AgentSettings, CheckSettings, LinkSettings, check_of
 from atoll_control.api.addresses import split_address
 from atoll_control.cli.configuration import ConfigurationError, Places, setting
-from atoll_control.client import Tls
+from atoll_control.cli.connection import WrongConnectionError, identity
 from atoll_control.server.logs import LogFormat
 
 if TYPE_CHECKING:
@@ -178,20 +176,15 @@ def agent_settings(configuration: Configuration[AgentOptions], environment: Mapp
         ConfigurationError: settings that are fine each by itself don't go together, or name what can't be used.
     """
     options = configuration.options
-    link = LinkSettings(
-        servers=options.server,
-        token=environment.get(TOKEN_VARIABLE) or None,
-        token_file=options.token_file,
-        tls=_tls(configuration),
-    )
+    token = environment.get(TOKEN_VARIABLE) or None
     try:
-        token_of(link)
-    except (OSError, ValueError) as error:
-        if options.token_file is None:
-            raise ConfigurationError([f"{TOKEN_VARIABLE}: {error}"]) from None
-        raise configuration.wrong("token_file", f"{options.token_file} can't be used: {error}") from None
+        _, tls = identity(options, token)
+    except WrongConnectionError as wrong:
+        if wrong.option is None:
+            raise ConfigurationError([f"{TOKEN_VARIABLE}: {wrong.problem}"]) from None
+        raise configuration.wrong(wrong.option, wrong.problem) from None
     return AgentSettings(
-        link=link,
+        link=LinkSettings(servers=options.server, token=token, token_file=options.token_file, tls=tls),
         address=options.address or "",
         labels=_pairs(options.label),
         resources={name: float(amount) for name, amount in _pairs(options.resource).items()},
@@ -201,25 +194,6 @@ def agent_settings(configuration: Configuration[AgentOptions], environment: Mapp
 
 def _pairs(pairs: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
-
-
-def _tls(configuration: Configuration[AgentOptions]) -> Tls | None:
-    options = configuration.options
-    for name in ("tls_ca", "tls_cert", "tls_key"):
-        path: Path | None = getattr(options, name)
-        if path is not None and not os.access(path, os.R_OK):
-            raise configuration.wrong(name, f"{path} can't be read")
-    if not (options.tls or options.tls_ca or options.tls_cert or options.tls_key):
-        return None
-    if (options.tls_cert is None) != (options.tls_key is None):
-        given = "tls_key" if options.tls_cert is None else "tls_cert"
-        raise configuration.wrong(given, "a certificate and its key belong together: give both")
-    return Tls(
-        ca=options.tls_ca,
-        certificate=options.tls_cert,
-        key=options.tls_key,
-        server_name=options.tls_server_name,
-    )
 
 
 def _checks(configuration: Configuration[AgentOptions]) -> tuple[CheckSettings, ...]:

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from atoll_control.agent.link import token_of
 from atoll_control.client import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from atoll_control.cli.agent_options import AgentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +67,20 @@ class Connection:
         ),
     ] = None
 
-    @property
-    def uses_tls(self) -> bool:
-        """Whether the connection is a TLS one."""
-        return self.tls or any((self.tls_ca, self.tls_cert, self.tls_key))
-
 
 class WrongConnectionError(Exception):
-    """Options that can't be used; the message names them."""
+    """Options that can't be used; the message names the flag.
+
+    Attributes:
+        problem: what is wrong.
+        option: the name of what is wrong; None for a token that no option has.
+    """
+
+    def __init__(self, problem: str, option: str | None) -> None:
+        """Takes what is wrong with which option."""
+        super().__init__(problem if option is None else f"--{option.replace('_', '-')}: {problem}")
+        self.problem = problem
+        self.option = option
 
 
 _connection: ContextVar[Connection | None] = ContextVar("_connection", default=None)
@@ -111,42 +120,38 @@ def _with_connection(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def identity(connection: Connection, token: str | None) -> tuple[str | None, Tls | None]:
+def identity(options: Connection | AgentOptions, token: str | None) -> tuple[str | None, Tls | None]:
     """The token to show, and the files of TLS; None for what there is not.
 
     Args:
-        connection: what the command was told.
-        token: is shown with every call, unless a file of the connection has one.
+        options: what the command was told.
+        token: is shown with every call, unless a file of the options has one.
 
     Raises:
         WrongConnectionError: the options can't be used.
     """
-    if connection.token_file is not None:
-        token = _read(connection.token_file, "--token-file").decode(errors="replace").strip()
-    if token and not (token.isascii() and token.isprintable() and " " not in token):
-        message = "the token has spaces or characters that no token has: is the right file named?"
-        raise WrongConnectionError(message)
-    return token or None, _tls(connection) if connection.uses_tls else None
-
-
-def _tls(connection: Connection) -> Tls:
-    if (connection.tls_cert is None) != (connection.tls_key is None):
-        message = "--tls-cert and --tls-key: a certificate and its key belong together, give both"
-        raise WrongConnectionError(message)
-    for option in ("tls_ca", "tls_cert", "tls_key"):
-        if (path := getattr(connection, option)) is not None:
-            _read(path, "--" + option.replace("_", "-"))
-    return Tls(
-        ca=connection.tls_ca,
-        certificate=connection.tls_cert,
-        key=connection.tls_key,
-        server_name=connection.tls_server_name,
-    )
-
-
-def _read(path: Path, option: str) -> bytes:
     try:
-        return path.read_bytes()
+        token = token_of(token, options.token_file)
     except OSError as problem:
-        message = f"{option}: {path} can't be read: {problem.strerror}"
-        raise WrongConnectionError(message) from None
+        raise WrongConnectionError(f"{options.token_file} can't be read: {problem.strerror}", "token_file") from None
+    except ValueError as problem:
+        raise WrongConnectionError(str(problem), None if options.token_file is None else "token_file") from None
+    return token, _tls(options)
+
+
+def _tls(options: Connection | AgentOptions) -> Tls | None:
+    files = {name: getattr(options, name) for name in ("tls_ca", "tls_cert", "tls_key")}
+    for name, path in files.items():
+        if path is not None:
+            try:
+                path.open("rb").close()
+            except OSError as problem:
+                raise WrongConnectionError(f"{path} can't be read: {problem.strerror}", name) from None
+    if not options.tls and not any(files.values()):
+        return None
+    if (options.tls_cert is None) != (options.tls_key is None):
+        given = "tls_key" if options.tls_cert is None else "tls_cert"
+        raise WrongConnectionError("a certificate and its key belong together: give both", given)
+    return Tls(
+        ca=options.tls_ca, certificate=options.tls_cert, key=options.tls_key, server_name=options.tls_server_name
+    )
