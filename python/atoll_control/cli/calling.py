@@ -10,7 +10,7 @@ import grpc
 import typer
 
 from atoll_control.cli.connection import WrongConnectionError, current, identity
-from atoll_control.client import Client, ClientError, UnknownOutcomeError, UnreachableError
+from atoll_control.client import DEFAULT_TIMEOUT, Client, ClientError, UnknownOutcomeError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,6 @@ TimeoutOption = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for the server.")
 ]
 DEFAULT_SERVER: Final = ["127.0.0.1:50051"]
-DEFAULT_TIMEOUT: Final = 10.0
 
 
 def fail(message: str, code: int = COULD_NOT) -> NoReturn:

@@ -9,7 +9,6 @@ import typer
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     ServerOption,
     TimeoutOption,
@@ -17,6 +16,7 @@ from atoll_control.cli.calling import (
 )
 from atoll_control.cli.nodes import detector_fields
 from atoll_control.cli.output import Output, OutputOption, print_fields
+from atoll_control.client import DEFAULT_TIMEOUT
 
 app = typer.Typer(help="Shows and holds the failure detector.", no_args_is_help=True, epilog=EXIT_CODES)
 

@@ -13,7 +13,6 @@ from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.cli.calling import (
     CONFLICT,
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     NOT_FOUND,
     USAGE,
@@ -31,6 +30,7 @@ from atoll_control.cli.output import (
     text_of,
     warn_of_more,
 )
+from atoll_control.client import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ import typer
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc, node_pb2, node_pb2_grpc
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     USAGE,
     ServerOption,
@@ -27,6 +26,7 @@ from atoll_control.cli.output import (
     time_of,
     warn_of_more,
 )
+from atoll_control.client import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

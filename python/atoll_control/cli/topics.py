@@ -9,7 +9,6 @@ import typer
 
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     USAGE,
     ServerOption,
@@ -19,6 +18,7 @@ from atoll_control.cli.calling import (
 )
 from atoll_control.cli.kv import given
 from atoll_control.cli.output import Output, OutputOption, print_fields, print_messages
+from atoll_control.client import DEFAULT_TIMEOUT
 
 app = typer.Typer(help="Lists topics and publishes events.", no_args_is_help=True, epilog=EXIT_CODES)
 

@@ -9,7 +9,6 @@ import typer
 
 from atoll_control.cli.calling import (
     DEFAULT_SERVER,
-    DEFAULT_TIMEOUT,
     EXIT_CODES,
     USAGE,
     ServerOption,
@@ -20,6 +19,7 @@ from atoll_control.cli.calling import (
 from atoll_control.cli.nodes import conditions_of, state_of
 from atoll_control.cli.output import Output, OutputOption, as_json, as_yaml, text_of
 from atoll_control.client import (
+    DEFAULT_TIMEOUT,
     Changed,
     Deleted,
     Position,
