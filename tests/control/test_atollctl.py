@@ -11,18 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.control.commands import atollctl
 from tests.control.malformed import methods
 
 from atoll_control.api.demo.v1 import fault_pb2, fault_pb2_grpc
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 
 pytestmark = pytest.mark.once
-
-
-def atollctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "atoll_control.cli", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 @pytest.mark.smoke
@@ -101,7 +96,8 @@ def test_all_modules_can_be_put_on_one_loop(serve: Callable[..., Any]) -> None:
 def test_a_port_in_use_gets_one_line_and_exit_code_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = atollctl("serve", "--listen", f"127.0.0.1:{port}")
+        command = [sys.executable, "-m", "atoll_control.cli", "serve", "--listen", f"127.0.0.1:{port}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(f"atollctl: cannot listen on 127.0.0.1:{port}: ")
     assert result.stderr.count("\n") == 1
@@ -131,6 +127,19 @@ def test_help_tells_what_there_is_and_hides_what_is_for_the_demo_only() -> None:
     assert "--demo-controls" not in result.stdout
     for service in {method.containing_service.name for method in methods()}:
         assert service in result.stdout
+
+
+def test_a_command_that_asks_a_server_imports_none() -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['kv', '--help']; from atoll_control.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({name.partition('.')[2] for name in sys.modules if name.startswith('atoll_control.')}))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    imported = shown.stdout.splitlines()[-1]
+    assert "'cli.kv'" in imported
+    assert "'server" not in imported
+    assert "'agent.app'" not in imported
 
 
 def test_a_missing_extra_gets_one_line_with_the_remedy() -> None:
