@@ -26,6 +26,7 @@ from tests.control.agents import (
     server,
     wait_for_node,
 )
+from tests.control.commands import atollctl
 
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
 from atoll_control.testing.server_process import LoggedProcess
@@ -331,9 +332,9 @@ def test_a_check_that_runs_when_the_agent_is_stopped_ends_with_it(tmp_path: Path
 )
 def test_what_is_wrong_in_the_file_is_refused_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
     (file := tmp_path / "agent.toml").write_text(text)
-    with agent("127.0.0.1:1", tmp_path / "state", "--config", str(file)) as refused:
-        assert refused.wait() == 2
-        assert f"{file}: {problem}" in refused.said()
+    refused = atollctl("agent", "--state-dir", str(tmp_path / "state"), "--config", str(file))
+    assert refused.returncode == 2
+    assert f"{file}: {problem}" in refused.stderr
 
 
 def test_settings_come_from_the_environment_too_and_flags_go_before_it(shared: str, tmp_path: Path) -> None:
@@ -355,16 +356,9 @@ def test_settings_come_from_the_environment_too_and_flags_go_before_it(shared: s
 
 def test_each_setting_is_shown_with_where_it_comes_from(tmp_path: Path) -> None:
     (file := tmp_path / "agent.toml").write_text('label = ["zone=a"]\naddress = "10.0.0.7:7000"\n' + CHECK)
-    shown = subprocess.run(
-        [
-            *(sys.executable, "-m", "atoll_control.cli", "config", "agent", "-o", "json"),
-            *("--config", str(file), "--address", "10.0.0.8:7000"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=DEADLINE,
-        env={**os.environ, "ATOLL_SERVER": "10.0.0.1:50051,10.0.0.2:50051"},
+    shown = atollctl(
+        *("config", "agent", "-o", "json", "--config", str(file), "--address", "10.0.0.8:7000"),
+        environment={"ATOLL_SERVER": "10.0.0.1:50051,10.0.0.2:50051"},
     )
     settings = {each["name"]: (each["value"], each["place"]) for each in json.loads(shown.stdout)}
     assert settings["server"] == (["10.0.0.1:50051", "10.0.0.2:50051"], "ATOLL_SERVER")

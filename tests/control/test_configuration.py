@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.control.commands import atollctl
 
 from atoll_control.cli import configuration
 from atoll_control.cli.configuration import Configuration, ConfigurationError, Origin, Source, resolve, setting
@@ -205,21 +203,10 @@ def test_settings_that_do_not_go_together_are_told_with_where_they_are_set() -> 
         server_settings(configured)
 
 
-def atollctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "atoll_control.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
 def test_config_show_tells_each_setting_its_value_and_where_it_comes_from(tmp_path: Path) -> None:
     file = written(tmp_path / "atoll.toml", 'data_dir = "/srv/atoll"\ndead_after = 20\n')
     arguments = ("config", "show", "--config", str(file), "--observe-only")
-    result = atollctl(*arguments, "-o", "json", ATOLL_LOG_FORMAT="json")
+    result = atollctl(*arguments, "-o", "json", environment={"ATOLL_LOG_FORMAT": "json"})
     assert (result.returncode, result.stderr) == (0, "")
     shown: dict[str, Any] = {entry.pop("name"): entry for entry in json.loads(result.stdout)}
     assert shown["data_dir"] == {"value": "/srv/atoll", "source": "file", "place": str(file)}
@@ -236,6 +223,7 @@ def test_config_show_tells_each_setting_its_value_and_where_it_comes_from(tmp_pa
 
 def test_config_show_refuses_what_serve_refuses() -> None:
     for command in (("config", "show"), ("serve",)):
-        result = atollctl(*command, "--heartbeat-interval", "4", "--listen", "0.0.0.0:1", ATOLL_GRACE="-1")
+        arguments = (*command, "--heartbeat-interval", "4", "--listen", "0.0.0.0:1")
+        result = atollctl(*arguments, environment={"ATOLL_GRACE": "-1"})
         assert result.returncode == 2
         assert result.stderr == "atollctl: ATOLL_GRACE: must be at least 0, got -1.0\n"

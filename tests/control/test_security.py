@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 import json
-import os
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import pytest
 import structlog
 import typer
 from google.protobuf import message_factory
+from tests.control.commands import atollctl
 from tests.control.malformed import valid
 from typer.testing import CliRunner
 
@@ -35,6 +35,7 @@ from atoll_control.api.v1 import (
     watch_pb2,
     watch_pb2_grpc,
 )
+from atoll_control.cli.calling import USAGE
 from atoll_control.cli.commands import app
 from atoll_control.server.access import FILES
 from atoll_control.server.security import SecuritySettings, warn
@@ -111,19 +112,12 @@ class Guarded:
         return error.code().name, error.details()
 
     def atollctl(self, *arguments: str, by: str | None = "admin") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "atoll_control.cli", *arguments]
         environment = {
             "ATOLL_SERVER": self.address,
             "ATOLL_TLS_CA": str(self.authority),
             **({} if by is None else {"ATOLL_TOKEN": self.secrets.get(by, by)}),
         }
-        return run(command, environment)
-
-
-def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
-    )
+        return atollctl(*arguments, environment=environment)
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +211,11 @@ def test_a_watch_ends_within_seconds_when_its_token_does(guarded: Guarded, end: 
         guarded.make(end, READ, ttl={"seconds": 2})
     else:
         guarded.make(end, READ)
-    requests = iter_until_closed(watch_pb2.WatchRequest(open=watch_pb2.OpenWatch(kv=watch_pb2.KvSource(prefix=True))))
+    opening = watch_pb2.WatchRequest(open=watch_pb2.OpenWatch(kv=watch_pb2.KvSource(prefix=True)))
+    has_ended = threading.Event()
     stub = watch_pb2_grpc.WatchServiceStub(guarded.channel)
-    answers = stub.Watch(requests, timeout=60, metadata=guarded.shown(end))
+    answers = stub.Watch(once_and_open(opening, has_ended), timeout=60, metadata=guarded.shown(end))
+    answers.add_callback(has_ended.set)
     assert next(answers).HasField("opened")
     if end == "revoked":
         request = token_pb2.RevokeTokenRequest(name=end)
@@ -233,10 +229,10 @@ def test_a_watch_ends_within_seconds_when_its_token_does(guarded: Guarded, end: 
     assert time.monotonic() - began < 15
 
 
-def iter_until_closed(request: watch_pb2.WatchRequest) -> Iterator[watch_pb2.WatchRequest]:
+def once_and_open(request: watch_pb2.WatchRequest, has_ended: threading.Event) -> Iterator[watch_pb2.WatchRequest]:
+    """One request of a call that stays open, since its client may send more, until the server ends it."""
     yield request
-    with contextlib.suppress(GeneratorExit):
-        time.sleep(60)
+    has_ended.wait()
 
 
 def test_changes_are_in_the_audit_with_who_and_what_and_no_values(guarded: Guarded) -> None:
@@ -283,17 +279,20 @@ def test_tokens_are_made_listed_and_revoked_from_the_command_line(guarded: Guard
 
 
 def test_a_client_without_tls_or_with_another_authority_is_told_so(guarded: Guarded, certificates: Path) -> None:
-    command = [sys.executable, "-m", "atoll_control.cli", "status", "--timeout", "5", "--server", guarded.address]
-    plain = run(command, {})
+    command = ["status", "--timeout", "5", "--server", guarded.address]
+    # grpc waits for the server's first frame, which never comes.
+    plain = atollctl("status", "--timeout", "1", "--server", guarded.address)
     assert (plain.returncode, "--tls-ca" in plain.stderr) == (5, True)
-    stranger = run([*command, "--tls-ca", str(certificates / "stranger.pem")], {})
+    stranger = atollctl(*command, "--tls-ca", str(certificates / "stranger.pem"))
     assert stranger.returncode == 5
-    missing = run([*command, "--tls-ca", "/nowhere.pem"], {})
+    missing = atollctl(*command, "--tls-ca", "/nowhere.pem")
     assert (missing.returncode, "--tls-ca: /nowhere.pem can't be read" in missing.stderr) == (2, True)
-    half = run([*command, "--tls-cert", str(certificates / "client.pem")], {})
+    folder = atollctl(*command, "--tls-ca", str(certificates))
+    assert (folder.returncode, f"--tls-ca: {certificates} can't be read: Is a dir" in folder.stderr) == (2, True)
+    half = atollctl(*command, "--tls-cert", str(certificates / "client.pem"))
     assert (half.returncode, "give both" in half.stderr) == (2, True)
     name = [*command, "--tls-ca", str(certificates / "authority.pem"), "--tls-server-name", "other.example"]
-    assert run(name, {}).returncode == 5
+    assert atollctl(*name).returncode == 5
 
 
 @pytest.fixture(scope="module")
@@ -310,13 +309,13 @@ TLS = {"cert": "server.pem", "key": "server.key", "client-ca": "authority.pem"}
 
 def test_with_a_client_authority_each_client_must_show_a_certificate(mutual: Any, certificates: Path) -> None:
     server, secret = mutual
-    command = [sys.executable, "-m", "atoll_control.cli", "kv", "put", "k", "v", "--timeout", "5"]
+    command = ["kv", "put", "k", "v", "--timeout", "5"]
     command += ["--server", server.address.replace("127.0.0.1", "localhost"), "--token-file", str(secret)]
     command += ["--tls-ca", str(certificates / "authority.pem")]
-    assert run(command, {}).returncode == 5
+    assert atollctl(*command).returncode == 5
     for name, code in (("strange-client", 5), ("expired-client", 5), ("client", 0)):
         files = [f"--tls-cert={certificates / name}.pem", f"--tls-key={certificates / name}.key"]
-        assert run([*command, *files], {}).returncode == code, name
+        assert atollctl(*command, *files).returncode == code, name
     entry = server.wait_for("audit")
     assert (entry["actor"], entry["method"]) == ("admin-token-file", "KvService.Put")
 
@@ -350,8 +349,14 @@ def test_every_command_that_reaches_a_server_can_do_so_over_tls_and_with_a_token
             assert option in result.output, path
 
 
-def serve_refused(*arguments: str) -> tuple[int, str]:
-    result = run([sys.executable, "-m", "atoll_control.cli", "serve", "--listen", "127.0.0.1:0", *arguments], {})
+def serve_refused(arguments: list[str], code: int) -> tuple[int, str]:
+    arguments = ["serve", "--listen", "127.0.0.1:0", *arguments]
+    if code == USAGE:
+        result = atollctl(*arguments)
+    else:
+        # It was begun.
+        command = [sys.executable, "-m", "atoll_control.cli", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr.count("\n") == 1
     return result.returncode, result.stderr.removeprefix("atollctl: ")
 
@@ -381,7 +386,7 @@ def test_settings_that_can_not_work_are_refused_with_the_remedy(tmp_path: Path, 
             "--listen: 0.0.0.0 may be reached from other machines, and whoever can read what travels has the tokens",
         ),
     ):
-        assert serve_refused(*arguments) == (code, StartsWith(message))
+        assert serve_refused(arguments, code) == (code, StartsWith(message))
 
 
 class StartsWith(str):
