@@ -14,8 +14,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+# The name of a channel that sends again what a connection had not taken when it ended, as grpc's do by default. The
+# others show what comes of a single attempt.
+REPEATS = "repeats"
 # The limits under test are the server's.
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
@@ -83,8 +86,12 @@ class Client:
         if address not in self.channels:
             target, name = address
             authority = name.removeprefix("authority=")
-            options = (*CHANNEL_OPTIONS, *((("grpc.default_authority", authority),) if authority != name else ()))
-            self.channels[address] = open_channel(target, name, options)
+            options = dict(CHANNEL_OPTIONS)
+            if authority != name:
+                options["grpc.default_authority"] = authority
+            if name == REPEATS:
+                options["grpc.enable_retries"] = 1
+            self.channels[address] = open_channel(target, name, tuple(options.items()))
         return self.channels[address]
 
     def open(

@@ -137,7 +137,7 @@ class ClientProcess:
         watch: bool = False,
     ) -> Call:
         """Starts a call; calls that name different channels have different connections. One named
-        `authority=x` sends that authority.
+        `authority=x` sends that authority; that named `repeats` sends again what was not taken.
 
         Only with `watch` does the client see initial metadata before the reply.
         """
