@@ -76,7 +76,7 @@ QUICK: Final = Size(
     failovers=1,
 )
 SMOKE: Final = Size(
-    nodes=(10, 20),
+    nodes=(20,),
     connections=5,
     beat_seconds=0.5,
     lists=2,
@@ -88,7 +88,7 @@ SMOKE: Final = Size(
     changes=2,
     restart_keys=(100, 2_000),
     restarts=1,
-    failover_nodes=(5, 20),
+    failover_nodes=(20,),
     failovers=1,
 )
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Canned, Stuck
     from textual.pilot import Pilot
 
-INTERVAL = 0.05
+INTERVAL = 0.2
 SIZE = (140, 40)
 
 

@@ -221,7 +221,7 @@ def next_said(listening: socket.socket, *, but: str = "WATCHDOG=1") -> str:
 def test_systemd_is_told_of_the_start_and_the_end_and_its_watchdog_is_fed(
     serve: Callable[..., Any], systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+    monkeypatch.setenv("WATCHDOG_USEC", "4000000")
     server = serve()
     assert next_said(systemd) == "READY=1"
     assert next_said(systemd) == f"STATUS=serving at {server.address}"
