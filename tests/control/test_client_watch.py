@@ -129,6 +129,7 @@ def test_no_change_is_lost_or_told_twice_while_connections_break(address: str) -
         assert between.connections > 2
 
 
+@pytest.mark.once
 @on_a_loop
 async def test_a_server_that_is_killed_and_started_again_is_gone_on_with(
     serve: Callable[..., Any], tmp_path: Path
@@ -447,6 +448,7 @@ def test_a_watch_goes_to_the_leader_when_the_server_that_it_was_at_has_become_a_
         watch.close()
 
 
+@pytest.mark.once
 def test_a_server_that_answers_nothing_is_left_for_another_one(address: str) -> None:
     with proxy(address) as between, Client([between.address, address], timeout=TIMEOUT) as client:
         watch = client.watch.kv("frozen")
