@@ -36,7 +36,8 @@ def _steps() -> Iterator[tuple[str, str]]:
 def _run(command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
     if program == "pytest":
-        arguments = ["-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        # Hypothesis has nothing to do there, and its import takes a second.
+        arguments = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments]
     else:
         assert program == "python", f"a command that this test does not know how to run: {command}"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ATOLL_TESTING_")}
