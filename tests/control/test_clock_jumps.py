@@ -19,7 +19,7 @@ from atoll_control.testing.server_process import LoggedProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.server_process
+pytestmark = [pytest.mark.once, pytest.mark.server_process]
 
 DAY = 86_400.0
 DEAD_AFTER = 4.0
