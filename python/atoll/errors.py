@@ -21,6 +21,7 @@ __all__ = [
     "NotLeaderError",
     "NotOnLoopError",
     "OutcomeUnknownError",
+    "OwnerFullError",
     "PingTimeoutError",
     "PlacementError",
     "RegistrationError",
@@ -138,6 +139,10 @@ class StoreBusyError(StoreError):
 
 class CommitTooLargeError(StoreError, ValueError):
     """Your batch is larger than a limit, which the message names. Nothing was changed; split it."""
+
+
+class OwnerFullError(StoreError):
+    """An owner would have more rows than can be deleted in one batch. Nothing was changed; use several owners."""
 
 
 class StoreFencedError(StoreError):

@@ -22,6 +22,7 @@ mod classes {
     pyo3::import_exception!(atoll.errors, CompactedError);
     pyo3::import_exception!(atoll.errors, NotLeaderError);
     pyo3::import_exception!(atoll.errors, OutcomeUnknownError);
+    pyo3::import_exception!(atoll.errors, OwnerFullError);
     pyo3::import_exception!(atoll.errors, SnapshotExpiredError);
     pyo3::import_exception!(atoll.errors, StoreBusyError);
     pyo3::import_exception!(atoll.errors, StoreClosedError);
@@ -271,6 +272,7 @@ pub(crate) fn not_committed(problem: &CommitError) -> PyErr {
         CommitError::Unknown(_) => classes::OutcomeUnknownError::new_err(text),
         CommitError::Unavailable(_) => classes::StoreUnavailableError::new_err(text),
         CommitError::TooLarge(_) => classes::CommitTooLargeError::new_err(text),
+        CommitError::OwnerFull(_) => classes::OwnerFullError::new_err(text),
         CommitError::Invalid(_) => PyValueError::new_err(text),
         CommitError::Closed => classes::StoreClosedError::new_err(text),
     }

@@ -78,6 +78,17 @@ pub struct Receipt {
     pub waited: Duration,
 }
 
+/// How much one batch can delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeletionRoom {
+    /// How many rows.
+    pub rows: usize,
+    /// How many bytes of keys, with what is sent beside each.
+    pub bytes: usize,
+    /// What is sent beside the key of each row, at most.
+    pub row_overhead: usize,
+}
+
 /// The durable log behind a store.
 pub trait Engine: Send {
     /// The engine's name in statistics: `memory`, `sqlite`, `etcd`.
@@ -95,6 +106,15 @@ pub trait Engine: Send {
     fn admit(&self, effects: &Effects) -> Result<(), CommitError> {
         let _ = effects;
         Ok(())
+    }
+
+    /// How much fits into what the engine takes at once, so that no owner has more than can be deleted. Asked once, after loading.
+    fn deletion_room(&self) -> DeletionRoom {
+        DeletionRoom {
+            rows: usize::MAX,
+            bytes: usize::MAX,
+            row_overhead: 0,
+        }
     }
 
     /// Fills the tables. Called once, by the thread that opens the store.

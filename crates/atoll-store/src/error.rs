@@ -24,6 +24,8 @@ pub enum CommitError {
     Unavailable(String),
     /// Larger than a limit. Nothing has changed.
     TooLarge(String),
+    /// An owner would have more than one batch can delete. Nothing has changed.
+    OwnerFull(String),
     /// The caller's mistake. Nothing has changed.
     Invalid(String),
     /// The store is closed. Nothing has changed.
@@ -53,7 +55,9 @@ impl Display for CommitError {
                 "it is not known whether the batch was committed: {reason}; read the keys again before repeating it"
             ),
             Self::Unavailable(reason) => write!(f, "nothing was changed: {reason}"),
-            Self::TooLarge(reason) | Self::Invalid(reason) => f.write_str(reason),
+            Self::TooLarge(reason) | Self::OwnerFull(reason) | Self::Invalid(reason) => {
+                f.write_str(reason)
+            }
             Self::Closed => f.write_str("the store is closed; nothing was changed; open it again"),
         }
     }

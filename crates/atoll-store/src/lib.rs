@@ -35,7 +35,9 @@ pub mod types;
 
 pub use backup::{BackupInfo, BackupProgress, RestoreInfo, restore};
 pub use check::{Report, check, check_file};
-pub use engine::{Effects, Engine, Group, LoadSink, Loaded, MemoryEngine, Receipt, Trim};
+pub use engine::{
+    DeletionRoom, Effects, Engine, Group, LoadSink, Loaded, MemoryEngine, Receipt, Trim,
+};
 pub use error::{CommitError, Compacted, OpenError, ReadError};
 pub use settings::Settings;
 pub use sqlite::{CheckOnOpen, SqliteEngine, SqliteSettings};

@@ -20,7 +20,8 @@ pub struct Settings {
     pub max_owner_bytes: usize,
     /// The largest batch, in bytes of its keys, values and owners: 4 MiB.
     pub max_batch_bytes: usize,
-    /// How many keys one batch may change: 50,000. It bounds deletions of ranges and owners.
+    /// How many keys one batch may change: 50,000. It bounds deletions of ranges and owners, and so what an owner may have: 32 fewer, or
+    /// what the engine takes at once if that is less.
     pub max_batch_changes: usize,
     /// How many batches are made durable together: 512.
     pub max_group_batches: usize,

@@ -66,7 +66,7 @@ pub struct Statistics {
     pub batches: u64,
     /// Changes in them.
     pub changes: u64,
-    /// Batches whose checks failed.
+    /// Batches whose checks failed, or that would have given an owner too much.
     pub failed_checks: u64,
     /// Batches refused because too much waited.
     pub busy: u64,

@@ -262,6 +262,39 @@ fn a_value_of_one_mebibyte_is_kept_and_what_etcd_does_not_take_at_once_is_refuse
 }
 
 #[test]
+fn what_an_owner_may_have_goes_in_one_transaction_with_the_record_of_its_end() {
+    let etcd = etcd_or_skip!();
+    let options = etcd.options();
+    let server = Server::start(&options);
+    let put = |numbers: std::ops::Range<usize>, owner: &'static str, length: usize| {
+        let key = |number| format!("{owner}/{number:0length$}");
+        let keys = numbers.map(key);
+        let batch = keys.fold(Batch::new(), |it, key| it.put_owned(KV, key, "", owner));
+        server.store.commit(batch).map_err(|it| match it {
+            CommitError::OwnerFull(told) => told,
+            other => panic!("{other:?}"),
+        })
+    };
+    put(0..4000, "many", 8).unwrap();
+    let told = put(4000..4001, "many", 8).unwrap_err();
+    assert!(told.contains("of 4000 rows at most"), "{told}");
+    // Of the bytes that etcd takes, three fourths: 864 keys, or fewer below a long prefix.
+    put(0..800, "long", 1280).unwrap();
+    let told = put(800..900, "long", 1280).unwrap_err();
+    assert!(told.contains("of 1178112 bytes at most"), "{told}");
+    for owner in ["many", "long"] {
+        let record = vec![7; 165 << 10];
+        let end = Batch::new()
+            .delete_owned(owner)
+            .put(NODES, "record", record.clone())
+            .put(NODES, format!("ending of {owner}"), record);
+        server.store.commit(end).unwrap();
+    }
+    assert_eq!(server.store.count(KV, b"", None).unwrap(), 0);
+    server.stop();
+}
+
+#[test]
 fn limits_that_etcd_has_but_was_not_said_to_have_refuse_the_batch_and_nothing_else() {
     let etcd = etcd_or_skip!("--max-txn-ops=16", "--max-request-bytes=200000");
     let options = etcd.options();

@@ -146,6 +146,41 @@ fn ranges_and_owners_are_deleted_in_one_batch() {
 }
 
 #[test]
+fn an_owner_has_no_more_rows_than_can_go_in_one_batch() {
+    let store = open(Settings {
+        max_batch_changes: 8,
+        ..settings()
+    });
+    let put = |key: &str, owner: &str| {
+        store.commit(Batch::new().put_owned(KV, key.to_owned(), "", owner.to_owned()))
+    };
+    for key in ["a", "b", "c", "d"] {
+        put(key, "me").unwrap();
+    }
+    let refused = put("e", "me").unwrap_err();
+    assert!(matches!(refused, CommitError::OwnerFull(_)), "{refused:?}");
+    let told = refused.to_string();
+    assert!(told.contains("\"me\" would have 5 rows"), "{told}");
+    assert!(told.contains("of 4 rows at most"), "{told}");
+    assert!(told.contains("give rows to several owners"), "{told}");
+    assert_eq!(store.get(KV, b"e").unwrap(), None);
+    put("a", "me").unwrap();
+    put("e", "you").unwrap();
+    let swap = Batch::new().delete(KV, "a").put_owned(KV, "f", "", "me");
+    commit(&store, swap);
+    put("b", "you").unwrap();
+    put("g", "me").unwrap();
+    assert!(put("h", "me").is_err());
+    let statistics = store.statistics().unwrap();
+    assert_eq!((statistics.failed_checks, statistics.errors), (2, 0));
+    let mut end = Batch::new().delete_owned("me");
+    for key in ["1", "2", "3", "4"] {
+        end = end.put(NODES, key, "");
+    }
+    assert_eq!(commit(&store, end).deleted[0], 4);
+}
+
+#[test]
 fn pages_say_whether_there_is_more() {
     let store = open(settings());
     for key in ["a", "b", "c", "d"] {
@@ -254,10 +289,9 @@ fn limits_refuse_by_name_and_change_nothing() {
         max_batch_changes: 3,
         ..settings()
     });
-    for key in ["a", "b", "c"] {
-        commit(&store, Batch::new().put_owned(KV, key, "", "me"));
+    for (key, owner) in [("a", "me"), ("b", "me"), ("c", ""), ("d", "")] {
+        commit(&store, Batch::new().put_owned(KV, key, "", owner));
     }
-    commit(&store, Batch::new().put_owned(KV, "d", "", "me"));
     for (batch, name) in [
         (Batch::new().put(KV, "long", ""), "max_key_bytes"),
         (Batch::new().put(KV, "k", "large"), "max_value_bytes"),
@@ -274,7 +308,10 @@ fn limits_refuse_by_name_and_change_nothing() {
             "max_batch_changes",
         ),
         (
-            Batch::new().put(KV, "x", "").delete_owned("me"),
+            Batch::new()
+                .put(KV, "x", "")
+                .put(KV, "y", "")
+                .delete_owned("me"),
             "max_batch_changes",
         ),
     ] {
@@ -480,6 +517,33 @@ fn the_engines_revisions_replace_those_proposed_everywhere() {
     let row = store.get(KV, b"k").unwrap().unwrap();
     assert_eq!((row.created, row.revision, row.version), (5, 31, 3));
     assert_eq!(store.revision().unwrap(), 31);
+}
+
+#[test]
+fn batches_of_one_group_give_an_owner_no_more_than_it_may_have_together() {
+    let (store, gate, taken) = gated(Settings {
+        max_batch_changes: 8,
+        ..settings()
+    });
+    let put = |number| Batch::new().put_owned(KV, format!("{number}"), "", "me");
+    // One row it has already, and what is refused or taken back does not count.
+    let mut batches = vec![put(0), put(1).check_exists(KV, "x"), put(1), put(2)];
+    batches.push(put(3).put_owned(KV, "4", "", "me"));
+    batches.push(Batch::new().delete(KV, "1"));
+    batches.extend([put(5), put(6)]);
+    let outcomes = as_one_group(&store, &taken, batches);
+    gate.send(receipt(&[20])).unwrap();
+    gate.send(receipt(&[21, 22, 23, 24])).unwrap();
+    let mut done: Vec<usize> = Vec::new();
+    for (index, outcome) in outcomes.iter().take(8) {
+        match outcome {
+            Ok(committed) if committed.failed.is_some() => assert_eq!(index, 1),
+            Ok(_) => done.push(index),
+            Err(refused) => assert!(matches!(refused, CommitError::OwnerFull(_)), "{refused:?}"),
+        }
+    }
+    assert_eq!(done, [0, 2, 3, 5, 6]);
+    assert_eq!(store.owned(b"me").unwrap().len(), 4);
 }
 
 #[test]

@@ -101,7 +101,7 @@ METRICS: Final = (
     Metric("store_groups_total", "counter", "Transactions in which they were made durable."),
     Metric("store_changes_total", "counter", "Rows that were put or deleted."),
     Metric("store_busy_total", "counter", "Batches that were refused because too much waited."),
-    Metric("store_errors_total", "counter", "Batches that failed for another reason than a check of theirs."),
+    Metric("store_errors_total", "counter", "Batches that failed, but for their checks and for full owners."),
     Metric("store_commit_seconds", "histogram", "From handing a batch over until it was durable and acknowledged."),
     Metric("store_disk_seconds", "histogram", "How long a group of batches waited for the disk, or the network."),
     Metric("watch_streams", "gauge", "Open streams of watches."),

@@ -22,7 +22,7 @@ use super::options::EtcdOptions;
 use super::runtime::NativeRuntime;
 use super::transaction::{Fence, Room, build};
 use crate::Guard;
-use crate::engine::{Effects, Engine, Group, LoadSink, Loaded, Receipt};
+use crate::engine::{DeletionRoom, Effects, Engine, Group, LoadSink, Loaded, Receipt};
 use crate::error::{CommitError, OpenError};
 use crate::types::Revision;
 
@@ -254,6 +254,10 @@ impl Engine for EtcdEngine {
 
     fn admit(&self, effects: &Effects) -> Result<(), CommitError> {
         self.room.admit(&self.layout, effects)
+    }
+
+    fn deletion_room(&self) -> DeletionRoom {
+        self.room.deletions(&self.layout)
     }
 
     fn load(&mut self, sink: &mut dyn LoadSink) -> Result<Loaded, OpenError> {

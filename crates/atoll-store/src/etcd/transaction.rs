@@ -10,7 +10,7 @@ use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
 use super::layout::{Layout, encode, last_value};
 use super::options::EtcdOptions;
-use crate::engine::Effects;
+use crate::engine::{DeletionRoom, Effects};
 use crate::error::CommitError;
 use crate::types::{Change, Revision, TableId};
 
@@ -68,6 +68,17 @@ impl Room {
             self.operations(),
             self.bytes
         )))
+    }
+
+    /// How much one transaction can delete.
+    pub(super) fn deletions(self, layout: &Layout) -> DeletionRoom {
+        let tables = (0..layout.tables.len()).map(|it| TableId(it as u8));
+        let longest = tables.map(|it| layout.row_length(it, b"")).max();
+        DeletionRoom {
+            rows: self.operations(),
+            bytes: self.bytes,
+            row_overhead: longest.unwrap_or(0) + OPERATION_OVERHEAD,
+        }
     }
 
     /// How many of the batches, from the first on, go into one transaction; at least one.
@@ -223,6 +234,27 @@ mod tests {
             let message = admitted(too_large).unwrap_err().to_string();
             assert!(message.contains("--max-txn-ops") && message.contains("--max-request-bytes"));
         }
+    }
+
+    #[test]
+    fn what_is_said_to_fit_of_deletions_is_admitted_and_no_more() {
+        let room = room();
+        let said = room.deletions(&layout());
+        let deletions = |count: usize, length: usize| {
+            let key = |it| format!("{it:0length$}");
+            let mut batch = batch((0..count).map(key), 0);
+            for change in &mut batch.changes {
+                change.row = None;
+            }
+            batch
+        };
+        let fits = |batch| room.admit(&layout(), &batch).is_ok();
+        assert!(fits(deletions(said.rows, 4)));
+        assert!(!fits(deletions(said.rows + 1, 4)));
+        let large = said.bytes / (1000 + said.row_overhead);
+        assert!(large < said.rows);
+        assert!(fits(deletions(large, 1000)));
+        assert!(!fits(deletions(large + 1, 1000)));
     }
 
     #[test]

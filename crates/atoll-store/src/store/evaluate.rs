@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::owner_limit::{Growth, OwnerLimit};
 use super::state::{State, bounds};
 use crate::engine::Effects;
 use crate::error::CommitError;
@@ -32,6 +33,9 @@ pub(crate) struct Evaluator {
     overlay: Vec<BTreeMap<Bytes, Overlaid>>,
     /// Revisions of rows in the overlay are only a guess.
     assigns_revisions: bool,
+    owner_limit: OwnerLimit,
+    /// What the group does to what owners have.
+    growth: Growth,
     /// The batches that change something.
     pub(crate) effects: Vec<Effects>,
     /// Per batch what came of it.
@@ -49,12 +53,13 @@ struct Step<'a> {
 }
 
 impl Evaluator {
-    pub(crate) fn new(tables: usize, assigns_revisions: bool) -> Self {
+    pub(crate) fn new(tables: usize, assigns_revisions: bool, owner_limit: OwnerLimit) -> Self {
         let mut overlay = Vec::new();
         overlay.resize_with(tables, BTreeMap::new);
         Self {
             overlay,
             assigns_revisions,
+            owner_limit,
             ..Self::default()
         }
     }
@@ -64,11 +69,12 @@ impl Evaluator {
         for table in &mut self.overlay {
             table.clear();
         }
+        self.growth.clear();
         self.effects.clear();
         self.outcomes.clear();
     }
 
-    /// Adds a batch to the group, unless `admit` refuses what it comes to.
+    /// Adds a batch to the group, unless an owner would have too much, or `admit` refuses what it comes to.
     pub(crate) fn add(
         &mut self,
         state: &State,
@@ -115,12 +121,15 @@ impl Evaluator {
             revision: step.revision,
             changes: std::mem::take(&mut step.changes),
         };
-        if let Err(error) = admit(&effects) {
+        let growth = self.owner_limit.growth(&effects.changes);
+        let fits = self.owner_limit.check(state, &self.growth, &growth);
+        if let Err(error) = fits.and_then(|()| admit(&effects)) {
             step.changes = effects.changes;
             step.undo();
             self.outcomes.push(Err(error));
             return;
         }
+        self.growth.merge(growth);
         effects
             .changes
             .retain(|it| it.row.is_some() || it.previous.is_some());

@@ -18,6 +18,7 @@
 mod change_log;
 mod evaluate;
 mod history;
+mod owner_limit;
 mod queue;
 pub mod snapshot;
 pub(crate) mod state;
@@ -182,6 +183,7 @@ impl Shared {
         let counter = match &outcome {
             Ok(committed) if committed.failed.is_some() => Some(&self.counters.failed_checks),
             Ok(_) => None,
+            Err(CommitError::OwnerFull(_)) => Some(&self.counters.failed_checks),
             Err(CommitError::Busy(_)) => Some(&self.counters.busy),
             Err(_) => Some(&self.counters.errors),
         };

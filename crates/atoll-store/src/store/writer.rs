@@ -12,6 +12,7 @@ use std::time::Instant;
 use atoll_core::native_thread;
 
 use super::evaluate::{Evaluator, Outcome};
+use super::owner_limit::OwnerLimit;
 use super::queue::{Found, Pending};
 use super::state::State;
 use super::{Completion, Shared, lock};
@@ -30,7 +31,8 @@ struct Writer {
 }
 
 pub(super) fn start(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Result<(), OpenError> {
-    let evaluator = Evaluator::new(shared.tables.len(), engine.assigns_revisions());
+    let owner_limit = OwnerLimit::new(&shared.settings, engine.deletion_room());
+    let evaluator = Evaluator::new(shared.tables.len(), engine.assigns_revisions(), owner_limit);
     let writer = Writer {
         shared,
         engine,
