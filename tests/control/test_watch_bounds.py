@@ -10,6 +10,7 @@ import pytest
 from tests.control.watching import SMALL_WINDOW, TIMEOUT, Served, Stream, on_a_loop, serving
 
 from atoll_control.api.v1 import watch_pb2
+from atoll_control.server.kv_manager import row_key
 from atoll_control.server.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.whole_grpcio
@@ -102,6 +103,32 @@ async def test_a_slow_subscriber_with_a_large_backlog_is_given_the_last_change_o
         # What was there before the first of those that it stands for.
         assert not by_key[b"a"].HasField("previous")
         assert by_key[b"gone"].previous.value == b"was"
+
+
+@on_a_loop
+async def test_the_end_of_an_owner_of_four_thousand_keys_reaches_each_watcher_whole_also_a_slow_one() -> None:
+    settings = WatchSettings(max_waiting_bytes=300_000)
+    async with serving(settings, channel_options=SMALL_WINDOW) as served:
+        keys = [b"%04d" % number for number in range(4000)]
+        for start in range(0, len(keys), 500):
+            batch = served.store.batch()
+            for key in keys[start : start + 500]:
+                batch.put("kv", row_key("n", key), key + b"x" * 500, b"owner")
+            await served.store.commit(batch)
+        streams = [served.stream(), served.stream()]
+        for stream in streams:
+            await stream.opened(prefix=b"", skip_snapshot=True, previous_values=True)
+        await served.until(lambda it: it.members == 2)
+        ended = await served.store.commit(served.store.batch().delete_owned(b"owner"))
+        assert ended.deleted == [4000]
+        # The second one does not read meanwhile.
+        for stream in streams:
+            changes = await stream.changes(4000)
+            assert {(it.revision, it.deleted) for it in changes} == {(ended.revision, True)}
+            assert sorted(it.entry.key for it in changes) == keys
+            assert all(it.previous.value[:4] == it.entry.key for it in changes)
+        await served.put(b"after")
+        assert [await stream.values(1) for stream in streams] == [[(b"after", b"")]] * 2
 
 
 @on_a_loop

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import grpc.aio
 
-from atoll.errors import OutcomeUnknownError, StoreError
+from atoll.errors import OutcomeUnknownError, OwnerFullError, StoreError
 from atoll_control.api.times import seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server.calls import RefusedError, answer, check, check_rules, refuse
@@ -350,9 +350,12 @@ class KvManager(kv_pb2_grpc.KvServiceServicer):
             committed = await self._store.commit(plan.batch)
         except OutcomeUnknownError:
             raise
-        except StoreError:
+        except StoreError as problem:
             self._leases.forget(new)
-            raise
+            if not isinstance(problem, OwnerFullError):
+                raise
+            full = f"{problem}: grant several leases, also for keys that would be a node's"
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full) from problem
         failed = committed.failed_check
         if failed is None:
             self._leases.forget(old)

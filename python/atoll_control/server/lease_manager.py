@@ -24,6 +24,7 @@ from atoll.errors import OutcomeUnknownError, StoreError
 from atoll_control.api.times import duration, seconds
 from atoll_control.api.v1 import kv_pb2, kv_pb2_grpc
 from atoll_control.server.calls import answer, check
+from atoll_control.server.owner_end import commit_end
 from atoll_control.server.owners import is_private, lease_owner
 from atoll_control.server.pages import DEFAULT_PAGE
 from atoll_control.server.tables import LEASES
@@ -164,19 +165,20 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
     async def _expire(self, lease_id: int) -> None:
         """Ends a lease whose time is over."""
         try:
-            committed = await self._end(lease_id)
+            _, deleted = await self._end(lease_id)
         except StoreError as problem:
             _log.warning("lease_not_ended", lease_id=lease_id, problem=str(problem), retry_after=RETRY_AFTER)
             self._deadlines[lease_id] = deadline = self._io_context.now() + RETRY_AFTER
             heapq.heappush(self._heap, (deadline, lease_id))
             self._set_timer()
             return
-        _log.info("lease_expired", lease_id=lease_id, rows_deleted=committed.deleted[0])
+        _log.info("lease_expired", lease_id=lease_id, rows_deleted=deleted)
 
-    async def _end(self, lease_id: int) -> StoreCommitted:
-        committed = await self._store.commit(self._store.batch().delete_owned(lease_owner(lease_id)))
+    async def _end(self, lease_id: int) -> tuple[StoreCommitted, int]:
+        """Ends a lease; what came of it, and how many rows have gone."""
+        committed, gone = await commit_end(self._store, lease_owner(lease_id), self._store.batch)
         self.forget([lease_id])
-        return committed
+        return committed, gone
 
     # -- LeaseService --------------------------------------------------------------------------------------------------
 
@@ -225,8 +227,7 @@ class LeaseManager(kv_pb2_grpc.LeaseServiceServicer):
     ) -> kv_pb2.RevokeLeaseResponse:
         """Ends a lease and removes its keys."""
         await check(request, context)
-        committed = await answer(self._end(request.lease_id), context)
-        deleted = committed.deleted[0]
+        committed, deleted = await answer(self._end(request.lease_id), context)
         return kv_pb2.RevokeLeaseResponse(
             revoked=deleted > 0, keys_deleted=max(0, deleted - 1), revision=committed.revision
         )

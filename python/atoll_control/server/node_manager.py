@@ -17,6 +17,8 @@ import asyncio
 import contextvars
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import grpc
@@ -29,11 +31,13 @@ from atoll_control.api.times import duration
 from atoll_control.api.v1 import node_pb2, node_pb2_grpc
 from atoll_control.server import node_records as records
 from atoll_control.server.calls import RefusedError, actor_of, answer, arrival_of, check, connection_of
+from atoll_control.server.node_history import NodeHistory
 from atoll_control.server.node_listeners import NodeListeners
 from atoll_control.server.node_pages import endings_page, nodes_page
 from atoll_control.server.node_records import ALIVE, DEAD, LEFT, REPLACED, SUSPECT
+from atoll_control.server.owner_end import commit_end
 from atoll_control.server.owners import node_owner
-from atoll_control.server.tables import ENDINGS, NODES
+from atoll_control.server.tables import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -61,7 +65,7 @@ class NodeSettings:
     Attributes:
         forget_after: seconds for which nodes that died or left stay listed, counted anew when the server starts.
         max_nodes: how many nodes are kept, listed dead ones included.
-        max_endings: how many endings the history has; the oldest are deleted.
+        max_endings: how many endings the history has; of those beyond it, the oldest go with each new one.
     """
 
     forget_after: float = 3600.0
@@ -134,7 +138,7 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         self._counts: Counter[node_pb2.NodeState.ValueType] = Counter()
         # When which node that has ended is to be forgotten, the next one first.
         self._forget_at: dict[str, float] = {}
-        self._last_ending = 0
+        self._history = NodeHistory(store, settings.max_endings)
         self._joining = 0
         self._changes: set[asyncio.Task[Any]] = set()
         self._stopped = False
@@ -153,8 +157,7 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
                     break
                 start = page.rows[-1].key + b"\0"
                 await asyncio.sleep(0)
-        newest = self._store.scan(ENDINGS, limit=1, reverse=True).rows
-        self._last_ending = int.from_bytes(newest[0].key[:8], "big") if newest else 0
+        self._history.start()
         self._schedule_round()
 
     async def stop(self) -> None:
@@ -191,10 +194,10 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
         for node_id in due:
             key = node_id.encode()
             row = self._store.get(NODES, key)
-            if row is not None and records.node_of(row).state != ALIVE:
-                batch = self._store.batch().check_revision(NODES, key, row.revision).delete(NODES, key)
-                if (await self._commit(batch, node_id)) is not None:
-                    self._tell(node_id, None)
+            if row is None or records.node_of(row).state == ALIVE:
+                continue
+            if (await self._commit(key, row, methodcaller("delete", NODES, key))) is not None:
+                self._tell(node_id, None)
 
     # -- for other modules ---------------------------------------------------------------------------------------------
 
@@ -300,43 +303,38 @@ class NodeManager(node_pb2_grpc.NodeServiceServicer):
             after = await edit(before)
             if after is None or after == before:
                 return before
-            revision = await self._commit(self._batch(key, row, before, after), node_id)
+            ending = records.ended_by(before, after, self._wall_clock())
+            revision = await self._commit(key, row, partial(self._record, key, after, ending), ending)
             if revision is not None:
                 after.revision = revision
                 self._tell(node_id, after)
                 return after
 
-    def _batch(
-        self, key: bytes, row: StoreRow | None, before: node_pb2.Node | None, after: node_pb2.Node
-    ) -> StoreBatch:
-        batch = self._store.batch().check_revision(NODES, key, 0 if row is None else row.revision)
+    def _record(self, key: bytes, after: node_pb2.Node, ending: node_pb2.Node | None, batch: StoreBatch) -> None:
         batch.put(NODES, key, records.value_of(after))
-        if before is None or before.state != ALIVE:
-            return batch
-        if after.incarnation != before.incarnation:
-            reason = f"incarnation {after.incarnation} has registered"
-            self._add_ending(batch, records.ended(before, REPLACED, reason, self._wall_clock()))
-        elif after.state != ALIVE:
-            self._add_ending(batch, after)
-        return batch
+        if ending is not None:
+            self._history.add(batch, ending)
 
-    def _add_ending(self, batch: StoreBatch, node: node_pb2.Node) -> None:
-        # Numbers are given in the order in which batches are submitted, and so rise with the revisions.
-        self._last_ending += 1
-        ending = node_pb2.NodeEnding(node=node, time=node.state_since)
-        ending.node.ClearField("revision")
-        batch.put(ENDINGS, records.ending_key(self._last_ending, node.node_id), ending.SerializeToString())
-        first_kept = self._last_ending - self._settings.max_endings + 1
-        if first_kept > 1:
-            batch.delete_range(ENDINGS, b"", records.ending_key(first_kept, ""))
-        batch.delete_owned(node_owner(node.node_id, node.incarnation))
+    async def _commit(
+        self,
+        key: bytes,
+        row: StoreRow | None,
+        alter: Callable[[StoreBatch], object],
+        ending: node_pb2.Node | None = None,
+    ) -> int | None:
+        """The revision of a batch with what `alter` adds, and with the end of `ending` if that is an incarnation.
 
-    async def _commit(self, batch: StoreBatch, node_id: str) -> int | None:
-        """The revision of a batch; None when a check did not hold."""
+        None when the record is not `row` any more; then nothing is changed.
+        """
+
+        def guarded() -> StoreBatch:
+            return self._store.batch().check_revision(NODES, key, 0 if row is None else row.revision)
+
+        owner = b"" if ending is None else node_owner(ending.node_id, ending.incarnation)
         try:
-            committed = await self._store.commit(batch)
+            committed, _ = await commit_end(self._store, owner, guarded, alter)
         except OutcomeUnknownError:
-            self._in_doubt.add(node_id)
+            self._in_doubt.add(key.decode())
             raise
         return committed.revision if committed.applied else None
 

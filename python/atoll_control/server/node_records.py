@@ -98,6 +98,15 @@ def ended(before: node_pb2.Node, state: node_pb2.NodeState.ValueType, reason: st
     return node
 
 
+def ended_by(before: node_pb2.Node | None, after: node_pb2.Node, wall: float) -> node_pb2.Node | None:
+    """The incarnation that a change of a record ends, as the history is to have it; None when it ends none."""
+    if before is None or before.state != ALIVE:
+        return None
+    if after.incarnation != before.incarnation:
+        return ended(before, REPLACED, f"incarnation {after.incarnation} has registered", wall)
+    return None if after.state == ALIVE else after
+
+
 def drained(before: node_pb2.Node, reason: str, *, draining: bool) -> node_pb2.Node:
     """A node that is to get no new work, or that may again."""
     node = _copy(before)

@@ -9,6 +9,7 @@ import grpc
 from atoll.errors import (
     CommitTooLargeError,
     OutcomeUnknownError,
+    OwnerFullError,
     StoreBusyError,
     StoreFullError,
 )
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def status_of(problem: StoreError) -> grpc.StatusCode:
     """What a call is answered with that the store could not do."""
-    if isinstance(problem, (StoreFullError, StoreBusyError)):
+    if isinstance(problem, (StoreFullError, StoreBusyError, OwnerFullError)):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     if isinstance(problem, CommitTooLargeError):
         return grpc.StatusCode.INVALID_ARGUMENT

@@ -89,6 +89,7 @@ class KvServiceServicer(object):
 
         Errors:
         NOT_FOUND            the lease or the node that is to own the key does not exist, or has ended.
+        RESOURCE_EXHAUSTED   or it has as many keys as can vanish in one change: use several leases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

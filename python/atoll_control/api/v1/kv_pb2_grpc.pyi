@@ -49,6 +49,7 @@ class KvServiceStub:
 
     Errors:
       NOT_FOUND            the lease or the node that is to own the key does not exist, or has ended.
+      RESOURCE_EXHAUSTED   or it has as many keys as can vanish in one change: use several leases.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_kv_pb2.GetRequest, _kv_pb2.GetResponse]
     """Errors:
@@ -77,6 +78,7 @@ class KvServiceAsyncStub(KvServiceStub):
 
     Errors:
       NOT_FOUND            the lease or the node that is to own the key does not exist, or has ended.
+      RESOURCE_EXHAUSTED   or it has as many keys as can vanish in one change: use several leases.
     """
     Get: _aio.UnaryUnaryMultiCallable[_kv_pb2.GetRequest, _kv_pb2.GetResponse]  # type: ignore[assignment]
     """Errors:
@@ -108,6 +110,7 @@ class KvServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           NOT_FOUND            the lease or the node that is to own the key does not exist, or has ended.
+          RESOURCE_EXHAUSTED   or it has as many keys as can vanish in one change: use several leases.
         """
 
     @_abc_1.abstractmethod
