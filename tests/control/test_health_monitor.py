@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,17 @@ import pytest
 import structlog.testing
 from tests.control.cluster import ALIVE, DEAD, LEFT, Cluster, FlakyStore
 
-from atoll.errors import MailboxFull, NotLeaderError, OutcomeUnknownError, StoreFullError, StoreUnavailableError
+from atoll.errors import (
+    LoopClosedError,
+    MailboxFull,
+    NotLeaderError,
+    OutcomeUnknownError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import health_pb2, node_pb2
-from atoll_control.server.calls import NOTHING_DONE
+from atoll_control.server.calls import NOTHING_DONE, RefusedError
 from atoll_control.server.detector import DetectorSettings
 from atoll_control.server.health_monitor import LOOK_INTERVAL, HealthMonitor
 from atoll_control.testing import answer, refusal
@@ -449,6 +457,34 @@ def test_an_operators_verdict_that_can_not_be_recorded_changes_nothing(make: Cal
     assert cluster.refused(cluster.health.DeclareDead, request) == ("RESOURCE_EXHAUSTED", "no space left")
     cluster.heartbeat()
     assert cluster.explain().verdict == "alive"
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "message", "nothing_done"),
+    [
+        (MailboxFull("4 wait"), "RESOURCE_EXHAUSTED", "the server has fallen behind: 4 wait; try again later", True),
+        (LoopClosedError("it is closed"), "UNAVAILABLE", "the server stops: it is closed; look at the node", False),
+    ],
+    ids=["behind", "stops"],
+)
+def test_an_operators_verdict_that_does_not_reach_its_module_is_refused_with_what_to_do(
+    cluster: Cluster, problem: Exception, code: str, message: str, *, nothing_done: bool
+) -> None:
+    class Unreachable:
+        async def call(self, *_: object) -> None:
+            raise problem
+
+    cluster.register()
+    unreachable: Any = Unreachable()
+    nodes, cluster.health._nodes = cluster.health._nodes, unreachable
+    request = health_pb2.DeclareDeadRequest(node_id="a", reason="r")
+    with pytest.raises(RefusedError) as refused:
+        cluster.run(cluster.health_loop, functools.partial(cluster.health._declare_dead, request, "me"))
+    assert (refused.value.code.name, refused.value.nothing_done) == (code, nothing_done)
+    assert cluster.refused(cluster.health.DeclareDead, request)[0] == code
+    assert message in str(refused.value)
+    cluster.health._nodes = nodes
+    assert cluster.node().state == ALIVE
 
 
 def test_with_observe_only_verdicts_are_logged_and_nobody_dies(make: Callable[..., Cluster]) -> None:

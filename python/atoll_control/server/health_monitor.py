@@ -20,7 +20,14 @@ import grpc.aio
 import structlog
 
 from atoll import IoContext, ModuleRef
-from atoll.errors import AtollError, ConnectionClosedError, PingTimeoutError, StoreError
+from atoll.errors import (
+    AtollError,
+    ConnectionClosedError,
+    LoopClosedError,
+    MailboxFull,
+    PingTimeoutError,
+    StoreError,
+)
 from atoll_control.api.times import duration
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc
 from atoll_control.server import node_records as records
@@ -425,7 +432,14 @@ class HealthMonitor(health_pb2_grpc.HealthServiceServicer):
         # Whichever is registered now: another that comes meanwhile is not meant.
         incarnation = request.incarnation or node.incarnation
         # Recorded first: an operator whose verdict can't be recorded is told so, and nothing has changed.
-        dead = await self._nodes.call(NodeManager.declare_dead, node.node_id, incarnation, by, request.reason)
+        try:
+            dead = await self._nodes.call(NodeManager.declare_dead, node.node_id, incarnation, by, request.reason)
+        except MailboxFull as full:
+            message = f"the verdict is not recorded, for the server has fallen behind: {full}; try again later"
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message) from full
+        except LoopClosedError as closed:
+            message = f"the verdict may not have been recorded, for the server stops: {closed}; look at the node"
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, message, nothing_done=False) from closed
         # It is recorded, whether this server may still read it or not.
         with contextlib.suppress(StoreError):
             self.look(node.node_id)
