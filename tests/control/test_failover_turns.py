@@ -53,19 +53,33 @@ class FakeElection:
     def __init__(self, address: str) -> None:
         self.address = address
         self.state = State("standby")
+        # What whoever follows is told instead of a state, and the store of the term.
+        self.failure: Exception | None = None
+        self.store: LosingStore | None = None
+        self.resigned_over_an_open_store = False
         self._news = asyncio.Event()
 
     def becomes(self, state: State) -> None:
         self.state = state
         self._news.set()
 
+    def fails(self, failure: Exception) -> None:
+        self.failure = failure
+        self._news.set()
+
     async def changed(self, seen: State) -> State:
         while self.state == seen:
             self._news.clear()
             await self._news.wait()
+            if self.failure is not None:
+                raise self.failure
         return self.state
 
     async def resign(self) -> None:
+        if self.store is not None:
+            with contextlib.suppress(StoreClosedError):
+                self.store.real.get(KV, b"k")
+                self.resigned_over_an_open_store = True
         self.becomes(State("resigned"))
 
 
@@ -95,7 +109,6 @@ class Turns:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.elections: list[FakeElection] = []
-        self.stores: list[LosingStore] = []
         self.stop = Stop()
         monkeypatch.setattr(failover, "Election", SimpleNamespace(start=self._stand))
         monkeypatch.setattr(failover, "STAND_AGAIN_AFTER", 0.0)
@@ -180,8 +193,8 @@ def test_a_server_that_loses_the_lead_while_its_modules_are_made_stands_by_again
 
         def load(election: FakeElection, _tables: object) -> LosingStore:
             lost = State("lost", epoch=7, problem="another one leads")
-            turns.stores.append(LosingStore(lambda: loop.call_soon_threadsafe(election.becomes, lost), refuses=refuses))
-            return turns.stores[-1]
+            election.store = LosingStore(lambda: loop.call_soon_threadsafe(election.becomes, lost), refuses=refuses)
+            return election.store
 
         monkeypatch.setattr(failover, "Store", SimpleNamespace(in_etcd=load))
         with structlog.testing.capture_logs() as lines:
@@ -189,8 +202,7 @@ def test_a_server_that_loses_the_lead_while_its_modules_are_made_stands_by_again
                 election.becomes(State("leading", epoch=7))
                 await until(lambda: len(turns.elections) == 2)
                 assert election.state == State("resigned")
-                with pytest.raises(StoreClosedError):
-                    turns.stores[0].real.get(KV, b"k")
+                assert not election.resigned_over_an_open_store
                 turns.elections[1].becomes(State("standby", Leader("other", "10.0.0.2:50051")))
                 await until(lambda: any(line["event"] == "leader_seen" for line in lines))
                 answer = await told(turns.elections[1].address)
@@ -201,3 +213,24 @@ def test_a_server_that_loses_the_lead_while_its_modules_are_made_stands_by_again
         assert turns.elections[1].address == election.address, "the port is kept"
 
     run()
+
+
+@on_a_loop
+async def test_a_term_ends_when_nobody_can_tell_any_more_who_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns(monkeypatch)
+
+    def load(election: FakeElection, _tables: object) -> LosingStore:
+        election.store = LosingStore(lambda: None, refuses=False)
+        return election.store
+
+    monkeypatch.setattr(failover, "Store", SimpleNamespace(in_etcd=load))
+    with structlog.testing.capture_logs() as lines:
+        async with turns.running() as election:
+            election.becomes(State("leading", epoch=7))
+            await until(lambda: any(line["event"] == "server_started" for line in lines))
+            election.fails(RuntimeError("the loop is gone"))
+            await until(lambda: len(turns.elections) == 2)
+            assert election.state == State("resigned")
+            assert not election.resigned_over_an_open_store
+    events = [line["event"] for line in lines]
+    assert events.index("election_not_followed") < events.index("term_ended")

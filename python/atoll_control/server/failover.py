@@ -5,7 +5,8 @@ Each turn has an election of its own, for an election leads at most once, and en
 1. The standby takes the port, and tells whoever calls where the leader is.
 2. When this server is elected, the store is loaded and the modules are made, while the standby still answers.
 3. The standby gives the port to the term, which serves until the server is to stop or somebody else may lead.
-4. The store is closed, then the leadership is given back: another server need not wait for the lease to run out.
+4. The store is closed, then the leadership is given back: another server need not wait for the lease to run out, and
+   nothing of this term is written after that.
 """
 
 from __future__ import annotations
@@ -92,27 +93,32 @@ class _Turn:
             await self._standby.start()
             self._vitals.up(f"standing by at {self._listen}")
             epoch = await self._stand()
-            if epoch is None:
+            if epoch is None or await self._has_term(epoch, at_the_end):
                 return
-            try:
-                store = await asyncio.to_thread(Store.in_etcd, self._election, TABLES)
-            except StoreError as problem:
-                _log.error("store_not_loaded", epoch=epoch, problem=str(problem))
-                await self._pause()
-                return
-            at_the_end.push_async_callback(store.close)
-            log_opened(store, etcd=self._settings.etcd.prefix if self._settings.etcd else "")
-            at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
-            following = asyncio.create_task(self._follow())
-            at_the_end.callback(following.cancel)
-            try:
-                await self._lead(store)
-            except StoreError as problem:
-                # Before it served: the lead was lost while the modules were made, or the store failed.
-                _log.error("term_not_begun", epoch=epoch, problem=str(problem))
-                await self._pause()
-            else:
-                _log.info("term_ended", epoch=epoch)
+        # Others may stand meanwhile, for the leadership has been given back.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.asked.wait(), STAND_AGAIN_AFTER)
+
+    async def _has_term(self, epoch: int, at_the_end: contextlib.AsyncExitStack) -> bool:
+        """Leads; whether it could."""
+        try:
+            store = await asyncio.to_thread(Store.in_etcd, self._election, TABLES)
+        except StoreError as problem:
+            _log.error("store_not_loaded", epoch=epoch, problem=str(problem))
+            return False
+        at_the_end.push_async_callback(store.close)
+        log_opened(store, etcd=self._settings.etcd.prefix if self._settings.etcd else "")
+        at_the_end.enter_context(self._vitals.metrics.watching_store(store, self._settings.kv.max_total_bytes))
+        following = asyncio.create_task(self._follow())
+        at_the_end.callback(following.cancel)
+        try:
+            await self._lead(store)
+        except StoreError as problem:
+            # Before it served: the lead was lost while the modules were made, or the store failed.
+            _log.error("term_not_begun", epoch=epoch, problem=str(problem))
+            return False
+        _log.info("term_ended", epoch=epoch)
+        return True
 
     async def _lead(self, store: Store) -> None:
         """One term; the standby answers until its modules can."""
@@ -160,17 +166,14 @@ class _Turn:
         self._vitals.stands_by(address)
 
     async def _follow(self) -> None:
-        """Says when somebody else may lead."""
-        state = self._election.state
-        while state.role == "leading":
-            state = await self._election.changed(state)
-        if state.role == "lost":
-            _log.error("leadership_lost", epoch=state.epoch, problem=state.problem)
-        self._lost.set()
-
-    async def _pause(self) -> None:
-        """Lets others stand, unless the server is to stop."""
-        await self._standby.stop()
-        await self._election.resign()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.asked.wait(), STAND_AGAIN_AFTER)
+        """Says when somebody else may lead, or when nobody would notice any more that somebody does."""
+        try:
+            state = self._election.state
+            while state.role == "leading":
+                state = await self._election.changed(state)
+            if state.role == "lost":
+                _log.error("leadership_lost", epoch=state.epoch, problem=state.problem)
+        except Exception:  # noqa: BLE001 - whatever it is, a term that nobody follows must not go on
+            _log.exception("election_not_followed", remedy="the term ends, and this server stands by again")
+        finally:
+            self._lost.set()
