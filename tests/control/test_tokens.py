@@ -19,7 +19,7 @@ from atoll_control.server.security import SecuritySettingsError
 from atoll_control.server.tables import TOKENS
 from atoll_control.server.token_manager import TokenManager
 from atoll_control.server.tokens import SECRET_BYTES, Caller, Tokens, digest_of, new_secret, secret_in
-from atoll_control.testing import answer, refusal
+from atoll_control.testing import Refused, answer, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,6 +152,28 @@ def test_there_are_as_many_tokens_as_there_may_be() -> None:
     keeper.create("a")
     code, details = keeper.refused("CreateToken", name="b", role=READ)
     assert (code, "at most 1 tokens" in details) == ("RESOURCE_EXHAUSTED", True)
+
+
+def test_tokens_that_are_made_at_once_are_no_more_than_there_may_be_together() -> None:
+    keeper = Keeper(max_tokens=3)
+    keeper.create("first")
+
+    async def create(name: str) -> str:
+        request = token_pb2.CreateTokenRequest(name=name, role=READ)
+        try:
+            return (await answer(keeper.manager.CreateToken, request)).token.name
+        except Refused as refused:
+            return refused.code.name
+
+    async def create_all() -> list[str]:
+        return await asyncio.gather(*(create(name) for name in ("a", "b", "c", "d")))
+
+    assert asyncio.run(create_all()) == ["a", "b", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"]
+    # What the store refuses takes no room, nor does a name that is taken.
+    keeper.revoke("a")
+    assert keeper.refused("CreateToken", name="b", role=READ)[0] == "ALREADY_EXISTS"
+    keeper.create("e")
+    assert sorted(token.name for token in keeper.list()) == ["b", "e", "first"]
 
 
 def test_a_change_that_the_store_refuses_changes_nothing() -> None:

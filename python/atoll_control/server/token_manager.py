@@ -72,6 +72,8 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
         # By name, as in the table.
         self._known: dict[str, tuple[token_pb2.Token, Caller]] = {}
         self._changes: set[asyncio.Task[StoreCommitted]] = set()
+        # Tokens that are being made.
+        self._joining = 0
 
     async def start(self) -> None:
         """Reads the tokens, and makes the first when there has to be one.
@@ -101,20 +103,22 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
             caller = Caller(f"token:{token.name}", token.role, digest, node_id=token.node_id, expires=expires)
             self._known[token.name] = token, caller
 
-    async def _commit(self, name: str, batch: StoreBatch) -> StoreCommitted:
+    async def _commit(self, name: str, batch: StoreBatch, *, joins: bool = False) -> StoreCommitted:
         """Commits a change of one token, and takes what is there then, also when it is not known what came of it.
 
         Goes on when the caller gives up: a token that was revoked in the store must not stay valid here.
         """
-        change = asyncio.create_task(self._change(name, batch))
+        self._joining += joins
+        change = asyncio.create_task(self._change(name, batch, joins=joins))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
         return await asyncio.shield(change)
 
-    async def _change(self, name: str, batch: StoreBatch) -> StoreCommitted:
+    async def _change(self, name: str, batch: StoreBatch, *, joins: bool) -> StoreCommitted:
         try:
             return await self._store.commit(batch)
         finally:
+            self._joining -= joins
             # A store that may not be read any more must not hide what came of the change; its server ends its term.
             with contextlib.suppress(StoreError):
                 self._take(name)
@@ -158,7 +162,7 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
         token.created.CopyFrom(timestamp(self._tokens.wall_clock()))
         digest, key = digest_of(secret), token.name.encode()
         batch = self._store.batch().check_absent(TOKENS, key).put(TOKENS, key, digest + token.SerializeToString())
-        if not (await self._commit(token.name, batch)).applied:
+        if not (await self._commit(token.name, batch, joins=True)).applied:
             exists = f"a token has the name {token.name!r}: revoke it first, or take another name"
             raise RefusedError(grpc.StatusCode.ALREADY_EXISTS, exists)
 
@@ -175,7 +179,7 @@ class TokenManager(token_pb2_grpc.TokenServiceServicer):
 
     async def _create(self, request: token_pb2.CreateTokenRequest) -> token_pb2.CreateTokenResponse:
         _check_node(request)
-        if len(self._known) >= self._max_tokens:
+        if len(self._known) + self._joining >= self._max_tokens:
             full = f"the server keeps at most {self._max_tokens:,} tokens, expired ones included: revoke some"
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
         token = token_pb2.Token(name=request.name, role=request.role, node_id=request.node_id)
