@@ -30,7 +30,6 @@ __all__ = [
     "ElectionCore",
     "ElectionLeader",
     "ElectionState",
-    "ElectionSubscription",
     "EndpointCore",
     "EtcdOptionsCore",
     "FaultStream",
@@ -999,14 +998,6 @@ class ElectionState:
     def problem(self) -> str | None: ...
 
 @final
-class ElectionSubscription:
-    """A loop is told when an election has changed, until this is closed or collected. Any thread."""
-
-    def close(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_exc_info: object) -> None: ...
-
-@final
 class EtcdOptionsCore:
     """What `atoll.store.EtcdOptions` says, checked.
 
@@ -1049,7 +1040,7 @@ class ElectionCore:
     def state(self) -> ElectionState: ...
     @property
     def remaining(self) -> float: ...
-    def subscribe(self, io_context: LoopCore, callback: Callable[[int], object]) -> ElectionSubscription: ...
+    def subscribe(self, io_context: LoopCore, callback: Callable[[int], object]) -> StoreSubscription: ...
     def resign_blocking(self) -> None: ...
 
 @final
@@ -1086,7 +1077,7 @@ class StoreSnapshot:
 
 @final
 class StoreSubscription:
-    """A loop is told when a store has changed, until this is closed or collected."""
+    """A loop is told when a store or an election has changed, until this is closed or collected. Any thread."""
 
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...

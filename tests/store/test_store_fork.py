@@ -9,7 +9,7 @@ import sys
 import pytest
 
 CHILD = """
-import asyncio, os, sys, warnings
+import asyncio, gc, os, sys, warnings, weakref
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
 import atoll.store
 from atoll.errors import ForkedError
@@ -19,6 +19,11 @@ store.commit_blocking(store.batch().put("kv", b"a", b"1"))
 # Nobody listens there: it stands by.
 options = atoll.store.EtcdOptions(endpoints=["http://127.0.0.1:1"])
 election = atoll.store.Election.start(options, name="parent", address="127.0.0.1:2")
+loop = atoll.IoContext("parents")
+callbacks = [lambda _: None, lambda _: None]
+subscriptions = [it.subscribe(loop, told) for it, told in zip((store, election), callbacks)]
+told = [weakref.ref(it) for it in callbacks]
+del callbacks
 pid = os.fork()
 if pid == 0:
     batch = store.batch().put("kv", b"b", b"2")
@@ -50,6 +55,11 @@ if pid == 0:
             seen.append(name)
     store.close_blocking()
     assert len(batch) == 1
+    for subscription in subscriptions:
+        subscription.close()
+    del subscription, subscriptions
+    gc.collect()
+    assert None not in [it() for it in told], "what would need a lock of the parent's threads is left as it is"
     own = atoll.store.Store.in_memory(["kv"])
     own.commit_blocking(own.batch().put("kv", b"b", b"2"))
     own.close_blocking()
@@ -60,6 +70,9 @@ status = os.waitpid(pid, 0)[1]
 assert store.commit_blocking(store.batch().put("kv", b"b", b"2")).revision == 2, "the parent goes on"
 store.close_blocking()
 assert election.state.role == "standby"
+for subscription in subscriptions:
+    subscription.close()
+assert [it() for it in told] == [None, None]
 election.resign_blocking()
 sys.exit(os.waitstatus_to_exitcode(status))
 """

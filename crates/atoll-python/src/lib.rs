@@ -132,9 +132,7 @@ mod _core {
     #[pymodule_export]
     use crate::store::batch::Batch;
     #[pymodule_export]
-    use crate::store::election::{
-        ElectionCore, ElectionState, ElectionSubscription, EtcdOptionsCore, Leader,
-    };
+    use crate::store::election::{ElectionCore, ElectionState, EtcdOptionsCore, Leader};
     #[pymodule_export]
     use crate::store::files::{StoreReport, check_store, restore_store};
     #[pymodule_export]

@@ -73,8 +73,11 @@ impl Notice {
         }
     }
 
-    /// The callback is called no more. `core` is that of the loop.
+    /// The callback is called no more. `core` is that of the loop. Nothing in a forked child, whose copy of the lock may stay locked.
     pub(crate) fn end(&self, core: &LoopCore) {
+        if core.shared.is_parents() {
+            return;
+        }
         let callback = lock(&core.callbacks.0).remove(&self.number);
         drop(callback);
     }

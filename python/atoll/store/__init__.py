@@ -11,7 +11,6 @@ which makes what waits durable together; nothing is seen, acknowledged or told t
 from atoll._core import (
     ElectionLeader,
     ElectionState,
-    ElectionSubscription,
     StoreBatch,
     StoreChange,
     StoreChanges,
@@ -31,7 +30,6 @@ __all__ = [
     "Election",
     "ElectionLeader",
     "ElectionState",
-    "ElectionSubscription",
     "EtcdOptions",
     "Store",
     "StoreBackup",

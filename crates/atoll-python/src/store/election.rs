@@ -11,12 +11,12 @@ use std::time::Duration;
 use atoll_store::etcd;
 use atoll_store::etcd::options::{EtcdOptions, EtcdTls, EtcdUser, LeaseTimes};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::error;
 use crate::loop_core::{LoopCore, lock};
 use crate::notice::Notice;
+use crate::store::subscription::Subscription;
 
 /// How etcd is reached and used, checked. `atoll.store.EtcdOptions` makes it.
 #[pyclass(frozen, module = "atoll._core")]
@@ -251,14 +251,12 @@ impl ElectionCore {
         &self,
         io_context: &Bound<'_, LoopCore>,
         callback: Bound<'_, PyAny>,
-    ) -> PyResult<ElectionSubscription> {
+    ) -> PyResult<Subscription> {
         self.election()?;
-        let notice = Notice::new(io_context, callback)?;
-        lock(&self.observers.notices).push(Arc::clone(&notice));
-        Ok(ElectionSubscription {
-            observers: Arc::clone(&self.observers),
-            notice,
-            io_context: io_context.clone().unbind(),
+        Subscription::new(io_context, callback, |notice| {
+            let observers = Arc::clone(&self.observers);
+            lock(&observers.notices).push(Arc::clone(&notice));
+            move || lock(&observers.notices).retain(|it| !Arc::ptr_eq(it, &notice))
         })
     }
 
@@ -267,48 +265,6 @@ impl ElectionCore {
         let election = self.election()?;
         py.detach(|| election.resign());
         Ok(())
-    }
-}
-
-/// A loop is told when an election has changed, until this is closed or collected. Made by `election.subscribe()`.
-#[pyclass(frozen, module = "atoll._core")]
-pub(crate) struct ElectionSubscription {
-    observers: Arc<Observers>,
-    notice: Arc<Notice>,
-    io_context: Py<LoopCore>,
-}
-
-impl ElectionSubscription {
-    fn end(&self) {
-        lock(&self.observers.notices).retain(|it| !Arc::ptr_eq(it, &self.notice));
-        self.notice.end(self.io_context.get());
-    }
-}
-
-#[pymethods]
-impl ElectionSubscription {
-    /// The loop is told no more. Any thread; a second call does nothing.
-    fn close(&self) {
-        self.end();
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[pyo3(signature = (*_exc_info))]
-    fn __exit__(&self, _exc_info: &Bound<'_, PyAny>) {
-        self.end();
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.io_context)
-    }
-}
-
-impl Drop for ElectionSubscription {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`batch`]: what is committed together; [`row`]: what comes back.
 //! * [`completions`]: how outcomes get from the writer's thread to the loop that waits for them.
-//! * [`snapshot`], [`subscription`]: reading one revision in pages; being told of commits.
+//! * [`snapshot`], [`subscription`]: reading one revision in pages; being told of commits, and of elections.
 //! * [`election`]: who leads, where several servers share etcd.
 //! * [`files`]: backups, restores and checks.
 //!
@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 use atoll_store::etcd::EtcdEngine;
 use atoll_store::{
-    Engine, Guard, MemoryEngine, ReadError, Settings, SqliteEngine, SqliteSettings, Store, TableId,
+    Engine, Guard, MemoryEngine, ReadError, Settings, SqliteEngine, SqliteSettings, Store,
+    Subscriber, TableId,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -34,6 +35,7 @@ use pyo3::{intern, pybacked::PyBackedBytes};
 use crate::current;
 use crate::error;
 use crate::loop_core::{LoopCore, lock};
+use crate::notice::Notice;
 use crate::store::batch::Batch;
 use crate::store::completions::Flush;
 use crate::store::election::ElectionCore;
@@ -79,6 +81,15 @@ impl Tables {
     /// The name of a table.
     pub(crate) fn name<'py>(&self, py: Python<'py>, table: TableId) -> Bound<'py, PyString> {
         self.names[table.index()].bind(py).clone()
+    }
+}
+
+/// Tells a loop of commits.
+struct Notifier(Arc<Notice>);
+
+impl Subscriber for Notifier {
+    fn committed(&self, revision: u64) {
+        self.0.tell(revision);
     }
 }
 
@@ -313,7 +324,11 @@ impl StoreCore {
         callback: Bound<'_, PyAny>,
     ) -> PyResult<Subscription> {
         self.check_fork()?;
-        Subscription::new(&self.store, io_context, callback)
+        Subscription::new(io_context, callback, |notice| {
+            let store = self.store.clone();
+            let id = store.subscribe(Arc::new(Notifier(notice)));
+            move || store.unsubscribe(id)
+        })
     }
 
     /// What it holds and has done. Any thread.

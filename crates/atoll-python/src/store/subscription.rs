@@ -1,50 +1,43 @@
-//! `StoreSubscription`: a loop is told when a store has changed, by the writer's thread, in a [`Notice`].
+//! `StoreSubscription`: a loop is told when a store or an election has changed, by a native thread, in a [`Notice`].
 
 use std::sync::Arc;
 
-use atoll_store::{Store, Subscriber, SubscriptionId};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::loop_core::LoopCore;
 use crate::notice::Notice;
 
-/// The store's.
-struct Notifier(Arc<Notice>);
-
-impl Subscriber for Notifier {
-    fn committed(&self, revision: u64) {
-        self.0.tell(revision);
-    }
-}
-
-/// A loop is told when a store has changed, until this is closed or collected. Made by `store.subscribe()`.
+/// A loop is told when a store or an election has changed, until this is closed or collected. Made by `subscribe()`.
 #[pyclass(frozen, module = "atoll._core", name = "StoreSubscription")]
 pub(crate) struct Subscription {
-    store: Store,
-    id: SubscriptionId,
     notice: Arc<Notice>,
     io_context: Py<LoopCore>,
+    unsubscribe: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Subscription {
-    pub(crate) fn new(
-        store: &Store,
+    /// `subscribe` has somebody tell the notice, and returns how that ends.
+    pub(crate) fn new<Unsubscribe: Fn() + Send + Sync + 'static>(
         io_context: &Bound<'_, LoopCore>,
         callback: Bound<'_, PyAny>,
+        subscribe: impl FnOnce(Arc<Notice>) -> Unsubscribe,
     ) -> PyResult<Self> {
         let notice = Notice::new(io_context, callback)?;
         Ok(Self {
-            store: store.clone(),
-            id: store.subscribe(Arc::new(Notifier(Arc::clone(&notice)))),
+            unsubscribe: Box::new(subscribe(Arc::clone(&notice))),
             notice,
             io_context: io_context.clone().unbind(),
         })
     }
 
+    /// Nothing in a forked child, where the thread that tells may have left its lock locked.
     fn end(&self) {
-        self.store.unsubscribe(self.id);
-        self.notice.end(self.io_context.get());
+        let io_context = self.io_context.get();
+        if !io_context.shared.is_parents() {
+            (self.unsubscribe)();
+            self.notice.end(io_context);
+        }
     }
 }
 
