@@ -67,6 +67,7 @@ __all__ = [
     "call_metrics",
     "check_store",
     "current_loop",
+    "default_etcd_options",
     "default_limits",
     "end_stack_answers",
     "gil_waits",
@@ -1026,6 +1027,9 @@ class EtcdOptionsCore:
         max_request_bytes: int,
         history_revisions: int,
     ) -> Self: ...
+
+def default_etcd_options() -> dict[str, Any]:
+    """What holds of `atoll.store.EtcdOptions` where nothing is said, by the names of its fields."""
 
 @disjoint_base
 class ElectionCore:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from atoll._core import default_etcd_options
 from atoll.store import Election, ElectionState, EtcdOptions, Store
 
 if TYPE_CHECKING:
@@ -17,8 +19,13 @@ TIMEOUT = 30.0
 ENDPOINT = "http://127.0.0.1:1"
 
 
-def test_the_options_that_are_left_out_go_together() -> None:
-    EtcdOptions(endpoints=[ENDPOINT]).checked()
+def test_the_options_that_are_left_out_go_together_and_are_what_the_native_side_says() -> None:
+    options = EtcdOptions(endpoints=[ENDPOINT])
+    options.checked()
+    told = {field.name: field.default for field in fields(EtcdOptions) if field.default not in {MISSING, None}}
+    assert told == default_etcd_options()
+    # As docs/several-servers.md has them.
+    assert (options.lease, options.validity) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ mod _core {
     #[pymodule_export]
     use crate::store::batch::Batch;
     #[pymodule_export]
-    use crate::store::election::{ElectionCore, ElectionState, EtcdOptionsCore, Leader};
+    use crate::store::election::{
+        ElectionCore, ElectionState, EtcdOptionsCore, Leader, default_etcd_options,
+    };
     #[pymodule_export]
     use crate::store::files::{StoreReport, check_store, restore_store};
     #[pymodule_export]

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Final, Self, final
 
-from atoll._core import ElectionCore, ElectionState, EtcdOptionsCore
+from atoll._core import ElectionCore, ElectionState, EtcdOptionsCore, default_etcd_options
 from atoll.loop import IoContext
+
+DEFAULTS: Final[dict[str, Any]] = default_etcd_options()
+"""What holds where nothing is said, by the names of the attributes here: the native side's own values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,22 +40,22 @@ class EtcdOptions:
     """
 
     endpoints: Sequence[str]
-    prefix: str = "/atoll/"
+    prefix: str = DEFAULTS["prefix"]
     user: str | None = None
     password: str | None = None
     ca: str | PathLike[str] | None = None
     cert: str | PathLike[str] | None = None
     key: str | PathLike[str] | None = None
     server_name: str | None = None
-    lease: float = 3.0
-    keepalive: float = 1.0
-    validity: float = 2.0
-    request_timeout: float = 2.0
-    connect_timeout: float = 1.0
-    load_timeout: float = 20.0
-    max_operations: int = 128
-    max_request_bytes: int = 1_572_864
-    history_revisions: int = 100_000
+    lease: float = DEFAULTS["lease"]
+    keepalive: float = DEFAULTS["keepalive"]
+    validity: float = DEFAULTS["validity"]
+    request_timeout: float = DEFAULTS["request_timeout"]
+    connect_timeout: float = DEFAULTS["connect_timeout"]
+    load_timeout: float = DEFAULTS["load_timeout"]
+    max_operations: int = DEFAULTS["max_operations"]
+    max_request_bytes: int = DEFAULTS["max_request_bytes"]
+    history_revisions: int = DEFAULTS["history_revisions"]
 
     def checked(self) -> EtcdOptionsCore:
         """What the native side takes; made only if the options go together.

@@ -12,6 +12,7 @@ use atoll_store::etcd;
 use atoll_store::etcd::options::{EtcdOptions, EtcdTls, EtcdUser, LeaseTimes};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::error;
 use crate::loop_core::{LoopCore, lock};
@@ -77,6 +78,28 @@ impl EtcdOptionsCore {
             .map_err(|problem| error::store_not_opened(&problem))?;
         Ok(Self(options))
     }
+}
+
+/// What holds of `atoll.store.EtcdOptions` where nothing is said, by the names of its fields.
+#[pyfunction]
+pub(crate) fn default_etcd_options(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let options = EtcdOptions::new::<String>([]);
+    let values = PyDict::new(py);
+    values.set_item("prefix", options.prefix)?;
+    for (name, time) in [
+        ("lease", options.lease.lease),
+        ("keepalive", options.lease.keepalive),
+        ("validity", options.lease.validity),
+        ("request_timeout", options.request_timeout),
+        ("connect_timeout", options.connect_timeout),
+        ("load_timeout", options.load_timeout),
+    ] {
+        values.set_item(name, time.as_secs_f64())?;
+    }
+    values.set_item("max_operations", options.max_operations)?;
+    values.set_item("max_request_bytes", options.max_request_bytes)?;
+    values.set_item("history_revisions", options.history_revisions)?;
+    Ok(values)
 }
 
 /// Where an election stands.
