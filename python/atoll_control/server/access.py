@@ -33,7 +33,8 @@ WRITE: Final = rules_pb2.ROLE_WRITE
 ADMIN: Final = rules_pb2.ROLE_ADMIN
 NODE: Final = rules_pb2.ROLE_NODE
 
-FILES: Final = (
+# What every server of a cluster answers, if only by saying who leads.
+PUBLIC_FILES: Final = (
     admin_pb2.DESCRIPTOR,
     health_pb2.DESCRIPTOR,
     kv_pb2.DESCRIPTOR,
@@ -41,8 +42,8 @@ FILES: Final = (
     task_pb2.DESCRIPTOR,
     token_pb2.DESCRIPTOR,
     watch_pb2.DESCRIPTOR,
-    fault_pb2.DESCRIPTOR,
 )
+FILES: Final = (*PUBLIC_FILES, fault_pb2.DESCRIPTOR)
 # Load balancers ask it, and what it tells is no secret: no token is needed.
 OPEN_SERVICES: Final = ("/grpc.health.v1.Health/",)
 # Which methods there are is in our protos for all to read; asking the server takes a token of any role but NODE.

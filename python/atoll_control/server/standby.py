@@ -10,7 +10,8 @@ import grpc.aio
 
 from atoll import IoContext, rpc
 from atoll_control.api.times import duration
-from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2
+from atoll_control.api.v1 import admin_pb2, admin_pb2_grpc
+from atoll_control.server.access import PUBLIC_FILES
 from atoll_control.server.calls import NOTHING_DONE
 from atoll_control.server.security import add_port
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # In the trailing metadata of what a standby refuses: "host:port" of the leader, where it is known.
 LEADER: Final = "atoll-leader"
 
-_FILES: Final = (admin_pb2, health_pb2, kv_pb2, node_pb2, task_pb2, token_pb2, watch_pb2)
 _ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
@@ -48,8 +48,8 @@ class Standby(admin_pb2_grpc.AdminServiceServicer):
         self._security = settings.security
         self._server = rpc.server(network_threads=settings.network_threads)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
-        for file in _FILES:
-            for service in file.DESCRIPTOR.services_by_name.values():
+        for file in PUBLIC_FILES:
+            for service in file.services_by_name.values():
                 if service is not _ADMIN:
                     self._server.add_registered_method_handlers(service.full_name, self._handlers(service))
         self._started = IoContext.current().now()
