@@ -25,7 +25,10 @@ HEARTBEATS_TOGETHER: Final = 0.002
 
 
 class ServerPolicy(IoContextPolicy[Module]):
-    """Every module on a loop of its own: none can delay another."""
+    """Modules on loops of their own, where none can delay another, but for two pairs.
+
+    `KvManager` calls `LeaseManager` directly, in the midst of a put. `AdminManager` and `TokenManager` do little work.
+    """
 
     node_manager_io_context = dedicated(NodeManager, name="node_manager")
     health_io_context = dedicated(HealthMonitor, name="health", wake_interval=HEARTBEATS_TOGETHER)

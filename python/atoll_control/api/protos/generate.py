@@ -24,6 +24,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 PROTOS = Path(__file__).resolve().parent
 API = PROTOS.parent
 PACKAGES = ("atoll.v1", "atoll.demo.v1")
+REMEDY = """\
+Leave what is there as it is, and add beside it: a field that is not used any more stays, with `[deprecated = true]`.
+Before a first release `--break-clients` lets it go; then reserve its number and name, so that nobody takes them anew.
+"""
 
 
 def python_package(proto_package: str) -> str:
@@ -73,7 +77,7 @@ def main() -> int:
         for line in broken:
             sys.stderr.write(f"breaks clients, it is no longer so: {line}\n")
         if not options.break_clients:
-            sys.stderr.write("keep numbers, names, types and labels; add fields, and reserve the numbers of old ones\n")
+            sys.stderr.write(REMEDY)
             return 1
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     if lines != surface.published():
