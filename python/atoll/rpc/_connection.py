@@ -75,7 +75,7 @@ class Connection:
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same connection."""
-        return self._core.id == other._core.id if isinstance(other, Connection) else NotImplemented
+        return self.id == other.id if isinstance(other, Connection) else NotImplemented
 
     def __hash__(self) -> int:
         """As equality asks for."""
