@@ -70,6 +70,8 @@ pub struct Activity {
     drained_since: AtomicU64,
     ran: AtomicU64,
     waited: AtomicU64,
+    /// Until when the loop does nothing on purpose, whatever waits.
+    dozes_until: AtomicU64,
     /// How much of the time since `ready_since` went into steps outside a drain.
     stepped: AtomicU64,
     /// The largest idle, waiting and running times that a reader has been told.
@@ -87,6 +89,7 @@ impl Default for Activity {
             running_since: AtomicU64::new(0),
             next_queued_at: AtomicU64::new(0),
             ready_since: AtomicU64::new(0),
+            dozes_until: AtomicU64::new(0),
             drained_since: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -97,9 +100,15 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Something has been queued while the loop slept. Under the mailbox's mutex.
+    /// Something has been queued while the loop slept, or dozed: then it is ready at the doze's end. Under the mailbox's mutex.
     pub fn became_ready(&self) {
-        self.ready_since.store(clock::now(), Release);
+        let at = clock::now().max(self.dozes_until.load(Relaxed));
+        self.ready_since.store(at, Release);
+    }
+
+    /// The loop leaves what comes to wait until then, in ticks. The loop's thread, before it dozes.
+    pub fn dozes_until(&self, at: u64) {
+        self.dozes_until.store(at, Relaxed);
     }
 
     /// The thread that runs the loop from now on; zero for none.

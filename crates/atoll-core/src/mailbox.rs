@@ -3,7 +3,7 @@
 //! Guarantees:
 //! * What one thread pushes to one lane comes out in the order pushed.
 //! * The consumer is woken at most once per idle→busy change, and a push is never left behind without a wake-up, unless the
-//!   consumer dozes: then it comes back by itself.
+//!   consumer dozes: then it comes back by itself, and is woken only when a lane is half full.
 //! * No lane starves: while a lane has items, each [`Mailbox::take`] brings some of them.
 //! * A lane holds at most its bound, what the consumer has taken and not yet started included; a push beyond it is counted, and
 //!   gives the item back.
@@ -124,7 +124,7 @@ pub enum PushError<T> {
 enum Consumer {
     /// Nothing: it looks again before it sleeps.
     Busy,
-    /// Nothing but to note that something waits: it looks again after a while.
+    /// Nothing but to note that something waits, until much does: it looks again after a while.
     Dozes,
     /// To wake it.
     Sleeps,
@@ -138,6 +138,8 @@ struct State<T: Post> {
     /// How many items of the control lane may still go before the rest of the present batch.
     urgent_credit: usize,
     consumer: Consumer,
+    /// Whether it has been noted that something waits for a consumer that dozes.
+    noted: bool,
     closed: bool,
 }
 
@@ -175,6 +177,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
                 uncounted: [0; 3],
                 urgent_credit: 0,
                 consumer: Consumer::Sleeps,
+                noted: false,
                 closed: false,
             }),
             taken: [const { AtomicUsize::new(0) }; 3],
@@ -256,7 +259,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         state.uncounted[lane as usize] += usize::from(item.is_uncounted());
         state.lanes[lane as usize].push_back(item);
         moved();
-        let wake = self.make_busy(&mut state);
+        let wake = self.must_wake(&mut state, lane as usize);
         drop(state);
         if wake {
             self.waker.wake();
@@ -282,21 +285,36 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
             item.accepted(&self.tracker);
         }
         state.lanes[lane as usize].extend(items.drain(..count));
-        let wake = self.make_busy(&mut state);
+        let wake = self.must_wake(&mut state, lane as usize);
         drop(state);
         if wake {
             self.waker.wake();
         }
     }
 
-    /// Something waits for the consumer now. Returns whether it must be woken.
+    /// Something waits in `lane` now. Returns whether the consumer must be woken.
     #[inline]
-    fn make_busy(&self, state: &mut State<T>) -> bool {
-        let before = std::mem::replace(&mut state.consumer, Consumer::Busy);
-        if before != Consumer::Busy {
+    fn must_wake(&self, state: &mut State<T>, lane: usize) -> bool {
+        match state.consumer {
+            Consumer::Busy => false,
+            Consumer::Sleeps => {
+                state.consumer = Consumer::Busy;
+                T::waking(&self.tracker);
+                true
+            }
+            Consumer::Dozes => self.must_rouse(state, lane),
+        }
+    }
+
+    fn must_rouse(&self, state: &mut State<T>, lane: usize) -> bool {
+        if !std::mem::replace(&mut state.noted, true) {
             T::waking(&self.tracker);
         }
-        before == Consumer::Sleeps
+        let is_crowded = self.held(state, lane) > self.settings.limits[lane] / 2;
+        if is_crowded {
+            state.consumer = Consumer::Busy;
+        }
+        is_crowded
     }
 
     /// How many items of `lane` wait, be it here or with the consumer.
@@ -320,6 +338,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
     /// nothing. They count as queued until they are [`Self::started`]. The consumer only.
     pub fn take(&self, batch: &mut VecDeque<T>) -> bool {
         let mut state = lock(&self.state);
+        state.consumer = Consumer::Busy;
         let before = batch.len();
         state.urgent_credit = self.settings.weights[Lane::Control as usize];
         for lane in [0, 1, 2] {
@@ -390,6 +409,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         let mut state = lock(&self.state);
         let rests = state.is_empty();
         state.consumer = if rests { how } else { Consumer::Busy };
+        state.noted = false;
         rests
     }
 

@@ -98,6 +98,31 @@ fn a_push_that_races_with_arming_either_is_seen_or_wakes() {
 }
 
 #[test]
+fn a_push_that_races_with_a_doze_and_its_end_either_is_seen_or_wakes() {
+    explore(|| {
+        let bell = SharedBell::default();
+        let mailbox = Arc::new(Mailbox::new(LaneSettings::with_limit(10), bell.clone(), ()));
+        let mut batch = VecDeque::new();
+        assert!(!mailbox.take(&mut batch));
+        let poster = {
+            let mailbox = Arc::clone(&mailbox);
+            thread::spawn(move || assert!(mailbox.push(Lane::Normal, Item(0, 0)).is_ok()))
+        };
+        mailbox.doze();
+        let came_back_to_it = mailbox.take(&mut batch);
+        let slept = mailbox.arm();
+        poster.join().unwrap();
+        let woken = *bell.0.rung.lock().unwrap() == 1;
+        assert!(came_back_to_it || woken || !slept);
+        assert!(
+            !(came_back_to_it && woken),
+            "nobody is woken for what is taken at the end of a doze"
+        );
+        assert!(came_back_to_it || mailbox.take(&mut batch));
+    });
+}
+
+#[test]
 fn a_consumer_that_leaves_when_all_is_done_never_sleeps_for_an_item_that_has_moved() {
     explore(|| {
         let bell = SharedBell::default();

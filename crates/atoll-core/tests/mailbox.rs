@@ -84,6 +84,21 @@ fn no_push_wakes_a_consumer_that_dozes() {
 }
 
 #[test]
+fn a_lane_that_is_half_full_wakes_a_consumer_that_dozes() {
+    let mailbox = mailbox(10);
+    mailbox.take(&mut VecDeque::new());
+    assert!(mailbox.doze());
+    for n in 0..5 {
+        mailbox.push(Lane::Normal, Item(0, n)).unwrap();
+        mailbox.push(Lane::Bulk, Item(1, n)).unwrap();
+    }
+    assert_eq!(wakes(&mailbox), 0);
+    mailbox.push(Lane::Bulk, Item(1, 5)).unwrap();
+    mailbox.push(Lane::Bulk, Item(1, 6)).unwrap();
+    assert_eq!(wakes(&mailbox), 1);
+}
+
+#[test]
 fn urgent_lanes_come_first_and_no_lane_starves() {
     let mailbox = mailbox(1_000);
     for n in 0..500 {

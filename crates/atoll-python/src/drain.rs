@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use atoll_core::clock;
 use atoll_core::mailbox::{Lane, first_queued_at};
@@ -151,7 +152,9 @@ impl LoopCore {
                 batch.items.push_front(item);
                 return Self::drain_later(slf, asyncio_loop);
             }
-            core.has_run.store(true, Ordering::Relaxed);
+            if !matches!(item, Item::Probe { .. } | Item::Internal(_)) {
+                core.has_run.store(true, Ordering::Relaxed);
+            }
             mailbox.started(item.lane(), &item);
             if core.recording {
                 // Otherwise nobody knows when it was queued, and finding that out costs more than recording.
@@ -228,13 +231,19 @@ impl LoopCore {
         if !comes_back && !core.has_run.load(Ordering::Relaxed) {
             return Ok(mailbox.arm());
         }
+        if !comes_back {
+            let interval = Duration::try_from_secs_f64(core.wake_interval).unwrap_or_default();
+            let until = clock::now().saturating_add(clock::ticks(interval));
+            core.shared.activity().dozes_until(until);
+        }
         if !mailbox.doze() {
             return Ok(false);
         }
         core.has_run.store(false, Ordering::Relaxed);
         if !comes_back {
             let come_back = slf.getattr(intern!(slf.py(), "_come_back"))?;
-            let arguments = (core.wake_interval, come_back);
+            let run = core.run.load(Ordering::Relaxed);
+            let arguments = (core.wake_interval, come_back, run);
             asyncio_loop.call_method1(intern!(slf.py(), "call_later"), arguments)?;
             core.comes_back.store(true, Ordering::Relaxed);
         }

@@ -100,8 +100,10 @@ pub(crate) struct LoopCore {
     pub(crate) budget: u64,
     /// For how long posts wake the loop no more after it has run some, in seconds; zero where they always do.
     pub(crate) wake_interval: f64,
-    /// Whether something has been run since the loop last rested; the loop's thread only.
+    /// Whether something of a user's has been run since the loop last rested; the loop's thread only.
     pub(crate) has_run: AtomicBool,
+    /// Which run of the loop this is; the loop's thread only.
+    pub(crate) run: AtomicU64,
     /// Whether asyncio calls `_come_back`, so that nobody need wake the loop; the loop's thread only.
     pub(crate) comes_back: AtomicBool,
     pub(crate) recording: bool,
@@ -222,6 +224,7 @@ impl LoopCore {
             budget,
             wake_interval: options.wake_interval,
             has_run: AtomicBool::new(false),
+            run: AtomicU64::new(0),
             comes_back: AtomicBool::new(false),
             recording: options.recording,
             eager: py.version_info() >= (3, 12),
@@ -433,6 +436,8 @@ impl LoopCore {
     #[pyo3(signature = (asyncio_loop, handlers=None, until_empty=false))]
     fn _attach(&self, asyncio_loop: Option<Py<PyAny>>, handlers: Option<u64>, until_empty: bool) {
         self.stop_requested.store(false, Ordering::Relaxed);
+        self.run
+            .store(self.run.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.comes_back.store(false, Ordering::Relaxed);
         self.until_empty.store(until_empty, Ordering::Relaxed);
         let executed = self.executed.load(Ordering::Relaxed);
@@ -482,9 +487,13 @@ impl LoopCore {
         Self::drain(slf)
     }
 
-    /// As `_drain`, at the end of a `wake_interval`.
-    fn _come_back(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().comes_back.store(false, Ordering::Relaxed);
+    /// As `_drain`, at the end of a `wake_interval` that began in the run of this number; one of an earlier run does nothing.
+    fn _come_back(slf: &Bound<'_, Self>, run: u64) -> PyResult<()> {
+        let core = slf.get();
+        if core.run.load(Ordering::Relaxed) != run {
+            return Ok(());
+        }
+        core.comes_back.store(false, Ordering::Relaxed);
         Self::drain(slf)
     }
 

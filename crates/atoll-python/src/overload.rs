@@ -36,12 +36,13 @@ pub(crate) struct OverloadWatch {
 }
 
 impl OverloadWatch {
-    /// A watch over the loop called `name`; `None` where it is switched off.
-    pub(crate) fn new(spec: &OverloadSpec, name: &str) -> Option<Self> {
+    /// A watch over the loop called `name`, which leaves calls to wait for up to `wake_interval` on purpose; `None` where it is
+    /// switched off.
+    pub(crate) fn new(spec: &OverloadSpec, name: &str, wake_interval: f64) -> Option<Self> {
         let seconds = |value| Duration::try_from_secs_f64(value).unwrap_or(Duration::MAX);
         let interval = seconds(spec.interval);
         let settings = CodelSettings {
-            target: clock::ticks(seconds(spec.target)),
+            target: clock::ticks(seconds(spec.target + wake_interval)),
             interval: clock::ticks(interval),
         };
         (spec.mode != "off").then(|| Self {

@@ -68,11 +68,14 @@ impl Targets {
     }
 
     fn method(&mut self, py: Python<'_>, spec: MethodSpec) -> PyResult<Arc<Method>> {
-        let shared = &spec.io_context.get().shared;
+        let core = spec.io_context.get();
+        let shared = &core.shared;
         let watch = self
             .watches
             .entry(Arc::as_ptr(shared))
-            .or_insert_with(|| OverloadWatch::new(&self.overload, &shared.name).map(Arc::new))
+            .or_insert_with(|| {
+                OverloadWatch::new(&self.overload, &shared.name, core.wake_interval).map(Arc::new)
+            })
             .clone();
         Method::new(py, spec, watch).map(Arc::new)
     }
