@@ -15,7 +15,7 @@ from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import admin_pb2, kv_pb2, token_pb2
 from atoll_control.server import logs
 from atoll_control.server.access import WRITE, rules_of
-from atoll_control.server.audit import MAX_CHARACTERS, MAX_TOGETHER, MAX_VALUES, Audit, target_of
+from atoll_control.server.audit import MAX_CHARACTERS, MAX_TOGETHER, MAX_VALUES, Audit, Line, target_of
 from atoll_control.server.tokens import CALLER, Caller
 from atoll_control.testing import answer, refusal
 
@@ -52,7 +52,7 @@ class AdminServiceServicer:
 
 def audited(servicer: Any) -> list[Any]:
     lines: list[Any] = []
-    Audit(lines.extend).install(servicer)
+    Audit(lambda more: lines.extend(line.fields for line in more)).install(servicer)
     return lines
 
 
@@ -163,6 +163,7 @@ def test_what_is_long_is_cut_and_enums_have_their_names() -> None:
     assert token == {"name": "ci", "role": "ROLE_WRITE"}
 
 
+AT = 1_795_870_647_412_909_876
 FIELDS = {"actor": "token:ci", "method": "KvService.Put", "target": {"key": 'a"\n\x1b[31m \u2028'}, "outcome": "OK"}
 
 
@@ -175,18 +176,18 @@ def written(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("written", [logs.LogFormat.JSON], indirect=True)
 def test_a_line_for_machines_is_json_like_every_other(written: io.StringIO) -> None:
-    logs.audit_sink()([FIELDS])
+    logs.audit_sink()([Line(AT, FIELDS)])
     text = written.getvalue()
     entry = json.loads(text)
     assert {key: entry[key] for key in FIELDS} == FIELDS
     assert (entry["event"], entry["level"], entry["logger"]) == ("audit", "info", "atoll_control.audit")
-    assert entry["timestamp"].endswith("Z")
+    assert entry["timestamp"] == "2026-11-28T12:57:27.412909Z"
     assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize("written", [logs.LogFormat.CONSOLE], indirect=True)
 def test_what_people_choose_can_not_look_like_another_line_or_field(written: io.StringIO) -> None:
-    logs.audit_sink()([{**FIELDS, "actor": "certificate:x outcome=OK\nfake"}])
+    logs.audit_sink()([Line(AT, {**FIELDS, "actor": "certificate:x outcome=OK\nfake"})])
     text = written.getvalue()
     assert 'actor="certificate:x outcome=OK\\nfake" method=KvService.Put target={"key": "a\\"\\n\\u001b[31m' in text
     assert text.isascii()

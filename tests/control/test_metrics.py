@@ -86,7 +86,7 @@ async def test_a_module_that_does_not_answer_is_not_asked_again_and_keeps_its_la
         await asyncio.sleep(0.05)
         assert latest == 3
         assert parsed(collecting.text())[f"{PREFIX}nodes"]["alive",] == 2
-        assert time.time() - parsed(collecting.text())[f"{PREFIX}numbers_timestamp_seconds"]["nodes",] >= 0.04
+        assert parsed(collecting.text())[f"{PREFIX}numbers_age_seconds"]["nodes",] >= 0.04
         stuck.set()
         await soon(lambda: latest > 3)
     assert f"{PREFIX}nodes" not in parsed(collecting.text())
@@ -168,10 +168,21 @@ async def test_a_store_that_has_stopped_or_does_not_get_on_is_not_ready() -> Non
 async def test_what_there_is_is_published_at_once_and_again_and_again() -> None:
     collecting = collector()
     published: list[str] = []
-    with collecting.publishing(published.append):
-        assert f"{PREFIX}build_info" in published[0]
+
+    def publish(text: str) -> None:
+        published.append(text)
+        if len(published) == 2:
+            raise ValueError("too long")
+
+    def is_leader() -> float:
+        return parsed(published[-1])[f"{PREFIX}is_leader"][()]
+
+    with collecting.publishing(publish):
+        assert f"{PREFIX}published_timestamp_seconds" in published[0]
+        await soon(lambda: len(published) > 3)
         with collecting.leading():
-            await soon(lambda: parsed(published[-1])[f"{PREFIX}is_leader"][()] == 1)
+            assert is_leader() == 1
+        assert is_leader() == 0
     count = len(published)
     await asyncio.sleep(0.01)
     assert len(published) == count

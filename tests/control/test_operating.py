@@ -77,15 +77,14 @@ def test_health_checks_and_metrics_are_answered_while_a_module_is_stuck(serve: C
     observed = Observed(server)
     with grpc.insecure_channel(server.address) as channel:
         make_slow(channel, "NodeManager", 5.0)
-        observed.wait_for_numbers(lambda numbers: ("node_manager",) in numbers.get("numbers_timestamp_seconds", {}))
+        observed.wait_for_numbers(lambda numbers: ("node_manager",) in numbers.get("numbers_age_seconds", {}))
         stuck = [list_nodes(channel) for _ in range(8)]
         wait_until(lambda: "loop node_manager has made no progress" in get(observed.observe, "/livez")[1])
         assert get(observed.observe, "/metrics")[0] == 200
-        # What it said last stays, and says of when it is; the others go on.
+        # What it said last stays, and says how old it is; the others go on.
         observed.wait_for_numbers(
             lambda numbers: (
-                numbers["numbers_timestamp_seconds"]["node_manager",]
-                < numbers["numbers_timestamp_seconds"]["watch",] - 3
+                numbers["numbers_age_seconds"]["node_manager",] > 3 > numbers["numbers_age_seconds"]["watch",]
             )
         )
         assert observed.numbers()["nodes"]["alive",] == 0
@@ -139,7 +138,7 @@ def test_the_variable_that_observes_any_process_of_the_framework_observes_this_o
 
 def test_every_metric_is_exported_and_the_framework_s_beside_it(serve: Callable[..., Any]) -> None:
     observed = Observed(serve(*OBSERVED))
-    observed.wait_for_numbers(lambda numbers: len(numbers.get("numbers_timestamp_seconds", ())) == 4)
+    observed.wait_for_numbers(lambda numbers: len(numbers.get("numbers_age_seconds", ())) == 4)
     numbers = observed.numbers()
     for metric in METRICS:
         name = metric.name + ("_count" if metric.kind == "histogram" else "")

@@ -34,7 +34,7 @@ class Checked:
         self.tokens = Tokens(lambda: self.wall)
         self.tokens.publish({caller.digest: caller for caller in SECRETS.values()})
         self.lines: list[Any] = []
-        self.check = TokenCheck(self.tokens, Audit(self.lines.extend))
+        self.check = TokenCheck(self.tokens, Audit(lambda more: self.lines.extend(line.fields for line in more)))
 
     def call(self, path: str, secret: str | None, *, known: bool = True) -> Any:
         """What is answered: "passed", the handler that is None, or the status with which it is refused."""

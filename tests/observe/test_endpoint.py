@@ -312,7 +312,7 @@ def test_what_the_program_published_last_is_told_with_the_metrics(endpoint: Obse
     endpoint.publish("# TYPE jobs gauge\njobs 2")
     assert jobs() == [2]
     with pytest.raises(ValueError, match=r"longer than the 4194304 that /metrics tells of a program: export fewer"):
-        endpoint.publish("x" * (4 << 20))
+        endpoint.publish("x" * ((4 << 20) + 1))
     assert jobs() == [2]
     endpoint.stop()
     endpoint.publish("jobs 3")

@@ -101,7 +101,7 @@ class ObserveEndpoint:
             ValueError: When it is too long; what was published before is told further on.
         """
         if (core := self._core) is not None:
-            core.publish(text if text.endswith("\n") else f"{text}\n")
+            core.publish(text)
 
     def start(self) -> None:
         """Listens from now on; while it does, a second call does nothing.

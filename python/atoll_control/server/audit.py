@@ -13,10 +13,13 @@ when a loop has run what it had to run, all of them together: who gets an answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
+import time  # noqa: TID251 - the wall clock, which logs tell
 import types
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    # Takes the fields of some lines.
-    Sink = Callable[[Sequence[Mapping[str, Any]]], object]
+    # Takes some lines.
+    Sink = Callable[[Sequence["Line"]], object]
 
 # Of each field that tells what is changed, this many values are shown, and of each value this many characters.
 MAX_VALUES: Final = 8
@@ -41,11 +44,23 @@ MAX_TOGETHER: Final = 256
 _OK: Final = grpc.StatusCode.OK.name
 
 
+class Line(NamedTuple):
+    """One change.
+
+    Attributes:
+        at: when it ended, in nanoseconds since 1970.
+        fields: who, what, on what, and how it ended.
+    """
+
+    at: int
+    fields: Mapping[str, Any]
+
+
 class Audit:
     """Where changes are put down. Any thread may record; `install` is for the loop of the servicer."""
 
     def __init__(self, sink: Sink) -> None:
-        """Hands the lines' fields to `sink`, on the threads on which they come."""
+        """Hands lines to `sink`, on the threads on which they come."""
         self._sink = sink
         self._waiting: list[_Waiting] = []
 
@@ -58,7 +73,7 @@ class Audit:
             target: what is changed, by the names of fields.
             outcome: the name of the call's status.
         """
-        self._sink([_fields(actor, method, target, outcome)])
+        self._sink([_line(actor, method, target, outcome)])
 
     def install(self, servicer: object) -> None:
         """Stands before the servicer's handlers of changes. On its loop, before the servicer is added to a server."""
@@ -71,19 +86,19 @@ class Audit:
                 setattr(servicer, method.name, types.MethodType(before(rule, handler.__func__, waiting), servicer))
 
     def close(self) -> None:
-        """Writes what still waits. After the loops of the servicers have ended."""
+        """Writes what still waits. When the loops of the servicers have ended; one that is stuck may go on."""
         for waiting in self._waiting:
             waiting.write()
 
 
 class _Waiting:
-    """The lines of one servicer that have not been written. On its loop."""
+    """The lines of one servicer that have not been written. On its loop; `write` on any thread."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._lines: list[Mapping[str, Any]] = []
+        self._lines: deque[Line] = deque()
 
-    def add(self, line: Mapping[str, Any]) -> None:
+    def add(self, line: Line) -> None:
         """Has it written with all that come before the loop looks for more to do."""
         self._lines.append(line)
         if len(self._lines) == 1:
@@ -96,8 +111,11 @@ class _Waiting:
             self.write()
 
     def write(self) -> None:
-        if self._lines:
-            lines, self._lines = self._lines, []
+        lines: list[Line] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                lines.append(self._lines.popleft())
+        if lines:
             self._sink(lines)
 
 
@@ -112,7 +130,7 @@ def _before(rule: Rule, handler: Callable[..., Awaitable[Any]], waiting: _Waitin
             outcome = _outcome(problem, context)
             raise
         finally:
-            waiting.add(_fields(actor_of(context), rule.name, target_of(rule, request), outcome))
+            waiting.add(_line(actor_of(context), rule.name, target_of(rule, request), outcome))
         return reply
 
     return audited
@@ -132,13 +150,13 @@ def _before_stream(
             outcome = _outcome(problem, context)
             raise
         finally:
-            waiting.add(_fields(actor_of(context), rule.name, target_of(rule, request), outcome))
+            waiting.add(_line(actor_of(context), rule.name, target_of(rule, request), outcome))
 
     return audited
 
 
-def _fields(actor: str, method: str, target: Mapping[str, Any], outcome: str) -> dict[str, Any]:
-    return {"actor": actor, "method": method, "target": target, "outcome": outcome}
+def _line(actor: str, method: str, target: Mapping[str, Any], outcome: str) -> Line:
+    return Line(time.time_ns(), {"actor": actor, "method": method, "target": target, "outcome": outcome})
 
 
 def _outcome(problem: BaseException, context: Any) -> str:  # noqa: ANN401 - grpcio's context or ours

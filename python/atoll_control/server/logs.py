@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import Processor
 
+    from atoll_control.server.audit import Line
+
 AUDIT: Final = "atoll_control.audit"
 _PLAIN: Final = re.compile(r"[\w.:/@\[\]-]+", re.ASCII).fullmatch
 
@@ -69,7 +71,7 @@ def configure(log_format: LogFormat) -> None:
     root.setLevel(logging.INFO)
 
 
-def audit_sink() -> Callable[[Sequence[Mapping[str, Any]]], None]:
+def audit_sink() -> Callable[[Sequence[Line]], None]:
     """What writes lines of the audit; any thread.
 
     After `configure` its lines are like any others to who reads them, but are written without the steps that others go
@@ -78,11 +80,10 @@ def audit_sink() -> Callable[[Sequence[Mapping[str, Any]]], None]:
     if _configured is None:
         return _log_lines
     log_format, handler = _configured
-    line = _json_line if log_format is LogFormat.JSON else _console_line
+    text_of = _json_line if log_format is LogFormat.JSON else _console_line
 
-    def write(lines: Sequence[Mapping[str, Any]]) -> None:
-        now = _now()
-        text = "".join([line(fields, now) for fields in lines])
+    def write(lines: Sequence[Line]) -> None:
+        text = "".join([text_of(line.fields, _time_of(line.at)) for line in lines])
         handler.acquire()
         try:
             handler.stream.write(text)
@@ -95,9 +96,9 @@ def audit_sink() -> Callable[[Sequence[Mapping[str, Any]]], None]:
     return write
 
 
-def _log_lines(lines: Sequence[Mapping[str, Any]]) -> None:
-    for fields in lines:
-        structlog.get_logger(AUDIT).info("audit", **fields)
+def _log_lines(lines: Sequence[Line]) -> None:
+    for line in lines:
+        structlog.get_logger(AUDIT).info("audit", **line.fields)
 
 
 _encode: Final = json.JSONEncoder(default=str).encode
@@ -112,12 +113,12 @@ def _value(value: object) -> str:
     return _encode(value)
 
 
-def _json_line(fields: Mapping[str, Any], now: str) -> str:
+def _json_line(fields: Mapping[str, Any], at: str) -> str:
     own = ", ".join([f'"{key}": {_value(value)}' for key, value in fields.items()])
-    return f'{{{own}, "event": "audit", "logger": "{AUDIT}", "level": "info", "timestamp": "{now}"}}\n'
+    return f'{{{own}, "event": "audit", "logger": "{AUDIT}", "level": "info", "timestamp": "{at}"}}\n'
 
 
-def _console_line(fields: Mapping[str, Any], now: str) -> str:
+def _console_line(fields: Mapping[str, Any], at: str) -> str:
     # What people choose can't look like another field, or another line.
     own = " ".join(
         [
@@ -125,8 +126,18 @@ def _console_line(fields: Mapping[str, Any], now: str) -> str:
             for key, value in fields.items()
         ]
     )
-    return f"{now} [info     ] audit {own} [{AUDIT}]\n"
+    return f"{at} [info     ] audit {own} [{AUDIT}]\n"
 
 
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+# The last second that was written down, and how; replaced as a whole, by any thread.
+_second: tuple[int, str] = 0, "1970-01-01T00:00:00"
+
+
+def _time_of(nanoseconds: int) -> str:
+    global _second  # noqa: PLW0603 - writing a time down takes longer than the rest of a line
+    second, microseconds = divmod(nanoseconds // 1000, 1_000_000)
+    known, text = _second
+    if known != second:
+        text = dt.datetime.fromtimestamp(second, dt.UTC).isoformat()[:19]
+        _second = second, text
+    return f"{text}.{microseconds:06d}Z"

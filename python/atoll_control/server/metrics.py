@@ -68,9 +68,12 @@ METRICS: Final = (
     Metric("is_leader", "gauge", "Whether this server is the one that serves."),
     Metric("epoch", "gauge", "The epoch of the store: it rises with each server that takes over."),
     Metric(
-        "numbers_timestamp_seconds",
+        "published_timestamp_seconds", "gauge", "When these numbers were handed over, in seconds since 1970."
+    ),
+    Metric(
+        "numbers_age_seconds",
         "gauge",
-        "When the numbers of a module were taken on its loop, in seconds since 1970.",
+        "How long before that the numbers of a module were taken on its loop.",
         ("module",),
     ),
     Metric("nodes", "gauge", "Nodes in the list.", ("state",)),

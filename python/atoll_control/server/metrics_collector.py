@@ -2,7 +2,7 @@
 
 Lives on the server's main loop, on which no module does. Each module is asked on its own loop every `INTERVAL` seconds,
 and is asked again only when it has answered: a loop that is stuck has one question in its mailbox, and what it said
-last stays, with its time beside it. What there is is published twice as often, to a native thread that answers scrapes:
+last stays, with its age beside it. What there is is published twice as often, to a native thread that answers scrapes:
 those wait for no loop, and not for the GIL.
 """
 
@@ -74,6 +74,7 @@ class MetricsCollector:
         self._store: Store | None = None
         self._kv_limit = 0
         self._is_leader = False
+        self._publish: Callable[[str], object] | None = None
 
     # -- who is asked --------------------------------------------------------------------------------------------------
 
@@ -99,10 +100,12 @@ class MetricsCollector:
     def leading(self) -> Iterator[None]:
         """This server is the one that serves, while the block runs."""
         self._is_leader = True
+        self._tell()
         try:
             yield
         finally:
             self._is_leader = False
+            self._tell()
 
     @contextlib.contextmanager
     def asking(self, modules: Mapping[str, Question]) -> Iterator[None]:
@@ -119,17 +122,28 @@ class MetricsCollector:
     @contextlib.contextmanager
     def publishing(self, publish: Callable[[str], object]) -> Iterator[None]:
         """Has what is told published, now and again and again, while the block runs."""
-        publish(self.text())
-        task = self._start(self._publish(publish))
+        self._publish = publish
+        self._tell()
+        task = self._start(self._tell_again())
         try:
             yield
         finally:
             task.cancel()
+            self._publish = None
 
-    async def _publish(self, publish: Callable[[str], object]) -> None:
+    async def _tell_again(self) -> None:
         while True:
             await asyncio.sleep(self._interval / 2)
-            publish(self.text())
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._publish is None:
+            return
+        try:
+            self._publish(self.text())
+        except Exception as error:  # noqa: BLE001 - see below
+            # Whatever it was this time: numbers that stay as they are have an alert.
+            _log.exception("numbers_not_published", error=str(error))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -150,7 +164,7 @@ class MetricsCollector:
                 # A full mailbox, or a loop that ends: its age tells that there is nothing new.
                 _log.debug("numbers_not_taken", module=module, error=str(error))
             else:
-                self._taken[module] = (self._wall_clock(), samples)
+                self._taken[module] = (self._io_context.now(), samples)
             await asyncio.sleep(self._interval)
 
     async def _look_at_store(self, store: Store) -> None:
@@ -177,6 +191,7 @@ class MetricsCollector:
         return metrics.text_of(self._samples())
 
     def _samples(self) -> Iterator[metrics.Samples]:
+        now = self._io_context.now()
         store = self._store
         told = None if store is None else store.statistics()
         conditions = self._readiness.conditions()
@@ -185,7 +200,8 @@ class MetricsCollector:
             "start_time_seconds": [((), self._started_at)],
             "ready": [((condition.name,), condition.ok) for condition in conditions],
             "is_leader": [((), self._is_leader)],
-            "numbers_timestamp_seconds": [((module,), at) for module, (at, _) in self._taken.items()],
+            "published_timestamp_seconds": [((), self._wall_clock())],
+            "numbers_age_seconds": [((module,), now - at) for module, (at, _) in self._taken.items()],
         }
         if store is not None and told is not None:
             yield {"epoch": [((), store.epoch)]}

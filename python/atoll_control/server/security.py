@@ -149,12 +149,8 @@ def _permanent(path: Path) -> Caller:
 
 
 def is_loopback(listen: str) -> bool:
-    """Whether only this machine reaches what listens on "host:port"."""
-    return is_loopback_host(listen.rpartition(":")[0])
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether a host's name or address, an IPv6 one in brackets or not, is this machine's loopback."""
+    """Whether only this machine reaches what listens on "host:port", an IPv6 address in brackets or not."""
+    host = listen.rpartition(":")[0]
     if host.lower() == "localhost":
         return True
     try:

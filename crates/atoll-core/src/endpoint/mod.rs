@@ -185,8 +185,8 @@ impl Endpoint {
         &self.address
     }
 
-    /// Has `/metrics` end with `text` from now on, in the place of what was published before: lines of Prometheus' text, the last
-    /// one ended. A forked child's does nothing.
+    /// Has `/metrics` end with `text` from now on, in the place of what was published before: lines of Prometheus' text. A forked
+    /// child's does nothing.
     ///
     /// # Errors
     /// When it is longer than [`MOST_PUBLISHED`]; what was published stays.
@@ -195,7 +195,11 @@ impl Endpoint {
             return Err(TooLong);
         }
         if self.generation == fork::generation() {
-            let before = std::mem::replace(&mut *lock(&self.told.published), text.into());
+            let mut whole = text.to_owned();
+            if !whole.is_empty() && !whole.ends_with('\n') {
+                whole.push('\n');
+            }
+            let before = std::mem::replace(&mut *lock(&self.told.published), whole.into());
             drop(before);
         }
         Ok(())
