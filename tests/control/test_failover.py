@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tests.control.between import proxy
 from tests.control.observing import OBSERVED, Observed, get, wait_until
 from tests.etcd import program
 from tests.interpreters import SERVER_PYTHON
@@ -189,6 +190,32 @@ def test_an_etcd_that_is_cut_off_and_comes_back_loses_nothing(
         history.wait_for_write(time.monotonic(), DEADLINE)
         time.sleep(0.5)
     assert history.problems() == []
+
+
+def test_a_leader_that_alone_is_cut_off_from_etcd_stops_before_another_serves_and_stands_by_when_it_is_back(
+    etcd: Etcd, member: Callable[..., ServerProcess]
+) -> None:
+    with (
+        proxy(etcd.endpoint.removeprefix("http://")) as between,
+        ServerProcess("--etcd", f"http://{between.address}", python=SERVER_PYTHON, begins_with="standing_by") as leader,
+    ):
+        leader.wait_for("server_started")
+        standby = member()
+        standby.wait_for("leader_seen")
+        with History([leader.address, standby.address]) as history:
+            history.wait_for_write(time.monotonic(), DEADLINE)
+            between.is_frozen = True
+            lost, started = leader.wait_for("leadership_lost"), standby.wait_for("server_started")
+            assert lost["timestamp"] < started["timestamp"]
+            history.wait_for_write(time.monotonic(), DEADLINE)
+            with pytest.raises(grpc.RpcError):
+                put(leader.address)
+            # The bytes between are lost, and so the connections.
+            between.is_frozen = False
+            between.cut()
+            wait_until(lambda: leader.server().leader_address == standby.address)
+            time.sleep(0.5)
+        assert history.problems() == []
 
 
 def test_a_server_whose_etcd_is_not_there_yet_stands_by_until_it_comes(
