@@ -6,17 +6,24 @@ import asyncio
 import io
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tests.control.watching import on_a_loop
 
+from atoll.store import Store
 from atoll.testing import FakeServicerContext
 from atoll_control.api.v1 import admin_pb2, kv_pb2, token_pb2
 from atoll_control.server import logs
+from atoll_control.server import term as terms
 from atoll_control.server.access import WRITE, rules_of
 from atoll_control.server.audit import MAX_CHARACTERS, MAX_TOGETHER, MAX_VALUES, Audit, Line, target_of
+from atoll_control.server.settings import ServerSettings
+from atoll_control.server.tables import TABLES
 from atoll_control.server.tokens import CALLER, Caller
+from atoll_control.server.vitals import Vitals
 from atoll_control.testing import answer, refusal
 
 if TYPE_CHECKING:
@@ -70,6 +77,36 @@ def test_what_ends_in_one_turn_of_the_loop_is_written_together() -> None:
     del written[:]
     asyncio.run(put(MAX_TOGETHER + 2))
     assert [len(lines) for lines in written] == [MAX_TOGETHER, 2]
+
+
+def test_a_line_has_the_time_of_its_change_and_not_of_its_writing() -> None:
+    keys = KvServiceServicer()
+    written: list[Any] = []
+    audit = Audit(written.extend)
+    audit.install(keys)
+
+    async def put() -> bool:
+        before = time.time_ns()
+        await answer(keys.Put, PUT)
+        done = time.time_ns()
+        assert written == []
+        return before <= audit._waiting[0]._lines[0].at <= done
+
+    assert asyncio.run(put())
+    assert len(written) == 1
+
+
+@on_a_loop
+async def test_what_a_term_leaves_is_written_when_its_loops_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(terms, "audit_sink", lambda: written.extend)
+    store, settings = Store.in_memory(TABLES), ServerSettings()
+    term = terms.Term(settings, "server-1", Vitals(settings))
+    left = Line(AT, FIELDS)
+    async with term.modules(store, "127.0.0.1:1"):
+        term._audit._waiting[0]._lines.append(left)
+    assert written == [left]
+    await store.close()
 
 
 def test_what_a_loop_did_not_come_to_write_is_written_at_the_end() -> None:

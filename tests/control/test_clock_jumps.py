@@ -14,7 +14,7 @@ from tests.interpreters import SERVER_PYTHON
 
 from atoll_control.api.v1 import health_pb2, health_pb2_grpc, node_pb2, node_pb2_grpc
 from atoll_control.client import Client
-from atoll_control.testing.server_process import LoggedProcess
+from atoll_control.testing.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,19 +54,14 @@ class MovedServer:
         draft.write_text(str(by))
         draft.rename(self._folder / "clock")
 
-    def start(self) -> LoggedProcess:
+    def start(self) -> ServerProcess:
         search = os.pathsep.join(filter(None, (str(self._folder), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": search, "SET_CLOCK": str(self._folder / "clock")}
-        settings = (
-            "--data-dir",
-            str(self._folder / "data"),
-            "--heartbeat-interval",
-            "0.5",
-            "--dead-after",
-            str(DEAD_AFTER),
+        return ServerProcess(
+            *("--data-dir", str(self._folder / "data")),
+            *("--heartbeat-interval", "0.5", "--dead-after", str(DEAD_AFTER)),
+            python=SERVER_PYTHON,
+            environment={**os.environ, "PYTHONPATH": search, "SET_CLOCK": str(self._folder / "clock")},
         )
-        arguments = ("serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--exit-with-stdin", *settings)
-        return LoggedProcess(*arguments, python=SERVER_PYTHON, environment=environment)
 
 
 class Beating(threading.Thread):
@@ -96,8 +91,8 @@ def moved(tmp_path: Path) -> MovedServer:
 
 
 def test_neither_a_node_nor_a_lease_ends_because_the_clock_was_set(moved: MovedServer) -> None:
-    with moved.start() as server, Client(server.wait_for("server_started")["address"], timeout=30) as client:
-        node = Beating(server.wait_for("server_started")["address"])
+    with moved.start() as server, Client(server.address, timeout=30) as client:
+        node = Beating(server.address)
         node.start()
         try:
             wait_until(lambda: [each.node_id for each in client.nodes.list()] == ["n"])
@@ -123,12 +118,12 @@ def test_neither_a_node_nor_a_lease_ends_because_the_clock_was_set(moved: MovedS
 
 
 def test_a_server_that_starts_in_the_past_knows_what_it_knew(moved: MovedServer) -> None:
-    with moved.start() as server, Client(server.wait_for("server_started")["address"], timeout=30) as client:
+    with moved.start() as server, Client(server.address, timeout=30) as client:
         client.kv.put("long", "1", ttl=3600)
         client.kv.put("kept", "1")
         server.kill()
     moved.set_clock(-400 * DAY)
-    with moved.start() as server, Client(server.wait_for("server_started")["address"], timeout=30) as client:
+    with moved.start() as server, Client(server.address, timeout=30) as client:
         assert client.kv.get("long") is not None
         assert client.kv.get("kept") is not None
         client.kv.put("short", "1", ttl=1)

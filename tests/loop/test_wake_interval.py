@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import statistics
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,19 @@ def dozing(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..
     return make
 
 
-def test_the_first_is_run_at_once_and_what_comes_soon_after_it_together(
-    dozing: Callable[..., atoll.IoContextThread],
-) -> None:
+def test_the_first_of_a_loop_is_run_at_once(dozing: Callable[..., atoll.IoContextThread]) -> None:
+    waits = []
+    for _ in range(3):
+        with dozing(1.0) as thread:
+            posted = time.monotonic()
+            waits.append(thread.io_context.submit(time.monotonic).result(timeout=60) - posted)
+    # A machine that is busy may hold up some.
+    assert min(waits) < 0.5
+
+
+def test_what_comes_soon_after_it_is_run_together(dozing: Callable[..., atoll.IoContextThread]) -> None:
     with dozing(1.0) as thread:
-        began = time.monotonic()
-        first = thread.io_context.submit(time.monotonic).result(timeout=60)
+        thread.io_context.submit(time.monotonic).result(timeout=60)
         time.sleep(0.1)  # it dozes by then
         futures = []
         for _ in range(3):
@@ -41,7 +49,6 @@ def test_the_first_is_run_at_once_and_what_comes_soon_after_it_together(
             time.sleep(0.01)
         posted = time.monotonic()
         ran = [future.result(timeout=60) for future in futures]
-    assert first - began < 0.9
     assert posted < ran[0]
     assert ran == sorted(ran)
 
@@ -49,15 +56,15 @@ def test_the_first_is_run_at_once_and_what_comes_soon_after_it_together(
 def test_a_loop_that_had_nothing_to_do_is_woken_again_whatever_observes_it(
     dozing: Callable[..., atoll.IoContextThread],
 ) -> None:
-    with dozing(0.3) as thread, atoll.observe.LagProbe(thread.io_context, interval=0.01):
-        woken = []
-        for _ in range(4):
+    with dozing(0.5) as thread, atoll.observe.LagProbe(thread.io_context, interval=0.01):
+        waits = []
+        for _ in range(5):
             posted = time.monotonic()
-            woken.append(thread.io_context.submit(time.monotonic).result(timeout=60) - posted)
+            waits.append(thread.io_context.submit(time.monotonic).result(timeout=60) - posted)
             # It has looked by then, has found nothing, and sleeps.
-            time.sleep(0.7)
-    # A machine that is busy may hold up some of them.
-    assert min(woken[1:]) < 0.1
+            time.sleep(0.6)
+    # Those that fall into a doze wait for a quarter of a second on average.
+    assert statistics.median(waits) < 0.05
 
 
 def test_asyncio_goes_on_while_the_loop_dozes(dozing: Callable[..., atoll.IoContextThread]) -> None:
@@ -154,18 +161,15 @@ def test_run_returns_when_its_work_is_done_and_stop_ends_it(make: Callable[..., 
 
 def test_time_that_is_moved_by_hand_holds_nothing_up() -> None:
     clock = ManualClock()
-    io_context = atoll.IoContext("test", clock=clock, wake_interval=1.0)
-    ran: list[int] = []
-    with io_context.work_guard():
-        for number in range(2):
-            io_context.post(ran.append, number)
-            io_context.poll()
-    assert ran == [0, 1]
+    with atoll.IoContextThread("test", clock=clock, wake_interval=1.0) as thread:
+        for number in range(3):
+            assert thread.io_context.submit(lambda it=number: it).result(timeout=10) == number
+            time.sleep(0.1)  # it would doze by then
     assert clock.now() == 0.0
-    io_context.close()
 
 
 @pytest.mark.parametrize("wake_interval", [-0.001, 1.1, float("nan"), float("inf")])
-def test_an_interval_that_can_not_be_is_refused(wake_interval: float) -> None:
+@pytest.mark.parametrize("clock", [None, ManualClock()], ids=["real", "manual"])
+def test_an_interval_that_can_not_be_is_refused(wake_interval: float, clock: ManualClock | None) -> None:
     with pytest.raises(ValueError, match=r"wake_interval=.* is not a number of seconds from 0 to 1"):
-        atoll.IoContext("test", wake_interval=wake_interval)
+        atoll.IoContext("test", wake_interval=wake_interval, clock=clock)

@@ -66,12 +66,12 @@ pub struct Activity {
     next_queued_at: AtomicU64,
     /// Since when something is queued and not being run; zero when nothing is.
     ready_since: AtomicU64,
+    /// Until when the loop does nothing on purpose, whatever waits.
+    dozes_until: AtomicU64,
     /// Since when the mailbox is being drained; zero while it is not.
     drained_since: AtomicU64,
     ran: AtomicU64,
     waited: AtomicU64,
-    /// Until when the loop does nothing on purpose, whatever waits.
-    dozes_until: AtomicU64,
     /// How much of the time since `ready_since` went into steps outside a drain.
     stepped: AtomicU64,
     /// The largest idle, waiting and running times that a reader has been told.

@@ -10,7 +10,7 @@
 //!
 //! | field | written by | read by | under |
 //! |---|---|---|---|
-//! | `lanes`, `consumer`, `closed` | posters and consumer | the same | the mutex |
+//! | `lanes`, `consumer`, `noted`, `closed` | posters and consumer | the same | the mutex |
 //! | `taken` | the consumer, more under the mutex | any thread | relaxed atomics |
 //! | `refused` | posters | any thread | relaxed atomics |
 //! | `settings`, `tracker` | nobody after construction | posters | – |
@@ -119,7 +119,7 @@ pub enum PushError<T> {
     Closed(T),
 }
 
-/// What the next push has to do for the consumer, which it makes busy.
+/// What the consumer does, and so what the next push has to do for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Consumer {
     /// Nothing: it looks again before it sleeps.
@@ -400,7 +400,7 @@ impl<T: Post, W: Wake> Mailbox<T, W> {
         self.rest(Consumer::Sleeps)
     }
 
-    /// As [`Self::arm`], but no push wakes: the consumer looks again by itself, and soon. The consumer only.
+    /// As [`Self::arm`], but no push wakes before a lane is half full: the consumer looks again by itself, and soon. The consumer only.
     pub fn doze(&self) -> bool {
         self.rest(Consumer::Dozes)
     }

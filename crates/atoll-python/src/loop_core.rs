@@ -196,6 +196,8 @@ impl LoopCore {
             weights: options.weights,
         };
         let timers = clock.map(|clock| Arc::clone(&clock.get().timers));
+        // Nobody would move time for the loop's sake.
+        let wake_interval = timers.as_ref().map_or(options.wake_interval, |_| 0.0);
         Ok(Self {
             shared: Shared::new(
                 name,
@@ -222,7 +224,7 @@ impl LoopCore {
             executed: AtomicU64::new(0),
             lane: AtomicU8::new(Lane::Normal as u8),
             budget,
-            wake_interval: options.wake_interval,
+            wake_interval,
             has_run: AtomicBool::new(false),
             run: AtomicU64::new(0),
             comes_back: AtomicBool::new(false),

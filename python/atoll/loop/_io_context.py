@@ -139,7 +139,7 @@ class IoContext(LoopCore):
             max_delayed=max_delayed,
             max_handler_names=max_handler_names,
             drain_budget=drain_budget,
-            wake_interval=0.0 if clock is not None else wake_interval,
+            wake_interval=wake_interval,
             max_dispatch_depth=max_dispatch_depth,
             recording=recording,
         )

@@ -11,8 +11,8 @@
            ├→  security, token_check (only where tokens are asked for), audit  →  access, tokens
            └→  faults (only with demo controls)
 
-settings, logs, calls, rules, store_status, tables, owners and pages are for whichever of them needs them. All but
-task_manager work on the one store that app or failover opens.
+settings, logs, calls, rules, store_status, tables, owners, owner_end and pages are for whichever of them needs them.
+All but task_manager work on the one store that app or failover opens.
 
 A module owns its state and is entered by its loop alone, so none of them has a lock. What a module needs from outside
 is handed to its constructor (settings, the server's id, the wall clock) or comes from its loop (time and timers).

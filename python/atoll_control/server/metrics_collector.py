@@ -141,8 +141,8 @@ class MetricsCollector:
             return
         try:
             self._publish(self.text())
-        except Exception as error:  # noqa: BLE001 - see below
-            # Whatever it was this time: numbers that stay as they are have an alert.
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next ones may be told
+            # Numbers that stay as they are have an alert.
             _log.exception("numbers_not_published", error=str(error))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

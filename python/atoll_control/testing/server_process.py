@@ -156,12 +156,19 @@ class ServerProcess(LoggedProcess):
         address: "host:port", with the port that it took.
     """
 
-    def __init__(self, *arguments: str, python: str = sys.executable, begins_with: str = "server_started") -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        begins_with: str = "server_started",
+    ) -> None:
         """Starts it, and waits until it has its port.
 
         Args:
             *arguments: of `atollctl serve`, besides where it listens: a free port of loopback unless one is named.
             python: the interpreter that it runs on.
+            environment: its variables; None for ours.
             begins_with: the event of its log that tells its address; of a server on etcd "standing_by".
 
         Raises:
@@ -170,6 +177,7 @@ class ServerProcess(LoggedProcess):
         super().__init__(
             *("serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--exit-with-stdin", *arguments),
             python=python,
+            environment=environment,
         )
         try:
             self.address: str = self.wait_for(begins_with)["address"]

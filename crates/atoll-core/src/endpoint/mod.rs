@@ -57,10 +57,6 @@ use answer::{Body, Peer, answer};
 use process::Process;
 use socket::{Bound, Listening, SocketFile};
 
-/// A text that was to be published is longer than [`MOST_PUBLISHED`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLong;
-
 /// What a client may take of the endpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -108,6 +104,10 @@ struct Told {
 /// How long the text may be that a program publishes, in bytes.
 pub const MOST_PUBLISHED: usize = 4 << 20;
 
+/// A text that was to be published is longer than [`MOST_PUBLISHED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
 /// How long a client is given to close after the answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long accepting rests after an error such as "too many open files".
@@ -148,20 +148,20 @@ impl Endpoint {
             .build()
             .map_err(failed)?;
         let Bound {
-            address: told,
+            address,
             listening,
             files,
         } = bound;
         let descriptors = listening.iter().map(Listening::descriptor).collect();
         let listeners = register(&runtime, listening).map_err(failed)?;
         let stopping = Arc::new(Notify::new());
-        let told_of = Told::of(settings);
-        let (until, telling) = (Arc::clone(&stopping), Arc::clone(&told_of));
+        let told = Told::of(settings);
+        let (until, told_there) = (Arc::clone(&stopping), Arc::clone(&told));
         let thread = native_thread::spawn("atoll-observe".into(), move || {
             runtime.block_on(async {
                 let places = Arc::new(Semaphore::new(limits.connections));
                 for listener in listeners {
-                    let shared = (Arc::clone(&places), Arc::clone(&telling));
+                    let shared = (Arc::clone(&places), Arc::clone(&told_there));
                     tokio::spawn(accept_forever(listener, shared, limits));
                 }
                 until.notified().await;
@@ -169,8 +169,8 @@ impl Endpoint {
         })
         .map_err(failed)?;
         Ok(Self {
-            address: told,
-            told: told_of,
+            address,
+            told,
             stopping,
             thread: Mutex::new(Some(thread)),
             files: Mutex::new(files),

@@ -47,6 +47,16 @@ fn get(endpoint: &Endpoint, path: &str) -> String {
     ask(endpoint, request.as_bytes())
 }
 
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+fn socket_path(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("atoll-endpoint-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
 #[test]
 fn what_a_program_publishes_ends_the_metrics_until_it_publishes_anew() {
     let endpoint = start(limits());
@@ -65,16 +75,6 @@ fn what_a_program_publishes_ends_the_metrics_until_it_publishes_anew() {
     let answer = get(&endpoint, "/metrics");
     assert!(answer.ends_with("\njobs 2\n"));
     assert!(!answer.contains("jobs 1"));
-}
-
-fn status(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap_or("none")
-}
-
-fn socket_path(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("atoll-endpoint-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder.join(name)
 }
 
 #[test]
